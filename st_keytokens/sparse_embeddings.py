@@ -1,0 +1,537 @@
+"""Sparse embeddings over a vocabulary: compressed sparse rows with strict rules, and their conversions.
+
+Every row maps token ids to weights. Rows are sorted by token id, ids are unique within a row, and every weight is a
+finite float32 above zero, so two equal sets of weights are equal arrays, and a row is ready for any engine that takes
+indices and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from st_keytokens.vocabulary import Vocabulary
+
+__all__ = ["HybridEmbeddings", "SparseEmbeddings"]
+
+_MAX_VOCAB_SIZE = 2**31 - 1  # token ids are int32
+
+
+class SparseEmbeddings:
+    """Sparse rows over a vocabulary, in compressed sparse row (CSR) form. Arrays are read-only.
+
+    Args:
+        indptr: Row boundaries, shape ``(num_rows + 1,)``, integer: row ``i`` is ``indices[indptr[i]:indptr[i + 1]]``.
+        indices: Token ids, shape ``(nnz,)``, integer, strictly increasing within each row.
+        values: Weights, shape ``(nnz,)``, float, finite and above zero.
+        vocab_size: Number of columns.
+
+    Attributes:
+        indptr: int64, shape ``(num_rows + 1,)``.
+        indices: int32, shape ``(nnz,)``.
+        values: float32, shape ``(nnz,)``.
+        vocab_size: Number of columns.
+
+    Raises:
+        TypeError: If an array is not of its kind of number.
+        ValueError: If an array breaks one of the rules above.
+
+    >>> SparseEmbeddings([0, 2, 2], [1, 4], [0.5, 2.0], vocab_size=5)
+    SparseEmbeddings(num_rows=2, vocab_size=5, nnz=2)
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    vocab_size: int
+
+    def __init__(self, indptr: ArrayLike, indices: ArrayLike, values: ArrayLike, vocab_size: int) -> None:
+        vocab_size = _positive_int("vocab_size", vocab_size, maximum=_MAX_VOCAB_SIZE)
+        pointers = _integer_array("indptr", indptr, 1)
+        ids = _integer_array("indices", indices, 1)
+        weights = _float_array("values", values, 1)
+        if not len(pointers) or pointers[0] != 0 or pointers[-1] != len(ids):
+            got = f"{pointers[0]} to {pointers[-1]}" if len(pointers) else "an empty array"
+            raise ValueError(f"indptr must go from 0 to the number of indices, {len(ids)}, got {got}.")
+        if (pointers[1:] < pointers[:-1]).any():
+            row = int(np.argmax(pointers[1:] < pointers[:-1]))
+            raise ValueError(f"indptr must not decrease, got {pointers[row]} then {pointers[row + 1]} at row {row}.")
+        if len(weights) != len(ids):
+            raise ValueError(f"values must be as many as indices, got {len(weights)} values for {len(ids)} indices.")
+        _check_range("indices", ids, vocab_size)
+        if not (weights > 0).all():
+            raise ValueError(f"values must be > 0, got {weights[np.argmin(weights > 0)]}. Leave such terms out.")
+        pointers = pointers.astype(np.int64, copy=False)
+        _check_order("indices", pointers, ids)
+        self._set(pointers, ids.astype(np.int32, copy=False), weights, vocab_size)
+
+    def _set(self, indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], vocab_size: int) -> None:
+        self.indptr, self.indices, self.values = _read_only(indptr), _read_only(indices), _read_only(values)
+        self.vocab_size = vocab_size
+
+    @classmethod
+    def _trusted(
+        cls, indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], vocab_size: int
+    ) -> SparseEmbeddings:
+        """Build from arrays that are known to obey the rules, without looking at them again."""
+        made = cls.__new__(cls)
+        made._set(indptr, indices, values, vocab_size)
+        return made
+
+    @classmethod
+    def from_pairs(cls, ids: ArrayLike, weights: ArrayLike, vocab_size: int) -> SparseEmbeddings:
+        """Build from padded rows of (token id, weight) pairs in any order.
+
+        Args:
+            ids: Token ids, shape ``(num_rows, num_pairs)``, integer. Ids of padding are not looked at.
+            weights: Weights, same shape, finite. A weight of zero or below is padding.
+            vocab_size: Number of columns.
+
+        Raises:
+            TypeError: If ids are not integers or weights are not numbers.
+            ValueError: If shapes differ, a weight is not finite, an id is outside the vocabulary or twice in a row.
+
+        >>> SparseEmbeddings.from_pairs([[4, 1, 0]], [[2.0, 0.5, 0.0]], vocab_size=5).to_dicts()
+        [{1: 0.5, 4: 2.0}]
+        """
+        vocab_size = _positive_int("vocab_size", vocab_size, maximum=_MAX_VOCAB_SIZE)
+        id_array, weight_array = _integer_array("ids", ids, 2), _float_array("weights", weights, 2)
+        if id_array.shape != weight_array.shape:
+            raise ValueError(f"weights must have the shape of ids, {id_array.shape}, got {weight_array.shape}.")
+        active = weight_array > 0
+        indptr = _boundaries(np.count_nonzero(active, axis=1))
+        indices, values = id_array[active], weight_array[active]
+        _check_range("ids", indices, vocab_size)
+        indices = indices.astype(np.int32, copy=False)
+        if _first_unordered(indptr, indices) is not None:  # sort id and weight as one 64-bit number: ids are unique
+            padding = np.iinfo(np.uint64).max
+            packed = np.full(id_array.shape, padding, dtype=np.uint64)
+            packed[active] = indices.astype(np.uint64) << np.uint64(32) | values.view(np.uint32)
+            packed.sort(axis=1)
+            packed = packed[packed != padding]
+            indices, values = (packed >> np.uint64(32)).astype(np.int32), packed.astype(np.uint32).view(np.float32)
+            _check_order("ids", indptr, indices)
+        return cls._trusted(indptr, indices, values, vocab_size)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> SparseEmbeddings:
+        """Build from a two-dimensional scipy sparse matrix or array of any format; duplicates are summed.
+
+        Raises:
+            TypeError: If it is not a scipy sparse matrix of real numbers.
+            ValueError: If it is not two-dimensional, or a weight is negative or not finite.
+
+        >>> SparseEmbeddings.from_scipy(scipy.sparse.csr_matrix([[0.0, 3.0]])).to_dicts()
+        [{1: 3.0}]
+        """
+        if not scipy.sparse.issparse(matrix):
+            raise TypeError(f"matrix must be a scipy sparse matrix, got {type(matrix).__name__}.")
+        if matrix.ndim != 2:
+            raise ValueError(f"matrix must be two-dimensional, got shape {matrix.shape}.")
+        csr = matrix.tocsr(copy=True)
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        return cls(csr.indptr, csr.indices, csr.data, matrix.shape[1])
+
+    @classmethod
+    def from_torch(cls, tensor: torch.Tensor) -> SparseEmbeddings:
+        """Build from a tensor of shape ``(num_rows, vocab_size)``: dense, COO or CSR, any device and float dtype.
+
+        Raises:
+            TypeError: If it is not a tensor.
+            ValueError: If it is not two-dimensional, or a weight is negative or not finite.
+
+        >>> SparseEmbeddings.from_torch(torch.tensor([[0.0, 3.0]])).to_dicts()
+        [{1: 3.0}]
+        """
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"tensor must be a torch.Tensor, got {type(tensor).__name__}.")
+        if tensor.ndim != 2:
+            raise ValueError(
+                f"tensor must be two-dimensional, got shape {tuple(tensor.shape)}. Use unsqueeze(0) for a single row."
+            )
+        coo = tensor.detach().to(torch.float32).to_sparse().cpu()
+        # _indices and _values read an uncoalesced tensor, and one made in inference mode, where coalesce() fails
+        rows, columns = coo._indices().numpy()
+        return cls.from_scipy(scipy.sparse.coo_matrix((coo._values().numpy(), (rows, columns)), shape=coo.shape))
+
+    @classmethod
+    def from_dicts(cls, rows: Sequence[Mapping[int, float]], vocab_size: int) -> SparseEmbeddings:
+        """Build from one mapping of token id to weight per row.
+
+        Raises:
+            TypeError: If an id is not an integer or a weight is not a number.
+            ValueError: If an id is outside the vocabulary, or a weight is negative or not finite.
+
+        >>> SparseEmbeddings.from_dicts([{4: 2.0, 1: 0.5}, {}], vocab_size=5).active_dims
+        array([2, 0])
+        """
+        vocab_size = _positive_int("vocab_size", vocab_size, maximum=_MAX_VOCAB_SIZE)
+        indptr = _boundaries(np.array([len(row) for row in rows], dtype=np.int64))
+        ids = _integer_array("ids", list(chain.from_iterable(rows)), 1)
+        weights = _float_array("weights", list(chain.from_iterable(row.values() for row in rows)), 1)
+        _check_range("ids", ids, vocab_size)
+        shape = (len(indptr) - 1, vocab_size)
+        return cls.from_scipy(scipy.sparse.csr_matrix((weights, ids.astype(np.int32), indptr), shape=shape))
+
+    @classmethod
+    def empty(cls, num_rows: int, vocab_size: int) -> SparseEmbeddings:
+        """Build ``num_rows`` rows without any term.
+
+        Raises:
+            ValueError: If ``num_rows`` is negative or ``vocab_size`` is not positive.
+
+        >>> SparseEmbeddings.empty(2, vocab_size=5)
+        SparseEmbeddings(num_rows=2, vocab_size=5, nnz=0)
+        """
+        if num_rows < 0:
+            raise ValueError(f"num_rows must be >= 0, got {num_rows}.")
+        return cls(np.zeros(num_rows + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), vocab_size)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[SparseEmbeddings]) -> SparseEmbeddings:
+        """Put the rows of several sparse embeddings under one another.
+
+        Raises:
+            TypeError: If a part is not a SparseEmbeddings.
+            ValueError: If there is no part, or vocabulary sizes differ.
+
+        >>> SparseEmbeddings.concatenate([SparseEmbeddings.empty(2, 5), SparseEmbeddings.empty(1, 5)]).shape
+        (3, 5)
+        """
+        if not parts:
+            raise ValueError("parts must hold at least one SparseEmbeddings, got none. Use SparseEmbeddings.empty.")
+        for part in parts:
+            parts[0]._check_vocabulary(part)
+        return cls._trusted(
+            _boundaries(np.concatenate([part.active_dims for part in parts])),
+            np.concatenate([part.indices for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            parts[0].vocab_size,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and vocabulary size."""
+        return len(self), self.vocab_size
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored weights."""
+        return len(self.indices)
+
+    @property
+    def active_dims(self) -> NDArray[np.int64]:
+        """Number of terms of each row, int64, shape ``(num_rows,)``."""
+        return np.diff(self.indptr)
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        return (self.row(row) for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"SparseEmbeddings(num_rows={len(self)}, vocab_size={self.vocab_size}, nnz={self.nnz})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SparseEmbeddings):
+            return NotImplemented
+        return self.vocab_size == other.vocab_size and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("indptr", "indices", "values")
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compared by value
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> SparseEmbeddings:
+        """Rows by number (one row), slice (a view where the step is 1), integer array or boolean mask."""
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            indptr = self.indptr[start : max(start, stop) + 1]
+            span = slice(indptr[0], indptr[-1])
+            return self._trusted(indptr - indptr[0], self.indices[span], self.values[span], self.vocab_size)
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
+        if chosen.ndim != 1:
+            raise IndexError(f"rows must be a number, a slice or a one-dimensional array, got {rows!r}.")
+        counts = self.active_dims[chosen]
+        indptr = _boundaries(counts)
+        positions = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], counts)
+        return self._trusted(indptr, self.indices[positions], self.values[positions], self.vocab_size)
+
+    def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Token ids and weights of one row, as views.
+
+        Raises:
+            IndexError: If there is no such row.
+
+        >>> SparseEmbeddings.from_dicts([{1: 0.5}], vocab_size=5).row(0)
+        (array([1], dtype=int32), array([0.5], dtype=float32))
+        """
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row must be in -{len(self)}..{len(self) - 1}, got {row}.")
+        row %= len(self)
+        span = slice(self.indptr[row], self.indptr[row + 1])
+        return self.indices[span], self.values[span]
+
+    def to_scipy(self) -> scipy.sparse.csr_matrix:
+        """Copy into a canonical float32 ``scipy.sparse.csr_matrix`` of the same shape."""
+        return self._csr().copy()
+
+    def to_torch(self) -> torch.Tensor:
+        """Copy into a coalesced float32 COO tensor of the same shape, on the CPU."""
+        rows = np.repeat(np.arange(len(self)), self.active_dims)
+        pairs = torch.from_numpy(np.stack([rows, self.indices.astype(np.int64)]))
+        values = torch.from_numpy(self.values.copy())
+        return torch.sparse_coo_tensor(pairs, values, self.shape, is_coalesced=True, check_invariants=False)
+
+    def to_dicts(self) -> list[dict[int, float]]:
+        """Copy into one dictionary of token id to weight per row, in order of token id."""
+        return [dict(zip(indices.tolist(), values.tolist(), strict=True)) for indices, values in self]
+
+    def decode(self, vocabulary: Vocabulary, top_k: int | None = None) -> list[list[tuple[str, float]]]:
+        """Readable terms of every row with their weights, heaviest first (ties: smaller token id first).
+
+        Args:
+            vocabulary: The vocabulary that the columns stand for.
+            top_k: At most so many terms of each row; None for all.
+
+        Raises:
+            ValueError: If the vocabulary has another size, or ``top_k`` is not positive.
+        """
+        if vocabulary.vocab_size != self.vocab_size:
+            raise ValueError(
+                f"vocabulary must have vocab_size {self.vocab_size}, got {vocabulary.vocab_size}. "
+                "Pass the vocabulary of the model that made these embeddings."
+            )
+        kept = self if top_k is None else self.prune(_positive_int("top_k", top_k))
+        decoded = []
+        for indices, values in kept:
+            order = np.argsort(-values, kind="stable")
+            strings = [vocabulary.strings[index] for index in indices[order].tolist()]
+            decoded.append(list(zip(strings, values[order].tolist(), strict=True)))
+        return decoded
+
+    def prune(self, max_active_dims: int) -> SparseEmbeddings:
+        """Keep the largest weights of each row (ties: smaller token id first).
+
+        Args:
+            max_active_dims: How many terms a row may keep, at least 1.
+
+        Raises:
+            TypeError: If it is not an integer.
+            ValueError: If it is not positive.
+
+        >>> SparseEmbeddings.from_dicts([{1: 0.5, 2: 3.0, 4: 2.0}], vocab_size=5).prune(2).to_dicts()
+        [{2: 3.0, 4: 2.0}]
+        """
+        limit = _positive_int("max_active_dims", max_active_dims)
+        if self.nnz == 0 or self.active_dims.max() <= limit:
+            return self
+        # Floats above zero order as their bits: one sort of (row, falling weight) finds every row's last kept weight.
+        rows = np.repeat(np.arange(len(self)), self.active_dims)
+        key = rows.astype(np.uint64) << np.uint64(32) | ~self.values.view(np.uint32)
+        last = np.minimum(self.indptr[:-1] + limit, self.indptr[1:]) - 1
+        threshold = np.sort(key)[last][rows]
+        is_larger, is_tie = key < threshold, key == threshold
+        seats = np.minimum(self.active_dims, limit) - np.bincount(rows[is_larger], minlength=len(self))
+        ties_before_row = np.concatenate([[0], np.cumsum(is_tie)])[self.indptr[:-1]]
+        is_kept = is_larger | (is_tie & (np.cumsum(is_tie) <= (ties_before_row + seats)[rows]))
+        indptr = _boundaries(np.minimum(self.active_dims, limit))
+        return self._trusted(indptr, self.indices[is_kept], self.values[is_kept], self.vocab_size)
+
+    def add(self, other: SparseEmbeddings, *, weight: float = 1.0, other_weight: float = 1.0) -> SparseEmbeddings:
+        """Sum term by term: ``weight * self + other_weight * other``, in float32.
+
+        Args:
+            other: Sparse embeddings of the same shape.
+            weight: Factor of these weights, finite, at least 0.
+            other_weight: Factor of the other's weights, finite, at least 0.
+
+        Raises:
+            ValueError: If shapes differ, a factor is negative or not finite, or a sum overflows float32.
+
+        >>> one = SparseEmbeddings.from_dicts([{1: 1.0}], vocab_size=5)
+        >>> one.add(SparseEmbeddings.from_dicts([{1: 1.0, 2: 1.0}], vocab_size=5), other_weight=0.5).to_dicts()
+        [{1: 1.5, 2: 0.5}]
+        """
+        self._check_vocabulary(other)
+        if len(self) != len(other):
+            raise ValueError(f"other must have {len(self)} rows, got {len(other)}.")
+        for name, factor in (("weight", weight), ("other_weight", other_weight)):
+            if not (np.isfinite(factor) and factor >= 0):
+                raise ValueError(f"{name} must be finite and >= 0, got {factor}.")
+        with np.errstate(
+            over="ignore", under="ignore"
+        ):  # an overflow is refused below, an underflow leaves the term out
+            return self.from_scipy(self._csr() * np.float32(weight) + other._csr() * np.float32(other_weight))
+
+    def scores(self, other: SparseEmbeddings) -> NDArray[np.float32]:
+        """Dot products of all rows with all of the other's rows.
+
+        Args:
+            other: Sparse embeddings over the same vocabulary.
+
+        Returns:
+            float32 array of shape ``(len(self), len(other))``.
+
+        Raises:
+            ValueError: If vocabulary sizes differ.
+
+        >>> one = SparseEmbeddings.from_dicts([{1: 2.0}], vocab_size=5)
+        >>> one.scores(SparseEmbeddings.from_dicts([{1: 3.0}, {2: 1.0}], vocab_size=5))
+        array([[6., 0.]], dtype=float32)
+        """
+        self._check_vocabulary(other)
+        return np.asarray((self._csr() @ other._csr().T).toarray(), dtype=np.float32)
+
+    def _csr(self) -> scipy.sparse.csr_matrix:
+        """The same arrays as a scipy matrix, not copied."""
+        return scipy.sparse.csr_matrix((self.values, self.indices, self.indptr), shape=self.shape)
+
+    def _check_vocabulary(self, other: SparseEmbeddings) -> None:
+        if not isinstance(other, SparseEmbeddings):
+            raise TypeError(f"sparse embeddings must be a SparseEmbeddings, got {type(other).__name__}.")
+        if other.vocab_size != self.vocab_size:
+            raise ValueError(
+                f"sparse embeddings must have one vocab_size, got {self.vocab_size} and {other.vocab_size}. "
+                "Embeddings of different models cannot be combined."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class HybridEmbeddings:
+    """Dense and sparse embeddings of the same texts.
+
+    Attributes:
+        dense: Dense embeddings, float, shape ``(num_rows, embedding_dimension)``, or None where they were not wanted.
+        sparse: Sparse embeddings of the same rows.
+
+    Raises:
+        TypeError: If ``dense`` is not an array of floats, or ``sparse`` not a SparseEmbeddings.
+        ValueError: If the numbers of rows differ.
+
+    >>> len(HybridEmbeddings(dense=None, sparse=SparseEmbeddings.empty(2, vocab_size=5))[:1])
+    1
+    """
+
+    dense: NDArray[Any] | None
+    sparse: SparseEmbeddings
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sparse, SparseEmbeddings):
+            raise TypeError(f"sparse must be a SparseEmbeddings, got {type(self.sparse).__name__}.")
+        if self.dense is None:
+            return
+        if not isinstance(self.dense, np.ndarray) or not np.issubdtype(self.dense.dtype, np.floating):
+            raise TypeError(f"dense must be a numpy array of floats or None, got {_kind(self.dense)}.")
+        if self.dense.ndim != 2 or len(self.dense) != len(self.sparse):
+            raise ValueError(f"dense must have shape ({len(self.sparse)}, dimension), got {self.dense.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.sparse)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> HybridEmbeddings:
+        """Rows by number (one row), slice, integer array or boolean mask."""
+        sparse = self.sparse[rows]
+        if self.dense is None:
+            return HybridEmbeddings(None, sparse)
+        dense = self.dense[rows]
+        return HybridEmbeddings(dense[None] if dense.ndim == 1 else dense, sparse)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HybridEmbeddings):
+            return NotImplemented
+        if self.dense is None or other.dense is None:
+            return self.dense is other.dense and self.sparse == other.sparse
+        return np.array_equal(self.dense, other.dense) and self.sparse == other.sparse
+
+    __hash__ = None  # type: ignore[assignment]  # compared by value
+
+
+def _kind(value: object) -> str:
+    return f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _positive_int(name: str, value: int, maximum: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    if value < 1 or (maximum is not None and value > maximum):
+        raise ValueError(f"{name} must be >= 1{f' and <= {maximum}' if maximum else ''}, got {value}.")
+    return int(value)
+
+
+def _array(name: str, value: ArrayLike, ndim: int, kinds: str, rule: str) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.size and array.dtype.kind not in kinds:
+        raise TypeError(f"{name} must be {rule}, got {_kind(array)}.")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim > 1)}, got shape {array.shape}.")
+    return array
+
+
+def _integer_array(name: str, value: ArrayLike, ndim: int) -> NDArray[Any]:
+    array = _array(name, value, ndim, "iu", "integers")
+    return array if array.size else array.astype(np.int64)
+
+
+def _float_array(name: str, value: ArrayLike, ndim: int) -> NDArray[np.float32]:
+    array = _array(name, value, ndim, "fiu", "numbers")
+    with np.errstate(over="ignore", under="ignore"):
+        floats = array.astype(np.float32, copy=False)
+    is_finite = np.isfinite(floats)
+    if not is_finite.all():
+        position = int(np.argmin(is_finite))
+        raise ValueError(f"{name} must be finite in float32, got {array.flat[position]} at position {position}.")
+    return floats
+
+
+def _check_range(name: str, ids: NDArray[Any], vocab_size: int) -> None:
+    if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{name} must be in 0..{vocab_size - 1} (vocab_size {vocab_size}), got {wrong}.")
+
+
+def _first_unordered(indptr: NDArray[np.int64], ids: NDArray[Any]) -> int | None:
+    """Position of the first id that is not larger than the one before it in its row, or None."""
+    if len(ids) < 2:
+        return None
+    is_wrong = ids[1:] <= ids[:-1]
+    starts = indptr[1:-1]
+    is_wrong[starts[(starts > 0) & (starts < len(ids))] - 1] = False
+    position = int(np.argmax(is_wrong))
+    return position + 1 if is_wrong[position] else None
+
+
+def _check_order(name: str, indptr: NDArray[np.int64], ids: NDArray[Any]) -> None:
+    position = _first_unordered(indptr, ids)
+    if position is None:
+        return
+    row = int(np.searchsorted(indptr, position, side="right")) - 1
+    if ids[position] == ids[position - 1]:
+        raise ValueError(f"{name} must be unique in each row, got {ids[position]} twice in row {row}.")
+    raise ValueError(
+        f"{name} must increase in each row, got {ids[position - 1]} before {ids[position]} in row {row}. "
+        "Use SparseEmbeddings.from_pairs or from_scipy, which sort."
+    )
+
+
+def _boundaries(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Row boundaries from row lengths: ``(num_rows,)`` to ``(num_rows + 1,)``."""
+    indptr = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    return indptr
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view: NDArray[Any] = array.view()
+    view.flags.writeable = False
+    return view
