@@ -1,0 +1,474 @@
+"""KeyTokenEncoder: one forward pass, a dense and a sparse vector."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from tqdm.auto import tqdm
+
+from st_keytokens import sidecar
+from st_keytokens.cache import EmbeddingCache, Row
+from st_keytokens.calibration import Calibration
+from st_keytokens.fingerprint import fingerprint, weights_hash
+from st_keytokens.first_component import as_tensor, check_embeddings
+from st_keytokens.key_token_head import KeyTokenHead, check_finite
+from st_keytokens.lm_head import LMHead
+from st_keytokens.pool import PackOutputs, encode_with_pool, subchain
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.texts import LiteralTokenizer, check_texts
+from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.weighting import DEFAULT_LENGTH, METHODS, Weighting
+
+Role = Literal["query", "document"]
+Query = Literal["encode", "lookup"]
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
+
+
+class KeyTokenEncoder:
+    """Gives a SentenceTransformer a second, sparse output, without touching the first.
+
+    Args:
+        model: A loaded SentenceTransformer, or its name or path. It is not modified, and may already hold a
+            :class:`KeyTokenHead`, which is then used.
+        backbone: Where the LM head is, if the model cannot tell: name, directory or URL of the language model that
+            it was made from. Only the LM head is read.
+        lm_head: The LM head itself, instead of ``backbone``.
+        calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
+        method: Name of a method (see ``weighting.METHODS``).
+        weighting: Overrides the method's weighting.
+        query: ``"encode"``: queries take a forward pass; ``"lookup"``: they are their literal terms times idf.
+        cache_size: Texts whose embeddings are remembered, so that asking for dense and for sparse vectors separately
+            costs one pass.
+        **head: Settings of the :class:`KeyTokenHead`, over the method's.
+
+    Raises:
+        ValueError: If a setting is not one of its choices, or the LM head cannot be known from the model alone.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer | str | Path,
+        *,
+        backbone: str | Path | None = None,
+        lm_head: LMHead | None = None,
+        calibration: Calibration | None = None,
+        method: str = "default",
+        weighting: Weighting | None = None,
+        query: Query = "encode",
+        cache_size: int = 1024,
+        **head: Any,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+        self.model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
+        self.weighting = METHODS[method].weighting if weighting is None else weighting
+        self.query = _check_query(query)
+        before, existing, self._after = _split(self.model)
+        if existing is not None:
+            given = {"backbone": backbone, "lm_head": lm_head, "calibration": calibration, **head}
+            if extra := sorted(name for name, value in given.items() if value is not None):
+                raise ValueError(
+                    f"model must not hold a KeyTokenHead where settings for one are given, got {', '.join(extra)}. "
+                    "Change the head in the model, or remove it."
+                )
+            existing.on_model_ready(self.model)
+            self.head = existing
+        else:
+            if backbone is not None:
+                lm_head = LMHead.from_checkpoint(str(backbone))
+            self.head = KeyTokenHead(lm_head, calibration=calibration, **{**METHODS[method].head, **head})
+            self.head.bind(self.model)
+        self.head.eval()
+        self._pooled = self.model if existing is None and not self._after else subchain(self.model, before)
+        self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
+        self.cache = EmbeddingCache(cache_size)
+        self._lock = threading.RLock()
+        self._fingerprint: str | None = None
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The terms of the sparse vectors."""
+        return self.head._bound()[1]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in force; set it, or fit one with :meth:`calibrate`."""
+        return self.head.calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self.head.set_calibration(calibration)
+        self.cache.clear()
+        self._fingerprint = None
+
+    @property
+    def model_name(self) -> str | None:
+        """Name or path that the model was loaded from, where it is known."""
+        return getattr(self.model.model_card_data, "base_model", None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that changes a score: model weights, vocabulary, calibration, settings."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(
+                {
+                    "model": weights_hash(self.model),
+                    "lm_head": weights_hash(self.head._bound()[0]),
+                    "vocabulary": self.vocabulary.hash,
+                    "calibration": None if self.calibration is None else self.calibration.hash,
+                    "head": self.head.get_config_dict(),
+                    "weighting": vars(self.weighting),
+                    "prompts": self.model.prompts,
+                }
+            )
+        return self._fingerprint
+
+    def get_embedding_dimension(self) -> int | None:
+        """Dimension of the dense vectors."""
+        return self.model.get_embedding_dimension() if self.model.truncate_dim is None else self.model.truncate_dim
+
+    # -- encoding --------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        pool: dict[str, Any] | None = None,
+    ) -> HybridEmbeddings:
+        """Dense and sparse vectors of texts from one forward pass.
+
+        Args:
+            texts: One text (a batch of one) or several.
+            role: ``"document"`` or ``"query"``: decides the default prompt, the number of terms and their weights.
+            prompt: Put before each text for the model; never becomes a literal term.
+            prompt_name: Name of a prompt of the model.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+            pool: From :meth:`start_multi_process_pool`.
+
+        Returns:
+            ``HybridEmbeddings`` with ``dense`` float32 ``(N, embedding_dimension)``, exactly what the model's own
+            ``encode`` gives, and ``sparse`` ``(N, vocab_size)``.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If role or prompt_name is unknown.
+        """
+        texts = check_texts(texts)
+        prompt = self._resolve_prompt(role, prompt, prompt_name)
+        if len(texts) > self.cache.size:
+            return self._encode(texts, role, prompt, batch_size, show_progress_bar, pool)
+        keys = [(role, prompt, text) for text in texts]
+        rows = self.cache.get(keys)
+        missing = list(dict.fromkeys(key for key in keys if key not in rows))
+        if missing:
+            new = self._encode([key[2] for key in missing], role, prompt, batch_size, show_progress_bar, pool)
+            made: dict[Any, Row] = {
+                key: (None if new.dense is None else new.dense[i].copy(), *(a.copy() for a in new.sparse.row(i)))
+                for i, key in enumerate(missing)
+            }
+            self.cache.put(made)
+            rows |= made
+        return self._assemble([rows[key] for key in keys])
+
+    def encode_document(self, texts: str | Sequence[str], **arguments: Any) -> HybridEmbeddings:
+        """:meth:`encode` with ``role="document"``."""
+        return self.encode(texts, role="document", **arguments)
+
+    def encode_query(
+        self, texts: str | Sequence[str], *, query: Query | None = None, **arguments: Any
+    ) -> HybridEmbeddings:
+        """:meth:`encode` with ``role="query"``; or, with ``query="lookup"``, no forward pass and ``dense`` None."""
+        if _check_query(self.query if query is None else query) == "encode":
+            return self.encode(texts, role="query", **arguments)
+        return HybridEmbeddings(dense=None, sparse=self._weigh(check_texts(texts), None, "query"))
+
+    def sparsify(
+        self,
+        embeddings: np.ndarray | torch.Tensor,
+        texts: Sequence[str] | None = None,
+        *,
+        role: Role = "document",
+        batch_size: int = 256,
+        show_progress_bar: bool = False,
+    ) -> SparseEmbeddings:
+        """Sparse vectors of dense ones that were stored earlier; nothing is embedded.
+
+        Args:
+            embeddings: Shape ``(N, embedding_dimension)``, numpy (also memory-mapped) or torch, as this model gives
+                them, not truncated. Where the head normalises, stored length does not matter.
+            texts: The texts they belong to, for the literal terms. None: decoded terms only.
+            role: See :meth:`encode`.
+            batch_size: Rows decoded at a time; bounds the memory.
+            show_progress_bar: Whether to show one.
+
+        Returns:
+            ``SparseEmbeddings``, one row an embedding.
+
+        Raises:
+            ValueError: If the dimension is wrong, a value is not finite, or texts and embeddings differ in number.
+        """
+        check_embeddings(embeddings, self.head._bound()[0].embedding_dimension)
+        if texts is not None and len(texts) != len(embeddings):
+            raise ValueError(f"texts must be one for each embedding, got {len(texts)} for {len(embeddings)}.")
+        parts = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
+        with self._lock, torch.inference_mode(), tqdm(total=len(embeddings), disable=not show_progress_bar) as bar:
+            for start in range(0, len(embeddings), batch_size):
+                rows = as_tensor(embeddings[start : start + batch_size])
+                check_finite(rows, start)
+                decoded = self._pairs(*self.head.decode(rows, task=role))
+                part = [""] * len(rows) if texts is None else check_texts(texts[start : start + batch_size])
+                parts.append(self._weigh(part, decoded, role))
+                bar.update(len(rows))
+        return SparseEmbeddings.concatenate(parts)
+
+    def key_tokens(
+        self, texts: str | Sequence[str], top_k: int = 10, *, role: Role = "document", **head: Any
+    ) -> list[list[tuple[str, float]]]:
+        """What the embeddings say: the strongest decoded terms of each text, readable, with their scores.
+
+        Args:
+            texts: One text or several.
+            top_k: Terms of each.
+            role: See :meth:`encode`.
+            **head: Settings of the head to change for this call, such as ``correction="none", standardize=False``.
+
+        Returns:
+            For each text a list of ``(token, weight)``, strongest first.
+        """
+        decoder = self.head.with_settings(**head) if head else self.head
+        pooled = torch.from_numpy(self._embed_pooled(check_texts(texts), role, 32, False))
+        with self._lock, torch.inference_mode():
+            pairs = self._pairs(*decoder.decode(pooled, max_active_dims=top_k))
+        return pairs.decode(self.vocabulary)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role = "document",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
+        """The vectors that a calibration is fitted on: pooled, and of length 1 where the head normalises.
+
+        Returns:
+            float32 ``(N, embedding_dimension)``.
+        """
+        pooled = self._embed_pooled(check_texts(texts), role, batch_size, show_progress_bar)
+        return self.head.prepare_embeddings(torch.from_numpy(pooled)).numpy()
+
+    def calibrate(self, texts: Iterable[str], **arguments: Any) -> Calibration:
+        """Fits a calibration on texts and uses it from now on.
+
+        Args:
+            texts: Unlabelled texts, best those that will be searched.
+            **arguments: See :meth:`Calibration.fit`.
+
+        Returns:
+            The calibration.
+        """
+        self.calibration = Calibration.fit(self, texts, **arguments)
+        return self.calibration
+
+    # -- saving and sharing ----------------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Saves the model as it is, and beside it the folder ``key_tokens``, which others ignore."""
+        sidecar.save(self, Path(path))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **arguments: Any) -> KeyTokenEncoder:
+        """Loads what :meth:`save_pretrained` wrote, or attaches to any model by its name or path.
+
+        Args:
+            path: Directory, or name on the Hub.
+            **arguments: Of the class, over those that were saved; ``model_arguments`` is a dictionary for
+                ``SentenceTransformer``.
+
+        Raises:
+            ValueError: If the saved key tokens belong to other weights or another vocabulary.
+        """
+        return sidecar.load(cls, str(path), **arguments)
+
+    def to_sparse_encoder(self) -> SparseEncoder:
+        """A genuine ``SparseEncoder`` that shares this model's modules; its vectors are the decoded terms."""
+        head = self.head.with_settings(output_mode="sparse")
+        return SparseEncoder(
+            modules=[*self._pooled, head],
+            device=str(self.model.device),
+            prompts=dict(self.model.prompts),
+            default_prompt_name=self.model.default_prompt_name,
+            similarity_fn_name="dot",
+        )
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`."""
+        chain = subchain(self.model, [*self._pooled, self.head, *self._after, PackOutputs()])
+        return chain.start_multi_process_pool(target_devices) | {"chain": chain}
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Stops the workers."""
+        SentenceTransformer.stop_multi_process_pool(pool)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _encode(
+        self,
+        texts: list[str],
+        role: Role,
+        prompt: str | None,
+        batch_size: int,
+        progress: bool,
+        pool: dict[str, Any] | None,
+    ) -> HybridEmbeddings:
+        if pool is None:
+            dense, decoded = self._forward(texts, role, prompt, batch_size, progress)
+        else:
+            dense, ids, weights = encode_with_pool(
+                pool,
+                texts,
+                dimension=self.get_embedding_dimension() or 0,
+                task=role,
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=progress,
+            )
+            decoded = SparseEmbeddings.from_pairs(ids, weights, self.vocabulary.vocab_size)
+        return HybridEmbeddings(dense=dense, sparse=self._weigh(texts, decoded, role))
+
+    def _forward(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, progress: bool
+    ) -> tuple[np.ndarray, SparseEmbeddings]:
+        dense = np.zeros((len(texts), self.get_embedding_dimension() or 0), dtype=np.float32)
+        decoded = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
+        positions = [np.zeros(0, dtype=np.int64)]
+        with self._lock, torch.inference_mode():
+            for batch, features in self._batches(texts, role, prompt, batch_size, progress):
+                decoded.append(self._pairs(*self.head.decode(features["sentence_embedding"], task=role)))
+                positions.append(batch)
+                for module in self._after:
+                    features = module(features)
+                vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
+                dense[batch] = vectors.float().cpu().numpy()
+        return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(positions))]
+
+    def _embed_pooled(self, texts: list[str], role: Role, batch_size: int, progress: bool) -> np.ndarray:
+        pooled = np.zeros((len(texts), self.head._bound()[0].embedding_dimension), dtype=np.float32)
+        with self._lock, torch.inference_mode():
+            prompt = self._resolve_prompt(role, None, None)
+            for batch, features in self._batches(texts, role, prompt, batch_size, progress):
+                pooled[batch] = features["sentence_embedding"].float().cpu().numpy()
+        return pooled
+
+    def _batches(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, progress: bool
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.model.eval()
+        device = self.model.device
+        self.head.to(device)
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        with tqdm(total=len(texts), desc="Texts", disable=not progress) as bar:
+            for start in range(0, len(texts), batch_size):
+                batch = order[start : start + batch_size]
+                features = self.model.preprocess([texts[i] for i in batch], prompt=prompt, task=role)
+                yield batch, self._pool(batch_to_device(features, device), role)
+                bar.update(len(batch))
+
+    def _pool(self, features: dict[str, Any], role: Role) -> dict[str, Any]:
+        """The pass itself. A text without a single token, which no model can run, gets the zero vector."""
+        mask = features.get("attention_mask")
+        empty = None if mask is None else mask.sum(dim=1) == 0
+        if empty is None or not empty.any():
+            return self._pooled(features, task=role)
+        width = self.head._bound()[0].embedding_dimension
+        pooled = torch.zeros(len(empty), width, device=empty.device)
+        if not empty.all():
+            rows = {
+                k: v[~empty] if isinstance(v, torch.Tensor) and len(v) == len(empty) else v
+                for k, v in features.items()
+            }
+            pooled[~empty] = self._pooled(rows, task=role)["sentence_embedding"].to(pooled.dtype)
+        return {**features, "sentence_embedding": pooled}
+
+    def _weigh(self, texts: list[str], decoded: SparseEmbeddings | None, role: Role) -> SparseEmbeddings:
+        literal, size, calibration = self.literal_terms(texts), self.vocabulary.vocab_size, self.calibration
+        counted = calibration if calibration is not None and calibration.document_frequencies is not None else None
+        if role == "query":
+            return self.weighting.query(literal, decoded, size, None if counted is None else counted.idf)
+        average = DEFAULT_LENGTH if counted is None else counted.average_length
+        return self.weighting.document(literal, decoded, size, average)
+
+    def _pairs(self, ids: torch.Tensor, weights: torch.Tensor) -> SparseEmbeddings:
+        return SparseEmbeddings.from_pairs(
+            ids.cpu().numpy(), weights.detach().cpu().numpy(), self.vocabulary.vocab_size
+        )
+
+    def _assemble(self, rows: list[Row]) -> HybridEmbeddings:
+        lengths = [len(ids) for _, ids, _ in rows]
+        sparse = SparseEmbeddings(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([np.zeros(0, np.int32), *(ids for _, ids, _ in rows)]).astype(np.int32),
+            np.concatenate([np.zeros(0, np.float32), *(weights for _, _, weights in rows)]).astype(np.float32),
+            self.vocabulary.vocab_size,
+        )
+        dense = [row for row, _, _ in rows if row is not None]
+        width = self.get_embedding_dimension() or 0
+        return HybridEmbeddings(dense=np.stack(dense) if dense else np.zeros((0, width), np.float32), sparse=sparse)
+
+    def _resolve_prompt(self, role: Role, prompt: str | None, prompt_name: str | None) -> str | None:
+        if role not in _PROMPT_NAMES:
+            raise ValueError(f"role must be 'query' or 'document', got {role!r}.")
+        prompts = self.model.prompts
+        if prompt is not None:
+            return prompt
+        if prompt_name is None:
+            known = [name for name in _PROMPT_NAMES[role] if name in prompts]
+            prompt_name = known[0] if known else self.model.default_prompt_name
+        elif prompt_name not in prompts:
+            raise ValueError(f"prompt_name must be one of the model's prompts {sorted(prompts)}, got {prompt_name!r}.")
+        return None if prompt_name is None else prompts[prompt_name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+
+def _split(model: SentenceTransformer) -> tuple[list[torch.nn.Module], KeyTokenHead | None, list[torch.nn.Module]]:
+    """The modules up to pooling, the head if there is one, and what comes after."""
+    modules = list(model)
+    for position, module in enumerate(modules):
+        if isinstance(module, KeyTokenHead):
+            return modules[:position], module, modules[position + 1 :]
+    end = len(modules)
+    while end and isinstance(modules[end - 1], Normalize):
+        end -= 1
+    return modules[:end], None, modules[end:]
+
+
+def _check_query(query: str) -> Query:
+    if query not in ("encode", "lookup"):
+        raise ValueError(f"query must be 'encode' or 'lookup', got {query!r}.")
+    return query  # type: ignore[return-value]

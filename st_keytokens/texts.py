@@ -1,0 +1,72 @@
+"""Texts as they come: checked, made encodable, and cut into their own tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from st_keytokens.vocabulary import Vocabulary
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def check_texts(texts: str | Sequence[str], name: str = "texts") -> list[str]:
+    """A list of texts that every tokenizer accepts.
+
+    Args:
+        texts: One text or several. Lone surrogates, which have no UTF-8 form, become U+FFFD.
+        name: What the argument is called, for the error.
+
+    Returns:
+        A new list of strings; empty and blank ones are kept.
+
+    Raises:
+        TypeError: If something in it is not a string.
+
+    >>> check_texts("one")
+    ['one']
+    """
+    items = [texts] if isinstance(texts, str) else list(texts)
+    for position, text in enumerate(items):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{name} must be a string or a sequence of strings, got {type(text).__name__} at position {position}. "
+                "Turn it into text first."
+            )
+    return [_SURROGATES.sub("\ufffd", text) for text in items]
+
+
+class LiteralTokenizer:
+    """Finds the literal terms of a text: its own tokens, folded, without prompt, template or special tokens.
+
+    The text is tokenised alone and whole: neither a prompt nor the model's maximum length touches it. Safe to use from
+    several threads, and picklable.
+
+    Args:
+        tokenizer: The model's tokenizer, from transformers.
+        vocabulary: The vocabulary of the same tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._slow = None
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if isinstance(backend, Tokenizer):
+            # A copy: the model's own tokenizer is told to truncate and to pad whenever it is used.
+            self._fast = Tokenizer.from_str(backend.to_str())
+            self._fast.no_truncation()
+            self._fast.no_padding()
+        else:
+            self._slow = tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Term ids of each text, int64, in order and with repetition; empty for a text without terms."""
+        if self._slow is None:
+            sequences = [e.ids for e in self._fast.encode_batch(list(texts), add_special_tokens=False)]
+        else:
+            sequences = [self._slow(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts]
+        return [self.vocabulary.term_ids(np.asarray(ids, dtype=np.int64)) for ids in sequences]
