@@ -18,7 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from corpus import END_OF_TEXT, PAD, VOCAB_SIZE, Corpus, language_model_batch, load_corpus, pad, pair_batch, pair_batches
+from corpus import (
+    END_OF_TEXT,
+    PAD,
+    VOCAB_SIZE,
+    Corpus,
+    language_model_batch,
+    load_corpus,
+    pad,
+    pair_batch,
+    pair_batches,
+)
 from embedding_init import ppmi_embeddings
 from export import export
 from safetensors.torch import load_file, save_file
@@ -82,7 +92,9 @@ class Trainer:
             lambda ids: model.model(input_ids=ids, use_cache=False).last_hidden_state, dynamic=False
         )
         self.token_loss = torch.compile(
-            lambda hidden, targets: F.cross_entropy((hidden @ model.lm_head.weight.to(hidden.dtype).T).float(), targets),
+            lambda hidden, targets: F.cross_entropy(
+                (hidden @ model.lm_head.weight.to(hidden.dtype).T).float(), targets
+            ),
             dynamic=True,
         )
         if self.checkpoint.exists():
@@ -162,7 +174,13 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def embedder_losses(
-    trainer: Trainer, corpus: Corpus, pad_id: int, batch_size: int, lm_weight: float, span_probability: float, seed: int
+    trainer: Trainer,
+    corpus: Corpus,
+    pad_id: int,
+    batch_size: int,
+    lm_weight: float,
+    span_probability: float,
+    seed: int,
 ) -> Iterator[dict]:
     """InfoNCE in both directions, and the next-token loss on a quarter of the positives' positions."""
     epoch_length = len(pair_batches(corpus, 0, batch_size, seed))
@@ -210,7 +228,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens, checkpoints and logs")
     parser.add_argument("--output", type=Path, default=here, help="where backbone/ and embedder/ are written")
     parser.add_argument("--backbone-steps", type=int, default=2600)
-    parser.add_argument("--embedder-steps", type=int, default=3600)
+    parser.add_argument("--embedder-steps", type=int, default=2600)
     parser.add_argument("--batch-size", type=int, default=128, help="pairs a step of the embedder")
     parser.add_argument("--lm-weight", type=float, default=0.5, help="weight of the next-token loss in the embedder")
     parser.add_argument("--span-probability", type=float, default=0.3, help="share of anchors drawn from the positive")
@@ -235,7 +253,13 @@ def main() -> None:
     embedder = Trainer(model, arguments.work, "embedder", arguments.embedder_steps, learning_rate=1e-3)
     embedder.run(
         embedder_losses(
-            embedder, corpus, pad_id, arguments.batch_size, arguments.lm_weight, arguments.span_probability, arguments.seed
+            embedder,
+            corpus,
+            pad_id,
+            arguments.batch_size,
+            arguments.lm_weight,
+            arguments.span_probability,
+            arguments.seed,
         ),
         "embedder",
     )
@@ -245,7 +269,7 @@ def main() -> None:
     record = {
         "arguments": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": int(len(corpus.positives.ids)),
+        "tokens": len(corpus.positives.ids),
         "texts": len(corpus.positives),
         "device": str(device),
         "backbone": {"held_out_loss": loss, "perplexity": math.exp(loss), "seconds": backbone.seconds},
