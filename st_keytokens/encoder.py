@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import batch_to_device, truncate_embeddings
 from tqdm.auto import tqdm
 
 from st_keytokens import sidecar
@@ -19,17 +17,16 @@ from st_keytokens.cache import EmbeddingCache, Row
 from st_keytokens.calibration import Calibration
 from st_keytokens.fingerprint import fingerprint, weights_hash
 from st_keytokens.first_component import as_tensor, check_embeddings
+from st_keytokens.forward_pass import ForwardPass, Role, as_sparse, find_head, resolve_prompt
 from st_keytokens.key_token_head import KeyTokenHead, check_finite
 from st_keytokens.lm_head import LMHead
-from st_keytokens.pool import PackOutputs, encode_with_pool, subchain
+from st_keytokens.pool import encode_with_pool, start_pool
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.texts import LiteralTokenizer, check_texts
 from st_keytokens.vocabulary import Vocabulary
 from st_keytokens.weighting import DEFAULT_LENGTH, METHODS, Weighting
 
-Role = Literal["query", "document"]
 Query = Literal["encode", "lookup"]
-_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
 
 
 class KeyTokenEncoder:
@@ -71,7 +68,7 @@ class KeyTokenEncoder:
         self.model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
         self.weighting = METHODS[method].weighting if weighting is None else weighting
         self.query = _check_query(query)
-        before, existing, self._after = _split(self.model)
+        existing = find_head(self.model)
         if existing is not None:
             given = {"backbone": backbone, "lm_head": lm_head, "calibration": calibration, **head}
             if extra := sorted(name for name, value in given.items() if value is not None):
@@ -87,7 +84,7 @@ class KeyTokenEncoder:
             self.head = KeyTokenHead(lm_head, calibration=calibration, **{**METHODS[method].head, **head})
             self.head.bind(self.model)
         self.head.eval()
-        self._pooled = self.model if existing is None and not self._after else subchain(self.model, before)
+        self.forward_pass = ForwardPass(self.model, self.head)
         self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
         self._lock = threading.RLock()
@@ -133,9 +130,9 @@ class KeyTokenEncoder:
             )
         return self._fingerprint
 
-    def get_embedding_dimension(self) -> int | None:
+    def get_embedding_dimension(self) -> int:
         """Dimension of the dense vectors."""
-        return self.model.get_embedding_dimension() if self.model.truncate_dim is None else self.model.truncate_dim
+        return self.forward_pass.embedding_dimension
 
     # -- encoding --------------------------------------------------------------------------------------------------
 
@@ -170,7 +167,7 @@ class KeyTokenEncoder:
             ValueError: If role or prompt_name is unknown.
         """
         texts = check_texts(texts)
-        prompt = self._resolve_prompt(role, prompt, prompt_name)
+        prompt = resolve_prompt(self.model, role, prompt, prompt_name)
         if len(texts) > self.cache.size:
             return self._encode(texts, role, prompt, batch_size, show_progress_bar, pool)
         keys = [(role, prompt, text) for text in texts]
@@ -223,7 +220,7 @@ class KeyTokenEncoder:
         Raises:
             ValueError: If the dimension is wrong, a value is not finite, or texts and embeddings differ in number.
         """
-        check_embeddings(embeddings, self.head._bound()[0].embedding_dimension)
+        check_embeddings(embeddings, self.head.lm_head_dimension)
         if texts is not None and len(texts) != len(embeddings):
             raise ValueError(f"texts must be one for each embedding, got {len(texts)} for {len(embeddings)}.")
         parts = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
@@ -231,7 +228,7 @@ class KeyTokenEncoder:
             for start in range(0, len(embeddings), batch_size):
                 rows = as_tensor(embeddings[start : start + batch_size])
                 check_finite(rows, start)
-                decoded = self._pairs(*self.head.decode(rows, task=role))
+                decoded = as_sparse(self.head.decode(rows, task=role), self.vocabulary)
                 part = [""] * len(rows) if texts is None else check_texts(texts[start : start + batch_size])
                 parts.append(self._weigh(part, decoded, role))
                 bar.update(len(rows))
@@ -252,10 +249,9 @@ class KeyTokenEncoder:
             For each text a list of ``(token, weight)``, strongest first.
         """
         decoder = self.head.with_settings(**head) if head else self.head
-        pooled = torch.from_numpy(self._embed_pooled(check_texts(texts), role, 32, False))
         with self._lock, torch.inference_mode():
-            pairs = self._pairs(*decoder.decode(pooled, max_active_dims=top_k))
-        return pairs.decode(self.vocabulary)
+            pooled = self.forward_pass.pooled(check_texts(texts), role)
+            return as_sparse(decoder.decode(pooled, max_active_dims=top_k), self.vocabulary).decode(self.vocabulary)
 
     def embed(
         self,
@@ -270,8 +266,9 @@ class KeyTokenEncoder:
         Returns:
             float32 ``(N, embedding_dimension)``.
         """
-        pooled = self._embed_pooled(check_texts(texts), role, batch_size, show_progress_bar)
-        return self.head.prepare_embeddings(torch.from_numpy(pooled)).numpy()
+        with self._lock, torch.inference_mode():
+            pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
+            return self.head.prepare_embeddings(pooled).numpy()
 
     def calibrate(self, texts: Iterable[str], **arguments: Any) -> Calibration:
         """Fits a calibration on texts and uses it from now on.
@@ -310,7 +307,7 @@ class KeyTokenEncoder:
         """A genuine ``SparseEncoder`` that shares this model's modules; its vectors are the decoded terms."""
         head = self.head.with_settings(output_mode="sparse")
         return SparseEncoder(
-            modules=[*self._pooled, head],
+            modules=[*self.forward_pass.before, head],
             device=str(self.model.device),
             prompts=dict(self.model.prompts),
             default_prompt_name=self.model.default_prompt_name,
@@ -319,8 +316,7 @@ class KeyTokenEncoder:
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
         """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`."""
-        chain = subchain(self.model, [*self._pooled, self.head, *self._after, PackOutputs()])
-        return chain.start_multi_process_pool(target_devices) | {"chain": chain}
+        return start_pool(self.forward_pass, target_devices)
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
@@ -339,76 +335,11 @@ class KeyTokenEncoder:
         pool: dict[str, Any] | None,
     ) -> HybridEmbeddings:
         if pool is None:
-            dense, decoded = self._forward(texts, role, prompt, batch_size, progress)
+            with self._lock, torch.inference_mode():
+                dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress)
         else:
-            dense, ids, weights = encode_with_pool(
-                pool,
-                texts,
-                dimension=self.get_embedding_dimension() or 0,
-                task=role,
-                prompt=prompt,
-                batch_size=batch_size,
-                show_progress_bar=progress,
-            )
-            decoded = SparseEmbeddings.from_pairs(ids, weights, self.vocabulary.vocab_size)
+            dense, decoded = encode_with_pool(pool, self.forward_pass, texts, role, prompt, batch_size, progress)
         return HybridEmbeddings(dense=dense, sparse=self._weigh(texts, decoded, role))
-
-    def _forward(
-        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, progress: bool
-    ) -> tuple[np.ndarray, SparseEmbeddings]:
-        dense = np.zeros((len(texts), self.get_embedding_dimension() or 0), dtype=np.float32)
-        decoded = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
-        positions = [np.zeros(0, dtype=np.int64)]
-        with self._lock, torch.inference_mode():
-            for batch, features in self._batches(texts, role, prompt, batch_size, progress):
-                decoded.append(self._pairs(*self.head.decode(features["sentence_embedding"], task=role)))
-                positions.append(batch)
-                for module in self._after:
-                    features = module(features)
-                vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
-                dense[batch] = vectors.float().cpu().numpy()
-        return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(positions))]
-
-    def _embed_pooled(self, texts: list[str], role: Role, batch_size: int, progress: bool) -> np.ndarray:
-        pooled = np.zeros((len(texts), self.head._bound()[0].embedding_dimension), dtype=np.float32)
-        with self._lock, torch.inference_mode():
-            prompt = self._resolve_prompt(role, None, None)
-            for batch, features in self._batches(texts, role, prompt, batch_size, progress):
-                pooled[batch] = features["sentence_embedding"].float().cpu().numpy()
-        return pooled
-
-    def _batches(
-        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, progress: bool
-    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        self.model.eval()
-        device = self.model.device
-        self.head.to(device)
-        order = np.argsort([-len(text) for text in texts], kind="stable")
-        with tqdm(total=len(texts), desc="Texts", disable=not progress) as bar:
-            for start in range(0, len(texts), batch_size):
-                batch = order[start : start + batch_size]
-                features = self.model.preprocess([texts[i] for i in batch], prompt=prompt, task=role)
-                yield batch, self._pool(batch_to_device(features, device), role)
-                bar.update(len(batch))
-
-    def _pool(self, features: dict[str, Any], role: Role) -> dict[str, Any]:
-        """The pass itself. A text without a single token, which no model can run, gets the zero vector."""
-        mask = features.get("attention_mask")
-        empty = None if mask is None else mask.sum(dim=1) == 0
-        if empty is None or not empty.any():
-            return self._pooled(features, task=role)
-        width = self.head._bound()[0].embedding_dimension
-        pooled = torch.zeros(len(empty), width, device=empty.device)
-        if not empty.all():
-            rows = {
-                k: v[~empty] if isinstance(v, torch.Tensor) and len(v) == len(empty) else v
-                for k, v in features.items()
-            }
-            pooled[~empty] = self._pooled(rows, task=role)["sentence_embedding"].to(pooled.dtype)
-        return {**features, "sentence_embedding": pooled}
 
     def _weigh(self, texts: list[str], decoded: SparseEmbeddings | None, role: Role) -> SparseEmbeddings:
         literal, size, calibration = self.literal_terms(texts), self.vocabulary.vocab_size, self.calibration
@@ -417,11 +348,6 @@ class KeyTokenEncoder:
             return self.weighting.query(literal, decoded, size, None if counted is None else counted.idf)
         average = DEFAULT_LENGTH if counted is None else counted.average_length
         return self.weighting.document(literal, decoded, size, average)
-
-    def _pairs(self, ids: torch.Tensor, weights: torch.Tensor) -> SparseEmbeddings:
-        return SparseEmbeddings.from_pairs(
-            ids.cpu().numpy(), weights.detach().cpu().numpy(), self.vocabulary.vocab_size
-        )
 
     def _assemble(self, rows: list[Row]) -> HybridEmbeddings:
         lengths = [len(ids) for _, ids, _ in rows]
@@ -432,21 +358,8 @@ class KeyTokenEncoder:
             self.vocabulary.vocab_size,
         )
         dense = [row for row, _, _ in rows if row is not None]
-        width = self.get_embedding_dimension() or 0
+        width = self.get_embedding_dimension()
         return HybridEmbeddings(dense=np.stack(dense) if dense else np.zeros((0, width), np.float32), sparse=sparse)
-
-    def _resolve_prompt(self, role: Role, prompt: str | None, prompt_name: str | None) -> str | None:
-        if role not in _PROMPT_NAMES:
-            raise ValueError(f"role must be 'query' or 'document', got {role!r}.")
-        prompts = self.model.prompts
-        if prompt is not None:
-            return prompt
-        if prompt_name is None:
-            known = [name for name in _PROMPT_NAMES[role] if name in prompts]
-            prompt_name = known[0] if known else self.model.default_prompt_name
-        elif prompt_name not in prompts:
-            raise ValueError(f"prompt_name must be one of the model's prompts {sorted(prompts)}, got {prompt_name!r}.")
-        return None if prompt_name is None else prompts[prompt_name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_lock"}
@@ -454,18 +367,6 @@ class KeyTokenEncoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.RLock()
-
-
-def _split(model: SentenceTransformer) -> tuple[list[torch.nn.Module], KeyTokenHead | None, list[torch.nn.Module]]:
-    """The modules up to pooling, the head if there is one, and what comes after."""
-    modules = list(model)
-    for position, module in enumerate(modules):
-        if isinstance(module, KeyTokenHead):
-            return modules[:position], module, modules[position + 1 :]
-    end = len(modules)
-    while end and isinstance(modules[end - 1], Normalize):
-        end -= 1
-    return modules[:end], None, modules[end:]
 
 
 def _check_query(query: str) -> Query:

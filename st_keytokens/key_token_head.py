@@ -40,9 +40,9 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
     """Decodes ``sentence_embedding`` through the backbone's LM head and keeps the strongest terms.
 
     Adds ``key_token_ids`` (int64) and ``key_token_weights`` (float32), both of shape ``(batch_size, K)``, to the
-    features: ids ascending, weights positive, padded at the end of a row with id 0 and weight 0. ``sentence_embedding``
-    is left as it is, except with ``output_mode="sparse"``, where it becomes the ``(batch_size, vocab_size)`` weights
-    that a ``SparseEncoder`` expects.
+    features: ids ascending, weights positive, padded at the end of a row with id 0 and weight 0.
+    ``sentence_embedding`` is left as it is, except with ``output_mode="sparse"``, where it becomes the
+    ``(batch_size, vocab_size)`` weights that a ``SparseEncoder`` expects.
 
     Args:
         lm_head: The LM head of the backbone. None: bound later, by :meth:`bind` or by sentence-transformers >= 6 when
@@ -184,6 +184,16 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         self.calibration = calibration
         if self.is_bound:
             self._prepare()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that it decodes to."""
+        return self._bound()[0].vocab_size
+
+    @property
+    def lm_head_dimension(self) -> int:
+        """Dimension of the vectors that it decodes."""
+        return self._bound()[0].embedding_dimension
 
     @property
     def active_correction(self) -> Correction:
@@ -329,7 +339,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         if vocabulary.vocab_size != lm_head.vocab_size:
             raise ValueError(
                 f"vocabulary has {vocabulary.vocab_size} tokens, but the LM head has {lm_head.vocab_size} rows. "
-                "Pass Vocabulary.from_tokenizer(tokenizer, vocab_size=lm_head.vocab_size) with the model's own tokenizer."
+                "Pass Vocabulary.from_tokenizer(tokenizer, lm_head.vocab_size) with the model's own tokenizer."
             )
         self._normalizes = lm_head.is_scale_free if self.normalize is None else self.normalize
         device = lm_head.device

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 
-
-def subchain(model: SentenceTransformer, modules: Sequence[torch.nn.Module]) -> SentenceTransformer:
-    """A SentenceTransformer of these modules, sharing them with ``model``, with its prompts and on its device."""
-    return SentenceTransformer(
-        modules=list(modules),
-        device=str(model.device),
-        prompts=dict(model.prompts),
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-    )
+from st_keytokens.forward_pass import ForwardPass, Role
+from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 
 class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
@@ -38,25 +28,37 @@ class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproj
         """Nothing to save: it only lives in a pool."""
 
 
+def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None) -> dict[str, Any]:
+    """Starts workers, each with a copy of the model and its head; the model itself moves to the CPU."""
+    chain = forward_pass.chain([*forward_pass.before, forward_pass.head, *forward_pass.after, PackOutputs()])
+    chain.truncate_dim = None
+    return {**chain.start_multi_process_pool(target_devices), "chain": chain}
+
+
 def encode_with_pool(
-    pool: dict[str, Any], texts: list[str], *, dimension: int, **arguments: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encodes in the pool's workers.
-
-    Args:
-        pool: From ``KeyTokenEncoder.start_multi_process_pool``.
-        texts: Texts.
-        dimension: Width of the dense vectors.
-        **arguments: Of ``SentenceTransformer.encode``.
-
-    Returns:
-        Dense vectors ``(N, dimension)``, ids and weights ``(N, K)``.
+    pool: dict[str, Any],
+    forward_pass: ForwardPass,
+    texts: list[str],
+    role: Role,
+    prompt: str | None,
+    batch_size: int,
+    show_progress_bar: bool,
+) -> tuple[np.ndarray, SparseEmbeddings]:
+    """What ``ForwardPass.both`` gives, made by the pool's workers.
 
     Raises:
         ValueError: If the pool was started by something else.
     """
     if "chain" not in pool:
         raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
-    rows = pool["chain"].encode(texts, pool=pool, **arguments)
+    vocab_size = forward_pass.head.vocab_size
+    if not texts:
+        empty = np.zeros((0, forward_pass.embedding_dimension), dtype=np.float32)
+        return empty, SparseEmbeddings.empty(0, vocab_size)
+    rows = pool["chain"].encode(
+        texts, pool=pool, task=role, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar
+    )
+    dimension = forward_pass.model.get_embedding_dimension() or forward_pass.pooled_dimension
     ids, weights = np.split(rows[:, dimension:], 2, axis=1)
-    return rows[:, :dimension], ids.astype(np.int64), weights
+    dense = np.ascontiguousarray(rows[:, : forward_pass.embedding_dimension])
+    return dense, SparseEmbeddings.from_pairs(ids.astype(np.int64), weights, vocab_size)

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.forward_pass import as_sparse
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.weighting import METHODS, Weighting
 
@@ -80,7 +81,7 @@ class TestOnePass:
         ids, weights = encoder.head.decode(torch.from_numpy(encoded.dense))
         expected = encoder.weighting.document(
             encoder.literal_terms(sentences),
-            encoder._pairs(ids, weights),
+            as_sparse((ids, weights), encoder.vocabulary),
             640,
             np.mean([len(terms) for terms in encoder.literal_terms(sentences)]),
         )
@@ -240,7 +241,7 @@ class TestSparsify:
     def test_without_texts_only_decoded_terms(self, encoder, sentences):
         dense = encoder.encode(sentences).dense
         ids, weights = encoder.head.decode(torch.from_numpy(dense))
-        assert np.array_equal(encoder.sparsify(dense).indices, encoder._pairs(ids, weights).indices)
+        assert np.array_equal(encoder.sparsify(dense).indices, as_sparse((ids, weights), encoder.vocabulary).indices)
 
     def test_bad_input(self, encoder):
         with pytest.raises(ValueError, match=r"texts must be one for each embedding, got 1 for 2"):
@@ -275,7 +276,7 @@ class TestMethods:
         encoder = KeyTokenEncoder(embedder, method="nie2025", max_active_dims=100)
         document = encoder.encode_document(sentences)
         ids, weights = encoder.head.decode(torch.from_numpy(document.dense))
-        assert document.sparse == encoder._pairs(ids, weights)
+        assert document.sparse == as_sparse((ids, weights), encoder.vocabulary)
         query = encoder.encode_query(sentences[0])
         assert set(query.sparse.values) == {1.0}
         assert encoder.head.query_max_active_dims == METHODS["nie2025"].head["query_max_active_dims"]

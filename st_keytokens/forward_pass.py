@@ -1,0 +1,169 @@
+"""The forward pass of a model with its head: texts in, dense vectors and decoded terms out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.vocabulary import Vocabulary
+
+Role = Literal["query", "document"]
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
+
+
+class ForwardPass:
+    """Runs a model up to its pooled vectors, decodes those, and runs what comes after the head's place.
+
+    The model itself is not changed. Callers hold a lock and ``torch.inference_mode``.
+
+    Args:
+        model: The SentenceTransformer.
+        head: A bound head, in the model or not; its place is before a closing ``Normalize``.
+
+    Attributes:
+        before: The modules up to pooling.
+        after: The modules behind the head's place.
+    """
+
+    def __init__(self, model: SentenceTransformer, head: KeyTokenHead) -> None:
+        self.model = model
+        self.head = head
+        modules = list(model)
+        place = len(modules)
+        if head in modules:
+            place = modules.index(head)
+        else:
+            while place and isinstance(modules[place - 1], Normalize):
+                place -= 1
+        self.before = modules[:place]
+        self.after = [module for module in modules[place:] if module is not head]
+        self._to_pooled = model if place == len(modules) else self.chain(self.before)
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Width of the dense vectors, after truncation where the model truncates."""
+        full = self.model.get_embedding_dimension() or self.pooled_dimension
+        return full if self.model.truncate_dim is None else min(full, self.model.truncate_dim)
+
+    @property
+    def pooled_dimension(self) -> int:
+        """Width of the pooled vectors."""
+        return self.head.lm_head_dimension
+
+    def chain(self, modules: Sequence[torch.nn.Module]) -> SentenceTransformer:
+        """A SentenceTransformer of these modules, sharing them, with the model's prompts and on its device."""
+        return SentenceTransformer(
+            modules=list(modules),
+            device=str(self.model.device),
+            prompts=dict(self.model.prompts),
+            default_prompt_name=self.model.default_prompt_name,
+            similarity_fn_name=self.model.similarity_fn_name,
+        )
+
+    def both(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> tuple[np.ndarray, SparseEmbeddings]:
+        """Dense vectors, float32 ``(N, embedding_dimension)``, and decoded terms, one row a text."""
+        dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
+        decoded = [SparseEmbeddings.empty(0, self.head.vocab_size)]
+        order = [np.zeros(0, dtype=np.int64)]
+        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            decoded.append(
+                as_sparse(self.head.decode(features["sentence_embedding"], task=role), self.head.vocabulary)
+            )
+            order.append(positions)
+            for module in self.after:
+                features = module(features)
+            vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
+            dense[positions] = vectors.float().cpu().numpy()
+        return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(order))]
+
+    def pooled(self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False) -> Tensor:
+        """Pooled vectors as the head sees them come in, float32 ``(N, pooled_dimension)``, on the CPU."""
+        vectors = torch.zeros(len(texts), self.pooled_dimension)
+        prompt = resolve_prompt(self.model, role, None, None)
+        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            vectors[torch.from_numpy(positions)] = features["sentence_embedding"].float().cpu()
+        return vectors
+
+    def _batches(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, show_progress_bar: bool
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.model.eval()
+        self.head.to(self.model.device)
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        with tqdm(total=len(texts), desc="Texts", disable=not show_progress_bar) as bar:
+            for start in range(0, len(texts), batch_size):
+                positions = order[start : start + batch_size]
+                features = self.model.preprocess([texts[i] for i in positions], prompt=prompt, task=role)
+                yield positions, self._run(batch_to_device(features, self.model.device), role)
+                bar.update(len(positions))
+
+    def _run(self, features: dict[str, Any], role: Role) -> dict[str, Any]:
+        """The pass itself. A text without a single token, which no model can run, gets the zero vector."""
+        mask = features.get("attention_mask")
+        is_empty = None if mask is None else mask.sum(dim=1) == 0
+        if is_empty is None or not is_empty.any():
+            pooled: dict[str, Any] = self._to_pooled(features, task=role)
+            return pooled
+        vectors = torch.zeros(len(is_empty), self.pooled_dimension, device=is_empty.device)
+        if not is_empty.all():
+            full = {
+                name: value[~is_empty] if isinstance(value, Tensor) and len(value) == len(is_empty) else value
+                for name, value in features.items()
+            }
+            vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
+        return {**features, "sentence_embedding": vectors}
+
+
+def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: Vocabulary | None) -> SparseEmbeddings:
+    """Sparse rows of what ``KeyTokenHead.decode`` gives."""
+    ids, weights = pairs
+    size = 0 if vocabulary is None else vocabulary.vocab_size
+    return SparseEmbeddings.from_pairs(ids.cpu().numpy(), weights.detach().cpu().numpy(), size)
+
+
+def find_head(model: SentenceTransformer) -> KeyTokenHead | None:
+    """The head that a model already holds."""
+    return next((module for module in model if isinstance(module, KeyTokenHead)), None)
+
+
+def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, prompt_name: str | None) -> str | None:
+    """The prompt for a role, chosen as sentence-transformers chooses it.
+
+    Args:
+        model: Whose prompts.
+        role: ``"query"`` or ``"document"``.
+        prompt: Given in words; wins.
+        prompt_name: Given by name.
+
+    Returns:
+        The prompt, or None for none.
+
+    Raises:
+        ValueError: If role or prompt_name is unknown.
+    """
+    if role not in _PROMPT_NAMES:
+        raise ValueError(f"role must be 'query' or 'document', got {role!r}.")
+    prompts: dict[str, str] = model.prompts
+    if prompt is not None:
+        return prompt
+    if prompt_name is None:
+        known = [name for name in _PROMPT_NAMES[role] if name in prompts]
+        prompt_name = known[0] if known else model.default_prompt_name
+    elif prompt_name not in prompts:
+        raise ValueError(f"prompt_name must be one of the model's prompts {sorted(prompts)}, got {prompt_name!r}.")
+    return None if prompt_name is None else prompts[prompt_name]
