@@ -23,6 +23,7 @@ from torch import Tensor
 from st_keytokens.calibration import Calibration
 from st_keytokens.first_component import Correction, check_embeddings, correct
 from st_keytokens.lm_head import LMHead
+from st_keytokens.top_terms import top_terms
 from st_keytokens.vocabulary import Vocabulary
 
 HeadCorrection = Literal["auto", "none", "remove", "shift", "center"]
@@ -34,6 +35,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": lambda scores: torch.log1p(torch.relu(scores)),
     "softplus": torch.nn.functional.softplus,
 }
+
+_BLOCK_SCORES = 1_250_000  # 5 MB of float32
 
 
 class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
@@ -238,6 +241,9 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             ValueError: If the dimension differs from the LM head's, a value is not finite, or a setting needs a
                 calibration that is not there.
         """
+        return self._standardized(self._logits(embeddings))
+
+    def _logits(self, embeddings: Tensor) -> Tensor:
         lm_head, _ = self._bound()
         if self.calibration is None and (self.active_correction != "none" or self.standardize):
             raise ValueError(
@@ -254,7 +260,9 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             mean=self.mean,
             amount=self.shift,
         )
-        logits = lm_head.logits(vectors).float()
+        return lm_head.logits(vectors)
+
+    def _standardized(self, logits: Tensor) -> Tensor:
         return torch.addcmul(self.score_offset, logits, self.score_scale)
 
     def decode(
@@ -281,7 +289,11 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         if len(embeddings) == 0:
             empty = torch.zeros(0, k, device=embeddings.device)
             return empty.long(), empty
-        ids, scores = _top_terms(self.decode_scores(embeddings), self.terms, k)
+        logits = self._logits(embeddings)
+        # On the CPU in blocks that stay in its cache: what follows the product is bound by memory, not by arithmetic.
+        rows = max(1, _BLOCK_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        best = [top_terms(self._standardized(block), self.terms, k) for block in logits.split(rows)]
+        ids, scores = (torch.cat(parts) for parts in zip(*best, strict=True))
         is_text = embeddings.ne(0).any(dim=1, keepdim=True).to(scores.device)  # a zero vector says nothing
         weights = torch.where(is_text, _ACTIVATIONS[self.activation](scores), 0.0)
         ids = torch.where(weights > 0, ids, torch.iinfo(torch.int64).max)
@@ -410,30 +422,3 @@ def _positive(value: int, name: str) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
     return value
-
-
-def _top_terms(scores: Tensor, terms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best distinct terms of each row; a term scores as the best of the tokens that fold into it.
-
-    Args:
-        scores: float32 ``(batch_size, vocab_size)``.
-        terms: Term of each token, int64 ``(vocab_size,)``.
-        k: Terms wanted.
-
-    Returns:
-        Term ids and scores, ``(batch_size, min(k, vocab_size))``; missing ones score ``-inf``.
-    """
-    vocab_size = scores.shape[1]
-    k = min(k, vocab_size)
-    depth = min(vocab_size, k + k // 2 + 8)
-    while True:
-        values, tokens = scores.topk(depth, dim=1)  # descending, so the first token of a term is its best
-        folded, order = terms[tokens].sort(dim=1, stable=True)
-        values = values.gather(1, order)
-        repeated = torch.zeros_like(folded, dtype=torch.bool)
-        repeated[:, 1:] = folded[:, 1:] == folded[:, :-1]
-        values = values.masked_fill(repeated, float("-inf"))
-        if depth == vocab_size or int((~repeated).sum(dim=1).min()) >= k:
-            best, positions = values.topk(k, dim=1)
-            return folded.gather(1, positions), best
-        depth = min(vocab_size, 2 * depth)
