@@ -1,0 +1,165 @@
+"""What decoding costs: on top of encoding, and over stored vectors against the bare matrix product.
+
+    python examples/benchmarks/decoding.py
+
+A randomly initialised Qwen3-0.6B-shaped model stands for a real embedder: its speed does not depend on its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from environment import write_results
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tqdm import tqdm
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from st_keytokens import Calibration, KeyTokenHead, LMHead, Vocabulary
+
+HERE = Path(__file__).resolve().parent
+TINY = HERE.parent / "tiny-embedder" / "embedder"
+VOCAB_SIZE, DIMENSION = 151_936, 1024
+TEXT_TOKENS = 128
+
+
+def interleaved(parts: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every part, each round running all of them once, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for round_ in tqdm(range(repeats + 1), leave=False):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds)}
+
+
+def large_vocabulary() -> Vocabulary:
+    """As many tokens as Qwen3's, a third of them variants in case or space of another."""
+    words = [f"w{i}" for i in range(VOCAB_SIZE // 3 + 1)]
+    tokens = [form for word in words for form in ("Ġ" + word, "Ġ" + word.upper(), f"{word}x")][:VOCAB_SIZE]
+    return Vocabulary(tokens, kind="byte-level")
+
+
+def qwen3_shaped(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
+    """The shape of Qwen3-Embedding-0.6B, 16-bit weights, with the tiny embedder's tokenizer in front."""
+    config = Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=DIMENSION,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    transformer = Transformer(str(folder), model_kwargs={"dtype": dtype})
+    transformer.max_seq_length = TEXT_TOKENS
+    return SentenceTransformer(modules=[transformer, Pooling(DIMENSION, "lasttoken"), Normalize()], device="cpu")
+
+
+def texts_of(model: SentenceTransformer, count: int) -> list[str]:
+    """Texts that fill the model's length."""
+    return ["genes encode proteins and stars form from gas " * TEXT_TOKENS] * count
+
+
+def with_calibration(model: SentenceTransformer, vocabulary: Vocabulary | None) -> KeyTokenHead:
+    dimension = model[1].get_embedding_dimension()
+    sample = np.random.default_rng(0).normal(size=(2000, dimension)).astype(np.float32)
+    sample /= np.linalg.norm(sample, axis=1, keepdims=True)
+    head = KeyTokenHead(vocabulary=vocabulary, calibration=Calibration.fit_embeddings(sample))
+    head.bind(model)
+    return head.eval()
+
+
+def on_top_of_encoding(model: SentenceTransformer, head: KeyTokenHead, batch: int, repeats: int) -> dict:
+    """Time of the model's own encode, and of decoding what it gave."""
+    texts = texts_of(model, batch)
+    vectors = torch.from_numpy(model.encode(texts, batch_size=batch))
+
+    def decode() -> None:
+        with torch.inference_mode():
+            head.decode(vectors)
+
+    seconds = interleaved({"encode": lambda: model.encode(texts, batch_size=batch), "decode": decode}, repeats)
+    ratio = statistics.median(seconds["decode"]) / statistics.median(seconds["encode"])
+    return {"batch": batch, **{k: summary(v) for k, v in seconds.items()}, "decode_over_encode": ratio}
+
+
+def sparsify_throughput(vocabulary: Vocabulary, dtype: torch.dtype, batch: int, repeats: int) -> dict:
+    """Rows a second of ``decode`` against the bare product of the same sizes and dtype."""
+    embedding = torch.nn.Embedding(VOCAB_SIZE, DIMENSION).to(dtype)
+    sample = np.random.default_rng(0).normal(size=(2000, DIMENSION)).astype(np.float32)
+    sample /= np.linalg.norm(sample, axis=1, keepdims=True)
+    head = KeyTokenHead(LMHead(embedding), vocabulary, Calibration.fit_embeddings(sample)).eval()
+    vectors = torch.from_numpy(sample[:batch])
+    cast = vectors.to(dtype)
+
+    def product() -> None:
+        with torch.inference_mode():
+            cast @ embedding.weight.T
+
+    def decode() -> None:
+        with torch.inference_mode():
+            head.decode(vectors)
+
+    seconds = interleaved({"product": product, "decode": decode}, repeats)
+    ratio = statistics.median(seconds["product"]) / statistics.median(seconds["decode"])
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": batch,
+        "terms": head.max_active_dims,
+        **{k: summary(v) for k, v in seconds.items()},
+        "share_of_product_throughput": ratio,
+        "rows_per_second": batch / statistics.median(seconds["decode"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8, help="texts a batch of the Qwen3-shaped model")
+    arguments = parser.parse_args()
+    vocabulary = large_vocabulary()
+    results: dict = {"sparsify": [], "on_top_of_encoding": {}}
+    for dtype in (torch.bfloat16, torch.float32):
+        for batch in (256, 1024):
+            results["sparsify"].append(sparsify_throughput(vocabulary, dtype, batch, arguments.repeats))
+    tiny = SentenceTransformer(str(TINY), device="cpu")
+    tiny.max_seq_length = TEXT_TOKENS
+    results["on_top_of_encoding"]["tiny embedder"] = on_top_of_encoding(tiny, with_calibration(tiny, None), 32, 20)
+    with tempfile.TemporaryDirectory() as folder:
+        model = qwen3_shaped(Path(folder), torch.bfloat16)
+        results["on_top_of_encoding"]["Qwen3-0.6B-shaped, bfloat16"] = on_top_of_encoding(
+            model, with_calibration(model, vocabulary), arguments.batch, arguments.repeats
+        )
+    path = write_results("decoding", results)
+    print(
+        "| stored vectors, d = 1024, V = 151,936 | batch | share of the bare product | rows a second |\n|---|---|---|---|"
+    )
+    for row in results["sparsify"]:
+        print(
+            f"| {row['dtype']} | {row['batch']} | {row['share_of_product_throughput']:.0%} | {row['rows_per_second']:.0f} |"
+        )
+    print("\n| on top of encoding 128-token texts | decode / encode |\n|---|---|")
+    for name, row in results["on_top_of_encoding"].items():
+        print(f"| {name} | {row['decode_over_encode']:.1%} |")
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()
