@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from st_keytokens.embedding_sample import EmbeddingSample
+from st_keytokens.calibration.embedding_sample import EmbeddingSample
 from st_keytokens.first_component import SecondMoments
 
 

@@ -23,7 +23,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_keytokens.atomic_files import read_tensors, write_atomically
-from st_keytokens.calibration_pass import (
+from st_keytokens.calibration.embedding_sample import EmbeddingSample
+from st_keytokens.calibration.logit_statistics import LogitsHead, affine_statistics, sample_statistics
+from st_keytokens.calibration.streaming import (
     CalibrationEncoder,
     Dense,
     embedding_chunks,
@@ -32,9 +34,7 @@ from st_keytokens.calibration_pass import (
     text_chunks,
     unequal,
 )
-from st_keytokens.embedding_sample import EmbeddingSample
 from st_keytokens.first_component import Correction, FirstComponent, SecondMoments, check_embeddings, correct
-from st_keytokens.logit_statistics import LogitsHead, affine_statistics, sample_statistics
 
 __all__ = ["Calibration", "EmbeddingSample"]
 

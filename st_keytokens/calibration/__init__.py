@@ -1,0 +1,8 @@
+"""Calibration: what is usual for an embedder's vectors and a corpus's terms, fitted in one pass over unlabelled texts."""
+
+from __future__ import annotations
+
+from st_keytokens.calibration.calibration import Calibration
+from st_keytokens.calibration.embedding_sample import EmbeddingSample
+
+__all__ = ["Calibration", "EmbeddingSample"]
