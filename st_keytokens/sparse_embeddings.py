@@ -87,6 +87,25 @@ class SparseEmbeddings:
         made._set(indptr, indices, values, vocab_size)
         return made
 
+    def with_values(self, values: ArrayLike) -> SparseEmbeddings:
+        """The same terms with other weights.
+
+        Args:
+            values: Weights, shape ``(nnz,)``, finite and above zero.
+
+        Raises:
+            ValueError: If their number differs, or one is not finite or not above zero.
+
+        >>> SparseEmbeddings([0, 2], [1, 4], [0.5, 2.0], vocab_size=5).with_values([1.0, 3.0]).to_dicts()
+        [{1: 1.0, 4: 3.0}]
+        """
+        weights = _float_array("values", values, 1)
+        if len(weights) != len(self.indices):
+            raise ValueError(f"values must be {len(self.indices)}, one for each term, got {len(weights)}.")
+        if not (weights > 0).all():
+            raise ValueError(f"values must be > 0, got {weights[np.argmin(weights > 0)]}. Leave such terms out.")
+        return self._trusted(self.indptr, self.indices, weights, self.vocab_size)
+
     @classmethod
     def from_pairs(cls, ids: ArrayLike, weights: ArrayLike, vocab_size: int) -> SparseEmbeddings:
         """Build from padded rows of (token id, weight) pairs in any order.

@@ -76,7 +76,7 @@ class Weighting:
         norms = self.k1 * (1 - self.b + self.b * lengths / max(average_length, 1.0))
         frequencies = counts.values.astype(np.float64)
         saturated = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
-        literal_part = _with_values(counts, saturated)
+        literal_part = counts.with_values(saturated)
         if decoded is None or self.document_terms == "literal":
             return literal_part
         decoded = self._scaled(decoded)
@@ -100,7 +100,7 @@ class Weighting:
         """
         literal_part = count_terms(literal, vocab_size)
         if idf is not None:
-            literal_part = _with_values(literal_part, literal_part.values * idf[literal_part.indices])
+            literal_part = literal_part.with_values(literal_part.values * idf[literal_part.indices])
         if decoded is None or self.query_terms == "literal":
             combined = literal_part
         elif self.query_terms == "decoded":
@@ -109,7 +109,7 @@ class Weighting:
             largest = row_maxima(literal_part)
             scaled = _scale_rows(self._scaled(decoded), np.where(largest > 0, largest, 1.0))
             combined = literal_part.add(scaled, other_weight=self.query_decoded_weight)
-        return _with_values(combined, np.ones_like(combined.values)) if self.is_binary_query else combined
+        return combined.with_values(np.ones_like(combined.values)) if self.is_binary_query else combined
 
     def _scaled(self, decoded: SparseEmbeddings) -> SparseEmbeddings:
         if not self.is_scaled:
@@ -169,9 +169,5 @@ def row_maxima(embeddings: SparseEmbeddings) -> np.ndarray:
     return maxima
 
 
-def _with_values(embeddings: SparseEmbeddings, values: np.ndarray) -> SparseEmbeddings:
-    return SparseEmbeddings(embeddings.indptr, embeddings.indices, values.astype(np.float32), embeddings.vocab_size)
-
-
 def _scale_rows(embeddings: SparseEmbeddings, factors: np.ndarray) -> SparseEmbeddings:
-    return _with_values(embeddings, embeddings.values * np.repeat(factors, embeddings.active_dims))
+    return embeddings.with_values(embeddings.values * np.repeat(factors, embeddings.active_dims))

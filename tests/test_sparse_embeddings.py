@@ -490,3 +490,14 @@ class TestHybridEmbeddings:
             HybridEmbeddings([[1.0]], example())
         with pytest.raises(TypeError, match="sparse must be a SparseEmbeddings, got NoneType"):
             HybridEmbeddings(None, None)
+
+
+class TestWithValues:
+    def test_keeps_terms_and_checks_weights(self):
+        rows = SparseEmbeddings.from_dicts([{1: 1.0}, {0: 2.0, 3: 3.0}], 4)
+        assert rows.with_values([5.0, 6.0, 7.0]).to_dicts() == [{1: 5.0}, {0: 6.0, 3: 7.0}]
+        assert rows.to_dicts() == [{1: 1.0}, {0: 2.0, 3: 3.0}]
+        with pytest.raises(ValueError, match=r"values must be 3, one for each term, got 2"):
+            rows.with_values([1.0, 2.0])
+        with pytest.raises(ValueError, match=r"values must be > 0, got 0\.0"):
+            rows.with_values([1.0, 0.0, 2.0])

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens, checkpoints and logs")
     parser.add_argument("--output", type=Path, default=here, help="where backbone/ and embedder/ are written")
     parser.add_argument("--backbone-steps", type=int, default=2600)
-    parser.add_argument("--embedder-steps", type=int, default=2600)
+    parser.add_argument("--embedder-steps", type=int, default=2300)
     parser.add_argument("--batch-size", type=int, default=128, help="pairs a step of the embedder")
     parser.add_argument("--lm-weight", type=float, default=0.5, help="weight of the next-token loss in the embedder")
     parser.add_argument("--span-probability", type=float, default=0.3, help="share of anchors drawn from the positive")

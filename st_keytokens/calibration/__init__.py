@@ -1,4 +1,4 @@
-"""Calibration: what is usual for an embedder's vectors and a corpus's terms, fitted in one pass over unlabelled texts."""
+"""Calibration: what is usual for an embedder's vectors and a corpus's terms, fitted in one pass."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ class Calibration:
         self.document_frequencies = None if vocab_size is None else np.zeros(vocab_size, dtype=np.int64)
         self.total_terms = 0
         self._first_component: FirstComponent | None = None
+        self._idf: NDArray[np.float32] | None = None
         self._hash: str | None = None
 
     @classmethod
@@ -227,7 +228,7 @@ class Calibration:
         if frequencies is not None and self.document_frequencies is not None:
             self.document_frequencies += frequencies
             self.total_terms += terms
-        self._first_component = self._hash = None
+        self._first_component = self._idf = self._hash = None
 
     def merge(self, other: Calibration) -> None:
         """Add everything that ``other`` was fitted on, as if it had been given to this one. ``other`` is not modified.
@@ -244,7 +245,7 @@ class Calibration:
         if self.document_frequencies is not None and other.document_frequencies is not None:
             self.document_frequencies += other.document_frequencies
         self.total_terms += other.total_terms
-        self._first_component = self._hash = None
+        self._first_component = self._idf = self._hash = None
 
     def check_same(self, other: Calibration, label: str) -> None:
         """Refuse, under the name ``label``, a calibration of another dimension, model or vocabulary (ValueError)."""
@@ -281,14 +282,17 @@ class Calibration:
     def idf(self) -> NDArray[np.float32]:
         """Inverse document frequencies as in BM25, ``ln(1 + (N − df + 0.5) / (df + 0.5))``, float32, shape ``(V,)``.
 
+        Computed once, then kept; read-only.
+
         Raises:
             ValueError: If no terms are counted.
         """
-        frequencies = self._check_has_terms().astype(np.float64)
-        idf: NDArray[np.float32] = np.log1p((self.document_count - frequencies + 0.5) / (frequencies + 0.5)).astype(
-            np.float32
-        )
-        return idf
+        if self._idf is None:
+            frequencies = self._check_has_terms().astype(np.float64)
+            idf = np.log1p((self.document_count - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+            idf.flags.writeable = False
+            self._idf = idf
+        return self._idf
 
     @property
     def average_length(self) -> float:

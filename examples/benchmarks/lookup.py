@@ -1,0 +1,61 @@
+"""From a query's text to its hits: with a forward pass of the tiny embedder, and without one.
+
+    python examples/benchmarks/lookup.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+from environment import write_results
+
+from st_keytokens import HybridIndex, KeyTokenEncoder
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (EXAMPLES / "data" / "arxiv-abstracts" / name).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=200)
+    arguments = parser.parse_args()
+    documents, titles = read("corpus.jsonl"), [q["text"] for q in read("queries.jsonl")[: arguments.queries]]
+    texts = [document["text"] for document in documents]
+    encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", cache_size=0)
+    encoder.calibrate(texts)
+    seconds: dict[str, list[float]] = {"encode": [], "lookup": []}
+    with HybridIndex(encoder=encoder) as index:
+        index.add([document["_id"] for document in documents], texts)
+        for mode in ("encode", "lookup"):  # compiles kernels, fills caches
+            index.search(encoder.encode_query(titles[:5], query=mode), mode="sparse")
+        for title in titles:
+            for mode in ("encode", "lookup"):
+                start = time.perf_counter()
+                index.search(encoder.encode_query(title, query=mode), mode="sparse", top_k=10)
+                seconds[mode].append(time.perf_counter() - start)
+    medians = {mode: statistics.median(values) for mode, values in seconds.items()}
+    ratio = medians["encode"] / medians["lookup"]
+    results = {
+        "documents": len(documents),
+        "queries": len(titles),
+        "median_s": medians,
+        "p99_s": {mode: sorted(values)[int(len(values) * 0.99)] for mode, values in seconds.items()},
+        "encode_over_lookup": ratio,
+    }
+    path = write_results("lookup", results)
+    print("| a query, text to ten hits | median | p99 |\n|---|---|---|")
+    for mode in medians:
+        print(f"| {mode} | {medians[mode] * 1e3:.2f} ms | {results['p99_s'][mode] * 1e3:.2f} ms |")
+    print(f"\nwith a pass / without: {ratio:.0f}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
