@@ -5,7 +5,6 @@ from __future__ import annotations
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.fusion import reciprocal_rank_fusion, score_fusion
-
 from st_keytokens.index import HybridIndex
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.lm_head import LMHead

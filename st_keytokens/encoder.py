@@ -46,6 +46,14 @@ class KeyTokenEncoder:
             costs one pass.
         **head: Settings of the :class:`KeyTokenHead`, over the method's.
 
+    Attributes:
+        model: As given.
+        head: The head.
+        vocabulary: The terms of the sparse vectors.
+        weighting: As given, or the method's.
+        query: As given.
+        cache: The embeddings that are remembered.
+
     Raises:
         ValueError: If a setting is not one of its choices, or the LM head cannot be known from the model alone.
     """
@@ -85,17 +93,13 @@ class KeyTokenEncoder:
             self.head.bind(self.model)
         self.head.eval()
         self.forward_pass = ForwardPass(self.model, self.head)
+        self.vocabulary: Vocabulary = self.head.bound_vocabulary
         self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
         self._lock = threading.RLock()
         self._fingerprint: str | None = None
 
     # -- what it is ------------------------------------------------------------------------------------------------
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The terms of the sparse vectors."""
-        return self.head._bound()[1]
 
     @property
     def calibration(self) -> Calibration | None:

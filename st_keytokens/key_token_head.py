@@ -194,6 +194,11 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         return self._bound()[0].vocab_size
 
     @property
+    def bound_vocabulary(self) -> Vocabulary:
+        """The vocabulary of a bound head."""
+        return self._bound()[1]
+
+    @property
     def lm_head_dimension(self) -> int:
         """Dimension of the vectors that it decodes."""
         return self._bound()[0].embedding_dimension
@@ -292,7 +297,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         logits = self._logits(embeddings)
         # On the CPU in blocks that stay in its cache: what follows the product is bound by memory, not by arithmetic.
         rows = max(1, _BLOCK_SCORES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-        best = [top_terms(self._standardized(block), self.terms, k) for block in logits.split(rows)]
+        best = [top_terms(self._standardized(block), self.terms, k) for block in torch.split(logits, rows)]
         ids, scores = (torch.cat(parts) for parts in zip(*best, strict=True))
         is_text = embeddings.ne(0).any(dim=1, keepdim=True).to(scores.device)  # a zero vector says nothing
         weights = torch.where(is_text, _ACTIVATIONS[self.activation](scores), 0.0)

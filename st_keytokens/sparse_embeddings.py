@@ -79,10 +79,10 @@ class SparseEmbeddings:
         self.vocab_size = vocab_size
 
     @classmethod
-    def _trusted(
+    def trusted(
         cls, indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], vocab_size: int
     ) -> SparseEmbeddings:
-        """Build from arrays that are known to obey the rules, without looking at them again."""
+        """Build from arrays of the right types that are known to obey the rules, without looking at them again."""
         made = cls.__new__(cls)
         made._set(indptr, indices, values, vocab_size)
         return made
@@ -104,7 +104,7 @@ class SparseEmbeddings:
             raise ValueError(f"values must be {len(self.indices)}, one for each term, got {len(weights)}.")
         if not (weights > 0).all():
             raise ValueError(f"values must be > 0, got {weights[np.argmin(weights > 0)]}. Leave such terms out.")
-        return self._trusted(self.indptr, self.indices, weights, self.vocab_size)
+        return self.trusted(self.indptr, self.indices, weights, self.vocab_size)
 
     @classmethod
     def from_pairs(cls, ids: ArrayLike, weights: ArrayLike, vocab_size: int) -> SparseEmbeddings:
@@ -139,7 +139,7 @@ class SparseEmbeddings:
             packed = packed[packed != padding]
             indices, values = (packed >> np.uint64(32)).astype(np.int32), packed.astype(np.uint32).view(np.float32)
             _check_order("ids", indptr, indices)
-        return cls._trusted(indptr, indices, values, vocab_size)
+        return cls.trusted(indptr, indices, values, vocab_size)
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> SparseEmbeddings:
@@ -231,7 +231,7 @@ class SparseEmbeddings:
             raise ValueError("parts must hold at least one SparseEmbeddings, got none. Use SparseEmbeddings.empty.")
         for part in parts:
             parts[0]._check_vocabulary(part)
-        return cls._trusted(
+        return cls.trusted(
             _boundaries(np.concatenate([part.active_dims for part in parts])),
             np.concatenate([part.indices for part in parts]),
             np.concatenate([part.values for part in parts]),
@@ -277,14 +277,14 @@ class SparseEmbeddings:
             start, stop, _ = rows.indices(len(self))
             indptr = self.indptr[start : max(start, stop) + 1]
             span = slice(indptr[0], indptr[-1])
-            return self._trusted(indptr - indptr[0], self.indices[span], self.values[span], self.vocab_size)
+            return self.trusted(indptr - indptr[0], self.indices[span], self.values[span], self.vocab_size)
         chosen = np.atleast_1d(np.arange(len(self))[rows])
         if chosen.ndim != 1:
             raise IndexError(f"rows must be a number, a slice or a one-dimensional array, got {rows!r}.")
         counts = self.active_dims[chosen]
         indptr = _boundaries(counts)
         positions = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], counts)
-        return self._trusted(indptr, self.indices[positions], self.values[positions], self.vocab_size)
+        return self.trusted(indptr, self.indices[positions], self.values[positions], self.vocab_size)
 
     def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Token ids and weights of one row, as views.
@@ -365,7 +365,7 @@ class SparseEmbeddings:
         ties_before_row = np.concatenate([[0], np.cumsum(is_tie)])[self.indptr[:-1]]
         is_kept = is_larger | (is_tie & (np.cumsum(is_tie) <= (ties_before_row + seats)[rows]))
         indptr = _boundaries(np.minimum(self.active_dims, limit))
-        return self._trusted(indptr, self.indices[is_kept], self.values[is_kept], self.vocab_size)
+        return self.trusted(indptr, self.indices[is_kept], self.values[is_kept], self.vocab_size)
 
     def add(self, other: SparseEmbeddings, *, weight: float = 1.0, other_weight: float = 1.0) -> SparseEmbeddings:
         """Sum term by term: ``weight * self + other_weight * other``, in float32.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class LiteralTokenizer:
     """
 
     def __init__(self, tokenizer: Any, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+        self._term_of = np.where(vocabulary.is_masked, -1, vocabulary.terms)
         self._slow = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if isinstance(backend, Tokenizer):
@@ -65,8 +65,14 @@ class LiteralTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Term ids of each text, int64, in order and with repetition; empty for a text without terms."""
-        if self._slow is None:
-            sequences = [e.ids for e in self._fast.encode_batch(list(texts), add_special_tokens=False)]
+        found = (self._term_of[ids] for ids in self._tokenize(texts))
+        return [terms[terms >= 0] for terms in found]
+
+    def _tokenize(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        if self._slow is not None:
+            sequences = (self._slow(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts)
+        elif len(texts) == 1:  # without the cost of starting threads
+            sequences = (encoding.ids for encoding in [self._fast.encode(texts[0], add_special_tokens=False)])
         else:
-            sequences = [self._slow(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts]
-        return [self.vocabulary.term_ids(np.asarray(ids, dtype=np.int64)) for ids in sequences]
+            sequences = (encoding.ids for encoding in self._fast.encode_batch(list(texts), add_special_tokens=False))
+        return (np.array(ids, dtype=np.int64) for ids in sequences)

@@ -10,6 +10,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from models import build_sentence_transformer
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -18,6 +20,7 @@ from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.forward_pass import as_sparse
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.texts import check_texts
 from st_keytokens.weighting import METHODS, Weighting
 
 PROMPTS = {"query": "find wolves: ", "document": "about stars: "}
@@ -465,3 +468,33 @@ class TestTravel:
     def test_foreign_pool(self, encoder):
         with pytest.raises(ValueError, match=r"pool must come from KeyTokenEncoder\.start_multi_process_pool"):
             encoder.encode("a", pool={"input": None})
+
+
+class TestAnyText:
+    """Hypothesis: whatever the texts, the result is defined, finite, and the same alone and in company."""
+
+    texts = st.lists(
+        st.one_of(
+            st.text(max_size=80),
+            st.text(alphabet=st.characters(categories=["Cs", "Cc", "Zs", "Lo", "So"]), max_size=20),
+            st.sampled_from(["", " ", "\0", "\ud800", "wolf", "Wolf ", "ﷺ", "e\u0301", "👩‍👩‍👧‍👦"]),
+        ),
+        max_size=6,
+    )
+
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(texts=texts)
+    def test_is_defined(self, encoder, texts):
+        encoder.cache.clear()
+        given_texts = list(texts)
+        together = encoder.encode(texts)
+        assert texts == given_texts
+        assert together.dense.shape == (len(texts), 32)
+        assert np.isfinite(together.dense).all()
+        lookup = encoder.encode_query(texts, query="lookup").sparse if texts else []
+        encoder.cache.clear()
+        for i, text in enumerate(texts):
+            alone = encoder.encode(text)
+            np.testing.assert_allclose(alone.dense[0], together.dense[i], rtol=1e-3, atol=1e-5)
+            assert set(encoder.literal_terms(check_texts(text))[0]) == set(lookup.row(i)[0])
+            assert set(lookup.row(i)[0]) <= set(together.sparse.row(i)[0])
