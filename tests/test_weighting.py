@@ -31,7 +31,7 @@ class TestCounts:
 
 class TestLiteralDocuments:
     def test_is_bm25_on_a_hand_worked_case(self):
-        # Lengths 4 and 1, average 2.5, k1 = 1.2, b = .75: norms 1.2 * (.25 + .75 * 4 / 2.5) and 1.2 * (.25 + .75 / 2.5).
+        # Lengths 4 and 1, average 2.5, k1 1.2, b .75: norms 1.2 * (.25 + .75 * 4 / 2.5), 1.2 * (.25 + .75 / 2.5).
         documents = Weighting(document_terms="literal").document([terms(4, 2, 4, 4), terms(9)], None, VOCAB, 2.5)
         long, short = 1.2 * 1.45, 1.2 * 0.55
         expected = [{2: 2.2 / (1 + long), 4: 3 * 2.2 / (3 + long)}, {9: 2.2 / (1 + short)}]

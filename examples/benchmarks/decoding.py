@@ -148,13 +148,11 @@ def main() -> None:
             model, with_calibration(model, vocabulary), arguments.batch, arguments.repeats
         )
     path = write_results("decoding", results)
-    print(
-        "| stored vectors, d = 1024, V = 151,936 | batch | share of the bare product | rows a second |\n|---|---|---|---|"
-    )
+    print("| stored vectors, d = 1024, V = 151,936 | batch | share of the bare product | rows a second |")
+    print("|---|---|---|---|")
     for row in results["sparsify"]:
-        print(
-            f"| {row['dtype']} | {row['batch']} | {row['share_of_product_throughput']:.0%} | {row['rows_per_second']:.0f} |"
-        )
+        share, rate = row["share_of_product_throughput"], row["rows_per_second"]
+        print(f"| {row['dtype']} | {row['batch']} | {share:.0%} | {rate:.0f} |")
     print("\n| on top of encoding 128-token texts | decode / encode |\n|---|---|")
     for name, row in results["on_top_of_encoding"].items():
         print(f"| {name} | {row['decode_over_encode']:.1%} |")

@@ -1,6 +1,6 @@
 """From a query's text to its hits: with a forward pass of the tiny embedder, and without one.
 
-    python examples/benchmarks/lookup.py
+python examples/benchmarks/lookup.py
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def language_model_batch(corpus: Corpus, step: int, batch_size: int, length: int
 
 
 def pair_batches(corpus: Corpus, epoch: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Indices of every batch of an epoch. A batch has one source, so that its negatives are not told apart by style."""
+    """Indices of every batch of an epoch. A batch has one source: its negatives are not told apart by style."""
     rng = np.random.default_rng([seed, 1, epoch])
     batches = []
     for source in np.unique(corpus.sources):
