@@ -1,0 +1,157 @@
+"""Exact scoring of sparse queries, term at a time, by numba, torch or scipy: the same products in the same order.
+
+A score is the float32 sum of query weight times document weight over the shared terms, in ascending order of term id.
+The kernels agree to the last bit but for what a compiler may fuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import scipy.sparse
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from st_keytokens.index.postings import Postings
+
+__all__ = ["Kernel", "KernelName", "best_rows", "padded", "sparse_kernel"]
+
+KernelName = Literal["auto", "numba", "torch", "scipy"]
+BLOCK = 256  # rows whose best score is found together; a score buffer is a whole number of blocks
+
+Accumulate = Callable[["Postings", "NDArray[np.int32]", "NDArray[np.float32]", "NDArray[np.float32]"], None]
+Candidates = Callable[["NDArray[np.float32]", "NDArray[np.bool_] | None", int], "NDArray[np.int64]"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How sparse scores are computed.
+
+    Attributes:
+        name: ``"numba"``, ``"torch"`` or ``"scipy"``.
+        accumulate: Adds a query's products with one segment's postings to that segment's part of the scores.
+        candidates: Rows with a score above 0 and inside the mask, ascending, the best ``limit`` at least.
+    """
+
+    name: str
+    accumulate: Accumulate
+    candidates: Candidates
+
+    def best(
+        self,
+        segments: Sequence[Postings],
+        terms: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+        limit: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the rows with the best scores above 0.
+
+        Args:
+            segments: Postings of consecutive rows.
+            terms: The query's term ids, ascending.
+            weights: Their weights.
+            scores: Work space, :func:`padded` to the number of rows; overwritten.
+            mask: Rows that may be found, padded alike; None for all.
+            limit: At most so many rows.
+
+        Returns:
+            Rows and scores, best first, ties by row.
+        """
+        scores.fill(0)
+        start = 0
+        for postings in segments:
+            stop = start + postings.num_rows
+            self.accumulate(postings, terms, weights, scores[start:stop])
+            start = stop
+        limit = min(limit, start)
+        return best_rows(scores, self.candidates(scores, mask, limit), limit)
+
+
+def padded(num_rows: int) -> int:
+    """Length of a score buffer for so many rows: the next multiple of the kernels' block."""
+    return -(-num_rows // BLOCK) * BLOCK
+
+
+def best_rows(
+    scores: NDArray[np.float32], rows: NDArray[np.int64], limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The best ``limit`` of ``rows`` (ascending) by falling score, ties by row, and their scores.
+
+    >>> best_rows(np.array([1, 3, 2, 3], dtype=np.float32), np.arange(4), 3)
+    (array([1, 3, 2]), array([3., 3., 2.], dtype=float32))
+    """
+    found = scores[rows]
+    if len(rows) > limit:
+        at_least = found >= np.partition(found, len(rows) - limit)[len(rows) - limit]
+        rows, found = rows[at_least], found[at_least]
+    order = (-found).argsort(kind="stable")[:limit]
+    return rows[order], found[order]
+
+
+def sparse_kernel(name: KernelName = "auto") -> Kernel:
+    """The kernel of that name; ``"auto"`` is numba where it is installed and torch elsewhere.
+
+    Raises:
+        ValueError: If there is no such kernel.
+        ImportError: If numba is wanted by name and not installed.
+    """
+    if name not in get_args(KernelName):
+        raise ValueError(f"kernel must be one of {', '.join(map(repr, get_args(KernelName)))}, got {name!r}.")
+    if name in ("auto", "numba"):
+        try:
+            return _numba_kernel()
+        except ImportError as err:
+            if name == "numba":
+                raise ImportError('kernel "numba" needs numba: pip install "st-keytokens[numba]"') from err
+    if name == "scipy":
+        return Kernel("scipy", _scipy_accumulate, _positive_rows)
+    return Kernel("torch", _torch_accumulate, _positive_rows)
+
+
+def _numba_kernel() -> Kernel:
+    from st_keytokens.index import numba_kernels
+
+    no_mask = np.empty(0, np.uint8)
+
+    def accumulate(
+        postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> None:
+        arrays = (postings.terms, postings.indptr, postings.documents, postings.weights)
+        numba_kernels.accumulate(*arrays, terms, weights, scores)
+
+    def candidates(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> NDArray[np.int64]:
+        bytes_mask = no_mask if mask is None else mask.view(np.uint8)
+        return numba_kernels.candidates(scores, bytes_mask, limit)  # type: ignore[no-any-return]
+
+    return Kernel("numba", accumulate, candidates)
+
+
+def _torch_accumulate(
+    postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
+) -> None:
+    sums = torch.from_numpy(scores)
+    for position, weight in zip(*postings.shared(terms, weights), strict=True):
+        documents, document_weights = postings.of_term(position)
+        sums.index_add_(0, torch.from_numpy(documents.astype(np.int64)), torch.from_numpy(document_weights * weight))
+
+
+def _scipy_accumulate(
+    postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
+) -> None:
+    positions, shared_weights = postings.shared(terms, weights)
+    query = scipy.sparse.csr_matrix(
+        (shared_weights, positions, [0, len(positions)]), shape=(1, len(postings.terms)), dtype=np.float32
+    )
+    product = query @ postings.matrix
+    scores[product.indices] = product.data
+
+
+def _positive_rows(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> NDArray[np.int64]:
+    return np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)

@@ -1,0 +1,286 @@
+"""Reading an index: documents, search, explanation."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast, overload
+
+import numpy as np
+
+from st_keytokens.index.dense import Similarity
+from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings
+from st_keytokens.index.filters import Filter, filtered_keys
+from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
+from st_keytokens.index.search import Fusion, Mode, Plan, matched_terms
+from st_keytokens.index.segments import verify_segment
+from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings, given_settings
+from st_keytokens.index.snapshot import Snapshot
+from st_keytokens.index.store import Store
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+
+__all__ = ["Embeddings", "IndexReader"]
+
+Embeddings = HybridEmbeddings | SparseEmbeddings
+
+
+class IndexReader:
+    """What an open index can be asked. Use it through :class:`HybridIndex`."""
+
+    def __init__(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        encoder: Encoder | None = None,
+        vocab_size: int | None = None,
+        embedding_dimension: int | None = None,
+        fingerprint: str | None = None,
+        read_only: bool = False,
+        similarity: Similarity | None = None,
+        dense_dtype: Literal["float32", "float16"] | None = None,
+        kernel: KernelName = "auto",
+        timeout: float = 30.0,
+    ) -> None:
+        self.encoder = encoder
+        self._kernel: Kernel | None = None if kernel == "auto" else sparse_kernel(kernel)
+        self._given = given_settings(
+            encoder,
+            vocab_size=vocab_size,
+            embedding_dimension=embedding_dimension,
+            fingerprint=fingerprint,
+            similarity=similarity,
+            dense_dtype=dense_dtype,
+        )
+        temporary = tempfile.TemporaryDirectory(prefix="keytokens-") if path is None else None
+        self.path = Path(temporary.name if temporary else cast("str | PathLike[str]", path))
+        defaults = {**self._given, "similarity": similarity or "cosine", "dense_dtype": dense_dtype or "float32"}
+        is_durable = temporary is None
+        self._store = Store(self.path, defaults, read_only=read_only, is_durable=is_durable, timeout=timeout)
+        self._closer = weakref.finalize(self, _close, self._store, temporary)
+        self._local = threading.local()
+        self._snapshot: Snapshot | None = None
+        try:
+            check_settings(self.settings, self._given, f"the index {self.path} has")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The saved settings: sizes (None before the first documents), similarity, dtype, fingerprint."""
+        with self._reading() as (_, snapshot):
+            return dict(snapshot.settings)
+
+    def __len__(self) -> int:
+        with self._reading() as (_, snapshot):
+            return len(snapshot)
+
+    def __contains__(self, id: object) -> bool:
+        with self._reading() as (connection, _):
+            return isinstance(id, str) and bool(self._store.keys(connection, [id]))
+
+    def get(self, ids: Collection[str]) -> list[Document]:
+        """Documents by id, in the order of the ids.
+
+        Raises:
+            KeyError: If an id is unknown.
+        """
+        names = checked_strings("ids", ids)
+        with self._reading() as (connection, _):
+            keys = self._known_keys(connection, names)
+            documents = self._store.documents(connection, list(keys.values()))
+        return [Document(*documents[keys[name]]) for name in names]
+
+    @overload
+    def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
+        self,
+        queries: str,
+        *,
+        mode: Mode | None = None,
+        top_k: int = 10,
+        filter: Filter | None = None,
+        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        queries: Sequence[str] | Embeddings,
+        *,
+        mode: Mode | None = None,
+        top_k: int = 10,
+        filter: Filter | None = None,
+        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        queries: str | Sequence[str] | Embeddings,
+        *,
+        mode: Mode | None = None,
+        top_k: int = 10,
+        filter: Filter | None = None,
+        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the best documents for each query.
+
+        Args:
+            queries: A text, a list of texts, or embeddings.
+            mode: ``"sparse"``: documents that share a term, by the sum of the products of weights. ``"dense"``: all,
+                by similarity. ``"hybrid"``: both, fused. None: ``"hybrid"`` where index and queries have dense rows,
+                else ``"sparse"``.
+            top_k: At most so many hits a query.
+            filter: Which documents may be found: a dictionary over the metadata (see
+                :mod:`st_keytokens.index.filters`), a function of a :class:`Document` (slow), or a collection of ids.
+            fusion: ``"rrf"`` for reciprocal ranks, ``"score"`` for min-max normalised scores, or a function such as
+                those of :mod:`st_keytokens.fusion`. Only for hybrid.
+            weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion.
+            depth: How many hits of each side are fused; by default ``max(100, 10 * top_k)``.
+
+        Returns:
+            Hits, best first, ties in order of insertion (of the fusion in hybrid mode): a list for a text, and a list
+            of lists for a list of texts or embeddings.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If ``top_k`` is below 1, or the queries are not over the index's vocabulary or dimension.
+        """
+        if isinstance(queries, (list, tuple)) and not queries:
+            return []
+        batch = self._embedded("queries", queries)
+        with self._reading() as (connection, snapshot):
+            if mode is None:
+                has_dense = batch.dense is not None and snapshot.settings["embedding_dimension"]
+                mode = "hybrid" if has_dense else "sparse"
+            plan = Plan(mode, top_k, depth, fusion, weights)
+            check_embeddings("queries", batch, snapshot.settings, needs_dense=mode != "sparse")
+            mask = snapshot.alive if filter is None else snapshot.mask(filtered_keys(self._store, connection, filter))
+            if len(snapshot):
+                ranked = plan.rank(snapshot, batch, mask, *self._sparse_tools(snapshot))
+                results = [self._hits(connection, snapshot.keys(rows), scored) for rows, scored in ranked]
+            else:
+                results = [[] for _ in range(len(batch))]
+        return results[0] if isinstance(queries, str) else results
+
+    def explain(self, query: str | Embeddings, hit: Hit | str) -> list[MatchedTerm]:
+        """Tell which terms a query shares with a document.
+
+        Args:
+            query: A text, or embeddings of one query.
+            hit: A hit, or a document's id.
+
+        Returns:
+            The matched terms by falling contribution; these sum to the sparse score, up to rounding.
+
+        Raises:
+            KeyError: If the document is not in the index.
+            ValueError: If there is not one query, or it is not over the index's vocabulary.
+        """
+        batch = self._embedded("query", query)
+        if len(batch) != 1:
+            raise ValueError(f"query must be one query, got {len(batch)}.")
+        names = checked_strings("hit", [hit.id if isinstance(hit, Hit) else hit])
+        strings = None if self.encoder is None else self.encoder.vocabulary.strings
+        with self._reading() as (connection, snapshot):
+            (key,) = self._known_keys(connection, names).values()
+            check_embeddings("query", batch, snapshot.settings, needs_dense=False)
+            segment, row = snapshot.place(key)
+            return matched_terms(segment.postings, row, batch.sparse, strings)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum, and the rows of the segments with the documents. Reads everything.
+
+        Raises:
+            ValueError: If something differs.
+        """
+        with self._reading() as (connection, snapshot):
+            for name, files in self._store.segment_files(connection).items():
+                verify_segment(self._store.segments / name, files)
+            self._store.check(connection, snapshot.living_keys())
+
+    def close(self) -> None:
+        """Close the files, and remove a temporary index. Using it afterwards is an error."""
+        self._snapshot = None
+        self._closer()
+
+    def _embedded(self, name: str, queries: str | Sequence[str] | Embeddings) -> HybridEmbeddings:
+        """Embeddings of queries, which are texts or embeddings already."""
+        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
+            return as_hybrid(name, queries)
+        texts = checked_strings(name, [queries] if isinstance(queries, str) else queries)
+        return self._checked_encoder(name).encode_query(texts)
+
+    def _checked_encoder(self, name: str) -> Encoder:
+        if self.encoder is None:
+            raise TypeError(
+                f"{name} must be embeddings in an index without encoder, got texts. Open it with encoder=."
+            )
+        check_settings({"fingerprint": self.encoder.fingerprint}, self._given, "the encoder has now")
+        return self.encoder
+
+    def _sparse_tools(self, snapshot: Snapshot) -> tuple[Kernel, np.ndarray[Any, np.dtype[np.float32]]]:
+        """The kernel, chosen at the first search as the compiled one takes time to load, and this thread's scores."""
+        if self._kernel is None:
+            self._kernel = sparse_kernel("auto")
+        scores = getattr(self._local, "scores", None)
+        if scores is None or len(scores) != padded(snapshot.num_rows):
+            scores = self._local.scores = np.empty(padded(snapshot.num_rows), np.float32)
+        return self._kernel, scores
+
+    def _hits(
+        self, connection: sqlite3.Connection, keys: list[int], scored: list[tuple[float, dict[str, float]]]
+    ) -> list[Hit]:
+        documents = self._store.documents(connection, keys)
+        hits = []
+        for rank, (key, (score, scores)) in enumerate(zip(keys, scored, strict=True), start=1):
+            name, text, metadata = documents[key]
+            hits.append(Hit(name, score, rank, text, metadata, scores))
+        return hits
+
+    def _known_keys(self, connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, int]:
+        keys = self._store.keys(connection, names)
+        if unknown := [name for name in names if name not in keys]:
+            raise KeyError(f"ids must be in the index, got {unknown[0]!r}.")
+        return keys
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
+        """A transaction and its snapshot; anew where a writer removed a merged segment before it could be opened."""
+        failed_at = None
+        while True:
+            with self._store.read() as connection:
+                generation = self._store.generation(connection)
+                snapshot = self._snapshot
+                if snapshot is None or snapshot.generation != generation:
+                    try:
+                        snapshot = self._snapshot = self._load(connection)
+                    except FileNotFoundError as err:
+                        if generation == failed_at:
+                            raise ValueError(f"the index {self.path} is damaged: {err.filename} is missing.") from err
+                        failed_at = generation
+                        continue
+                yield connection, snapshot
+                return
+
+    def _load(self, connection: sqlite3.Connection) -> Snapshot:
+        """The snapshot of a transaction."""
+        known = {} if self._snapshot is None else {segment.name: segment for segment in self._snapshot.segments}
+        return Snapshot.load(self._store, connection, known)
+
+
+def _close(store: Store, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
+    store.close()
+    if temporary is not None:
+        temporary.cleanup()
