@@ -27,7 +27,8 @@ class HybridIndex(IndexReader):
 
     Every change is one transaction: it is there in full when the method returns, and not at all if the process dies
     before. Any number of threads and processes may search beside one writer; each search sees one commit, the newest.
-    A second writer waits for the first. The directory must be on a local file system; open it anew in a forked process.
+    A second writer waits for the first. The directory must be on a local file system. A forked process must
+    open it anew.
 
     Args:
         path: Directory of the index, made where it is missing (its parent is not). None: a temporary one.
