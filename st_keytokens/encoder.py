@@ -15,7 +15,14 @@ from tqdm.auto import tqdm
 from st_keytokens import sidecar
 from st_keytokens.cache import EmbeddingCache, Row
 from st_keytokens.calibration import Calibration
-from st_keytokens.fingerprint import fingerprint, weights_hash
+from st_keytokens.fingerprint import (
+    SCORING_VERSION,
+    fingerprint,
+    lm_head_hash,
+    module_settings,
+    tokenizer_hash,
+    weights_hash,
+)
 from st_keytokens.first_component import as_tensor, check_embeddings
 from st_keytokens.forward_pass import ForwardPass, Role, as_sparse, find_head, resolve_prompt
 from st_keytokens.key_token_head import KeyTokenHead, check_finite
@@ -24,7 +31,7 @@ from st_keytokens.pool import encode_with_pool, start_pool
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.texts import LiteralTokenizer, check_texts
 from st_keytokens.vocabulary import Vocabulary
-from st_keytokens.weighting import DEFAULT_LENGTH, METHODS, Weighting
+from st_keytokens.weighting import DEFAULT_LENGTH, METHODS, Weighting, check_method
 
 Query = Literal["encode", "lookup"]
 
@@ -71,14 +78,14 @@ class KeyTokenEncoder:
         cache_size: int = 1024,
         **head: Any,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+        check_method(method)
         self.model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
         self.weighting = METHODS[method].weighting if weighting is None else weighting
         self.query = _check_query(query)
         existing = find_head(self.model)
         if existing is not None:
             given = {"backbone": backbone, "lm_head": lm_head, "calibration": calibration, **head}
+            given["method"] = method if METHODS[method].head else None
             if extra := sorted(name for name, value in given.items() if value is not None):
                 raise ValueError(
                     f"model must not hold a KeyTokenHead where settings for one are given, got {', '.join(extra)}. "
@@ -89,7 +96,7 @@ class KeyTokenEncoder:
         else:
             if backbone is not None:
                 lm_head = LMHead.from_checkpoint(str(backbone))
-            self.head = KeyTokenHead(lm_head, calibration=calibration, **{**METHODS[method].head, **head})
+            self.head = KeyTokenHead(lm_head, **{**METHODS[method].head, **head})
             self.head.bind(self.model)
         self.head.eval()
         self.forward_pass = ForwardPass(self.model, self.head)
@@ -97,7 +104,10 @@ class KeyTokenEncoder:
         self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
         self._lock = threading.RLock()
-        self._fingerprint: str | None = None
+        self._weights_hash: str | None = None
+        self._fingerprint: tuple[tuple[Any, ...], str] | None = None
+        if calibration is not None:
+            self.calibration = calibration
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -108,31 +118,63 @@ class KeyTokenEncoder:
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
-        self.head.set_calibration(calibration)
-        self.cache.clear()
-        self._fingerprint = None
+        fitted_for = None if calibration is None else calibration.model_name
+        if fitted_for not in (None, self.model_name):
+            raise ValueError(
+                f"calibration must be fitted on this model's embeddings, {self.model_name}, got one of {fitted_for}. "
+                "Fit one with calibrate, or load the model that it belongs to."
+            )
+        with self._lock:
+            self.head.set_calibration(calibration)
+            self.cache.clear()
 
     @property
-    def model_name(self) -> str | None:
-        """Name or path that the model was loaded from, where it is known."""
-        return getattr(self.model.model_card_data, "base_model", None)
+    def model_name(self) -> str:
+        """Identifies the vectors that the head sees: the model's weights and settings, prompt and normalisation."""
+        return fingerprint(
+            {
+                "weights": self.weights_hash,
+                "modules": module_settings(self.forward_pass.before),
+                "prompt": resolve_prompt(self.model, "document", None, None),
+                "is_normalizing": self.head.is_normalizing,
+            }
+        )
+
+    @property
+    def weights_hash(self) -> str:
+        """Identifies the model's weights; a model loaded with its sidecar keeps the one that it was saved with."""
+        if self._weights_hash is None:
+            self._weights_hash = weights_hash(self.model)
+        return self._weights_hash
+
+    def keep_weights_hash(self, value: str) -> None:
+        """Takes the hash that the weights were saved under, which 16-bit rounding would change."""
+        self._weights_hash, self._fingerprint = value, None
 
     @property
     def fingerprint(self) -> str:
-        """Names everything that changes a score: model weights, vocabulary, calibration, settings."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(
-                {
-                    "model": weights_hash(self.model),
-                    "lm_head": weights_hash(self.head._bound()[0]),
-                    "vocabulary": self.vocabulary.hash,
-                    "calibration": None if self.calibration is None else self.calibration.hash,
-                    "head": self.head.get_config_dict(),
-                    "weighting": vars(self.weighting),
-                    "prompts": self.model.prompts,
-                }
-            )
-        return self._fingerprint
+        """Names everything that changes a score: weights, modules, tokenizer, calibration, settings, prompts."""
+        model, head = self.model, self.head
+        state = (
+            SCORING_VERSION,
+            tuple(head.get_config_dict().values()),
+            self.weighting,
+            None if self.calibration is None else self.calibration.hash,
+            tuple(model.prompts.items()),
+            model.default_prompt_name,
+            model.truncate_dim,
+            module_settings([*self.forward_pass.before, *self.forward_pass.after]),
+        )
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            parts = {
+                "state": repr(state),
+                "weights": self.weights_hash,
+                "lm_head": lm_head_hash(head),
+                "vocabulary": self.vocabulary.hash,
+                "tokenizer": tokenizer_hash(model.tokenizer),
+            }
+            self._fingerprint = state, fingerprint(parts)
+        return self._fingerprint[1]
 
     def get_embedding_dimension(self) -> int:
         """Dimension of the dense vectors."""
@@ -163,8 +205,9 @@ class KeyTokenEncoder:
             pool: From :meth:`start_multi_process_pool`.
 
         Returns:
-            ``HybridEmbeddings`` with ``dense`` float32 ``(N, embedding_dimension)``, exactly what the model's own
-            ``encode`` gives, and ``sparse`` ``(N, vocab_size)``.
+            ``HybridEmbeddings`` with ``dense`` float32 ``(N, embedding_dimension)``, what the model's own
+            ``encode_document`` or ``encode_query`` gives, and ``sparse`` ``(N, vocab_size)``. A text without a single
+            token has a zero vector and no terms.
 
         Raises:
             TypeError: If a text is not a string.
@@ -174,11 +217,12 @@ class KeyTokenEncoder:
         prompt = resolve_prompt(self.model, role, prompt, prompt_name)
         if len(texts) > self.cache.size:
             return self._encode(texts, role, prompt, batch_size, show_progress_bar, pool)
-        keys = [(role, prompt, text) for text in texts]
+        state = self.fingerprint
+        keys = [(state, role, prompt, text) for text in texts]
         rows = self.cache.get(keys)
         missing = list(dict.fromkeys(key for key in keys if key not in rows))
         if missing:
-            new = self._encode([key[2] for key in missing], role, prompt, batch_size, show_progress_bar, pool)
+            new = self._encode([key[3] for key in missing], role, prompt, batch_size, show_progress_bar, pool)
             made: dict[Any, Row] = {
                 key: (None if new.dense is None else new.dense[i].copy(), *(a.copy() for a in new.sparse.row(i)))
                 for i, key in enumerate(missing)
@@ -225,14 +269,20 @@ class KeyTokenEncoder:
             ValueError: If the dimension is wrong, a value is not finite, or texts and embeddings differ in number.
         """
         check_embeddings(embeddings, self.head.lm_head_dimension)
-        if texts is not None and len(texts) != len(embeddings):
-            raise ValueError(f"texts must be one for each embedding, got {len(texts)} for {len(embeddings)}.")
+        self.forward_pass.check_stored()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if isinstance(texts, str) or (texts is not None and len(texts) != len(embeddings)):
+            given = "one string" if isinstance(texts, str) else len(texts or ())
+            raise ValueError(f"texts must be one for each embedding, got {given} for {len(embeddings)}.")
         parts = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
-        with self._lock, torch.inference_mode(), tqdm(total=len(embeddings), disable=not show_progress_bar) as bar:
+        with tqdm(total=len(embeddings), disable=not show_progress_bar) as bar:
             for start in range(0, len(embeddings), batch_size):
                 rows = as_tensor(embeddings[start : start + batch_size])
                 check_finite(rows, start)
-                decoded = as_sparse(self.head.decode(rows, task=role), self.vocabulary)
+                with self._lock, torch.inference_mode():
+                    self.head.to(self.model.device)
+                    decoded = as_sparse(self.head.decode(rows, task=role), self.vocabulary)
                 part = [""] * len(rows) if texts is None else check_texts(texts[start : start + batch_size])
                 parts.append(self._weigh(part, decoded, role))
                 bar.update(len(rows))
@@ -274,18 +324,36 @@ class KeyTokenEncoder:
             pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
             return self.head.prepare_embeddings(pooled).numpy()
 
-    def calibrate(self, texts: Iterable[str], **arguments: Any) -> Calibration:
+    def prepare_embeddings(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+        """What :meth:`embed` gives, of vectors as the model gives them, float32 ``(N, embedding_dimension)``."""
+        return self.head.prepare_embeddings(as_tensor(embeddings)).cpu().numpy()
+
+    def calibrate(
+        self, texts: Iterable[str], *, embeddings: np.ndarray | torch.Tensor | None = None, **arguments: Any
+    ) -> Calibration:
         """Fits a calibration on texts and uses it from now on.
 
         Args:
-            texts: Unlabelled texts, best those that will be searched.
+            texts: Unlabelled texts, best those that will be searched; two at the least.
+            embeddings: Their vectors, where they are stored, shape ``(N, embedding_dimension)``: as the model gives
+                them, of any length where the head normalises. None: the texts are embedded.
             **arguments: See :meth:`Calibration.fit`.
 
         Returns:
             The calibration.
+
+        Raises:
+            ValueError: If there is nothing to fit on; the old calibration stays.
         """
-        self.calibration = Calibration.fit(self, texts, **arguments)
-        return self.calibration
+        if embeddings is not None:
+            self.forward_pass.check_stored()
+        calibration = Calibration.fit(self, texts, embeddings=embeddings, **arguments)
+        if calibration.document_count < 2:
+            raise ValueError(
+                f"texts must be two at the least, got {calibration.document_count}. Some thousands are good."
+            )
+        self.calibration = calibration
+        return calibration
 
     # -- saving and sharing ----------------------------------------------------------------------------------------
 
@@ -319,8 +387,15 @@ class KeyTokenEncoder:
         )
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`."""
-        return start_pool(self.forward_pass, target_devices)
+        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`.
+
+        The workers have the encoder as it is now. The model itself stays on the CPU afterwards, as
+        sentence-transformers leaves it; move it back with ``encoder.model.to(device)``.
+
+        Args:
+            target_devices: A device for each worker; None for every GPU, or four on the CPU.
+        """
+        return start_pool(self.forward_pass, target_devices, self.fingerprint)
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
@@ -342,6 +417,10 @@ class KeyTokenEncoder:
             with self._lock, torch.inference_mode():
                 dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress)
         else:
+            if pool.get("fingerprint") not in (None, self.fingerprint):
+                raise ValueError(
+                    "pool must have been started with the encoder as it is now, got an older one. Start a new pool."
+                )
             dense, decoded = encode_with_pool(pool, self.forward_pass, texts, role, prompt, batch_size, progress)
         return HybridEmbeddings(dense=dense, sparse=self._weigh(texts, decoded, role))
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from st_keytokens.key_token_head import KeyTokenHead
+
+SCORING_VERSION = 1  # counts up whenever the same settings give other scores than before
+
 
 def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
-    """Hash of a model's weights, the same on every device and in every floating-point type they are loaded in.
+    """Hash of a model's weights, the same on every device, and in bfloat16 as in the float32 that it rounds.
 
     Args:
-        module: Any module. Of each tensor in its state, shape and ``samples`` evenly spaced values count, as bfloat16.
+        module: Any module. Of each tensor in its state, shape and ``samples`` evenly spaced values count, as bfloat16;
+            those of a BERT's ``pooler`` do not.
         samples: Values taken from each tensor.
 
     Returns:
@@ -22,6 +28,8 @@ def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if ".pooler." in name:  # often missing from a checkpoint, random then, and not used by the embedding
+            continue
         flat = tensor.detach().reshape(-1)
         positions = torch.linspace(0, max(len(flat) - 1, 0), min(samples, len(flat))).long()
         values = flat[positions.to(flat.device)].cpu()
@@ -30,6 +38,73 @@ def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def weights_sample(module: torch.nn.Module, size: int = 256) -> list[float]:
+    """A few weights, for telling models apart whatever floating-point type they are loaded in.
+
+    Args:
+        module: Any module; tensors that :func:`weights_hash` passes over are not sampled.
+        size: About how many values.
+
+    Returns:
+        Values spread over all floating-point tensors.
+    """
+    tensors = [t for n, t in sorted(module.state_dict().items()) if t.is_floating_point() and ".pooler." not in n]
+    each = max(1, size // max(1, len(tensors)))
+    found: list[float] = []
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        positions = torch.linspace(0, max(len(flat) - 1, 0), min(each, len(flat))).long()
+        found += flat[positions.to(flat.device)].float().cpu().tolist()
+    return found
+
+
+def is_same_sample(saved: list[float], loaded: list[float]) -> bool:
+    """Whether two samples are of the same weights, up to the rounding of 16-bit types.
+
+    >>> is_same_sample([1.0, -2.0], [1.0005, -2.0]), is_same_sample([1.0, -2.0], [1.1, -2.0])
+    (True, False)
+    """
+    return len(saved) == len(loaded) and torch.allclose(
+        torch.tensor(saved), torch.tensor(loaded), rtol=1e-2, atol=1e-6
+    )
+
+
+def lm_head_hash(head: KeyTokenHead) -> str:
+    """Hash of an LM head: its tensors, unless they are the model's own, and what it does around the product."""
+    lm_head = head.lm_head
+    if lm_head is None:
+        return ""
+    tensors = torch.nn.ParameterDict()
+    parts = {"output": lm_head.parts.output, "transform": lm_head.parts.transform}
+    for name, part in () if lm_head.is_tied else parts.items():
+        for key, value in () if part is None else part.state_dict().items():
+            tensors[f"{name}-{key}".replace(".", "-")] = torch.nn.Parameter(value, requires_grad=False)
+    settings = [lm_head.is_tied, lm_head.scale, lm_head.soft_cap, repr(lm_head.parts.transform)]
+    return fingerprint({"tensors": weights_hash(tensors), "settings": settings})
+
+
+def module_settings(modules: Iterable[torch.nn.Module]) -> tuple[str, ...]:
+    """What a model's modules are set to, one string each."""
+    found = []
+    for module in modules:
+        get_config: Any = getattr(module, "get_config_dict", dict)
+        config = get_config()
+        found.append(f"{type(module).__name__} {config} {getattr(module, 'max_seq_length', None)}")
+    return tuple(found)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of a fast tokenizer, normaliser and merges included; of a slow one's vocabulary.
+
+    Truncation and padding, which change with every use, do not count.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return fingerprint({"vocabulary": tokenizer.get_vocab()})
+    content = json.loads(backend.to_str())
+    return fingerprint({k: v for k, v in content.items() if k not in ("truncation", "padding")})
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,7 +28,7 @@ class ForwardPass:
 
     Args:
         model: The SentenceTransformer.
-        head: A bound head, in the model or not; its place is before a closing ``Normalize``.
+        head: A bound head, in the model or not; its place is right after pooling, whose vectors the LM head decodes.
 
     Attributes:
         before: The modules up to pooling.
@@ -39,15 +39,29 @@ class ForwardPass:
         self.model = model
         self.head = head
         modules = list(model)
-        place = len(modules)
-        if head in modules:
-            place = modules.index(head)
-        else:
-            while place and isinstance(modules[place - 1], Normalize):
-                place -= 1
+        place = modules.index(head) if head in modules else _place(modules)
         self.before = modules[:place]
         self.after = [module for module in modules[place:] if module is not head]
         self._to_pooled = model if place == len(modules) else self.chain(self.before)
+        widths = [m.get_embedding_dimension() for m in self.before if hasattr(m, "get_embedding_dimension")]
+        if widths and widths[-1] not in (None, self.pooled_dimension):
+            raise ValueError(
+                f"lm_head must decode vectors of dimension {widths[-1]}, which the model pools, got one for dimension "
+                f"{self.pooled_dimension}. Use the LM head of the model's own backbone."
+            )
+
+    def check_stored(self) -> None:
+        """Checks that the model's final vectors are what the head decodes, so that stored ones can be decoded.
+
+        Raises:
+            ValueError: If more than a normalisation follows pooling.
+        """
+        others = [type(module).__name__ for module in self.after if not isinstance(module, Normalize)]
+        if others:
+            raise ValueError(
+                f"embeddings must be pooled vectors, but in this model {', '.join(others)} follows pooling, and what "
+                "it gives has no LM head. Encode the texts instead."
+            )
 
     @property
     def embedding_dimension(self) -> int:
@@ -78,15 +92,23 @@ class ForwardPass:
         decoded = [SparseEmbeddings.empty(0, self.head.vocab_size)]
         order = [np.zeros(0, dtype=np.int64)]
         for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            decoded.append(
-                as_sparse(self.head.decode(features["sentence_embedding"], task=role), self.head.vocabulary)
-            )
+            decoded.append(self._decoded(features["sentence_embedding"], role, positions))
             order.append(positions)
             for module in self.after:
                 features = module(features)
             vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
             dense[positions] = vectors.float().cpu().numpy()
         return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(order))]
+
+    def _decoded(self, vectors: Tensor, role: Role, positions: np.ndarray) -> SparseEmbeddings:
+        is_finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
+        if not is_finite.all():
+            text = int(positions[~is_finite].min())
+            raise ValueError(
+                f"the model must give finite vectors, got NaN or infinity for text {text}. Run it in float32 or "
+                "bfloat16, or leave that text out."
+            )
+        return as_sparse(self.head.decode(vectors, task=role), self.head.vocabulary)
 
     def pooled(self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False) -> Tensor:
         """Pooled vectors as the head sees them come in, float32 ``(N, pooled_dimension)``, on the CPU."""
@@ -95,6 +117,15 @@ class ForwardPass:
         for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
             vectors[torch.from_numpy(positions)] = features["sentence_embedding"].float().cpu()
         return vectors
+
+    def has_tokens(self, texts: list[str], prompt: str | None) -> np.ndarray:
+        """Whether the model sees a token in each text, bool ``(N,)``. Anything with a letter or digit has one."""
+        found = np.ones(len(texts), dtype=bool)
+        for i, text in enumerate(texts):
+            if not any(character.isalnum() for character in text):
+                mask = self.model.preprocess([text], prompt=prompt).get("attention_mask")
+                found[i] = mask is None or bool(mask.sum() > 0)
+        return found
 
     def _batches(
         self, texts: list[str], role: Role, prompt: str | None, batch_size: int, show_progress_bar: bool
@@ -127,6 +158,17 @@ class ForwardPass:
             }
             vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
         return {**features, "sentence_embedding": vectors}
+
+
+def _place(modules: list[torch.nn.Module]) -> int:
+    """Where the head goes: after the last pooling, or before a closing normalisation."""
+    for position in range(len(modules), 0, -1):
+        if isinstance(modules[position - 1], Pooling):
+            return position
+    place = len(modules)
+    while place and isinstance(modules[place - 1], Normalize):
+        place -= 1
+    return place
 
 
 def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: Vocabulary | None) -> SparseEmbeddings:

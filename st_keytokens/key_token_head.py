@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+import safetensors.torch
 import torch
+from safetensors import safe_open
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
+from st_keytokens.atomic_files import write_atomically
 from st_keytokens.calibration import Calibration
 from st_keytokens.first_component import Correction, check_embeddings, correct
 from st_keytokens.lm_head import LMHead
@@ -36,6 +39,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
 }
 
+_STATISTICS = "logit_statistics.safetensors"
+_FILES = ("calibration.json", "calibration.safetensors", "lm_head.json", "lm_head.safetensors", _STATISTICS)
 _BLOCK_SCORES = 1_250_000  # 5 MB of float32
 
 
@@ -63,7 +68,11 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         activation: Turns scores into weights; what it leaves at zero is dropped.
         normalize: Decode embeddings of length 1, so that vectors stored after a ``Normalize`` module give the same
             key tokens. None: unless the head has a bias or a transform, whose effect depends on the length.
+        fold: Whether variants of a token in case and leading space are one term; only where the vocabulary is not
+            given.
         output_mode: ``"pairs"`` or ``"sparse"``, see above.
+
+    Settings may be changed on a living head; the next decoding uses the new ones.
 
     Raises:
         ValueError: If a setting is not one of its choices, or lm_head, vocabulary and calibration do not fit.
@@ -81,6 +90,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         "standardize",
         "activation",
         "normalize",
+        "fold",
         "output_mode",
     ]
     forward_kwargs: ClassVar[set[str]] = {"max_active_dims", "task"}
@@ -98,9 +108,13 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         standardize: bool | None = None,
         activation: Activation = "relu",
         normalize: bool | None = None,
+        fold: bool = True,
         output_mode: OutputMode = "pairs",
     ) -> None:
         super().__init__()
+        for name, flag in (("standardize", standardize), ("normalize", normalize), ("fold", fold)):
+            if not isinstance(flag, bool) and (flag is not None or name == "fold"):
+                raise TypeError(f"{name} must be a bool, got {flag!r}.")
         for name, value, choices in (
             ("correction", correction, get_args(HeadCorrection)),
             ("activation", activation, get_args(Activation)),
@@ -115,10 +129,13 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         self.standardize = standardize
         self.activation = activation
         self.normalize = normalize
+        self.fold = fold if vocabulary is None else vocabulary.fold
         self.output_mode = output_mode
         self.calibration = calibration
         self.lm_head = lm_head
         self.vocabulary = vocabulary
+        self._statistics: dict[tuple[str, float], tuple[Tensor, Tensor]] = {}  # of the logits, by correction and shift
+        self._prepared_for: tuple[Any, ...] | None = None
         for name in ("direction", "mean", "score_scale", "score_offset", "terms"):
             self.register_buffer(name, None, persistent=False)
         if lm_head is not None and vocabulary is not None:
@@ -147,7 +164,10 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
 
     def with_settings(self, **settings: Any) -> KeyTokenHead:
         """A head like this one that shares its LM head, vocabulary and calibration, with other settings."""
-        head = KeyTokenHead(self.lm_head, self.vocabulary, self.calibration, **{**self.get_config_dict(), **settings})
+        config = {**self.get_config_dict(), **settings}
+        vocabulary = self.vocabulary if config["fold"] == self.fold else None
+        head = KeyTokenHead(self.lm_head, vocabulary, **config)
+        head.calibration, head._statistics = self.calibration, self._statistics
         head.train(self.training)
         return head
 
@@ -170,7 +190,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             body = getattr(transformer, "auto_model", None)
             self.lm_head = LMHead.from_model(transformer if body is None else body)
         if self.vocabulary is None:
-            self.vocabulary = Vocabulary.from_tokenizer(transformer.tokenizer, self.lm_head.vocab_size)
+            self.vocabulary = Vocabulary.from_tokenizer(transformer.tokenizer, self.lm_head.vocab_size, fold=self.fold)
         self._prepare()
 
     def on_model_ready(self, model: torch.nn.Module) -> None:
@@ -182,11 +202,16 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         """Replaces the calibration; scores change accordingly.
 
         Raises:
-            ValueError: If it was fitted for another dimension or vocabulary.
+            ValueError: If it was fitted for another dimension or vocabulary, or on nothing; the old one stays.
         """
-        self.calibration = calibration
-        if self.is_bound:
-            self._prepare()
+        before = self.calibration, self._statistics
+        self.calibration, self._statistics = calibration, {}
+        try:
+            if calibration is not None and self.is_bound:
+                self._check_calibration(calibration, *self._bound())
+        except ValueError:
+            self.calibration, self._statistics = before
+            raise
 
     @property
     def vocab_size(self) -> int:
@@ -202,6 +227,10 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
     def lm_head_dimension(self) -> int:
         """Dimension of the vectors that it decodes."""
         return self._bound()[0].embedding_dimension
+
+    def take_statistics(self, other: KeyTokenHead) -> None:
+        """Takes over the logit statistics of a head with the same LM head and calibration, instead of computing."""
+        self._statistics = other._statistics
 
     @property
     def active_correction(self) -> Correction:
@@ -220,6 +249,11 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         """The older name of :meth:`get_embedding_dimension`."""
         return self.get_embedding_dimension()
 
+    @property
+    def is_normalizing(self) -> bool:
+        """Whether embeddings are decoded at length 1: ``normalize`` with None resolved."""
+        return self._bound()[0].is_scale_free if self.normalize is None else self.normalize
+
     def prepare_embeddings(self, embeddings: Tensor) -> Tensor:
         """The vector that the calibration sees: float32, of length 1 where the head normalises.
 
@@ -230,7 +264,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             float32 tensor of the same shape. An all-zero row stays zero.
         """
         embeddings = embeddings.float()
-        return torch.nn.functional.normalize(embeddings, dim=-1) if self._normalizes else embeddings
+        return torch.nn.functional.normalize(embeddings, dim=-1) if self.is_normalizing else embeddings
 
     def decode_scores(self, embeddings: Tensor) -> Tensor:
         """Scores of all tokens, before folding, activation and top-k.
@@ -255,9 +289,13 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 f"correction={self.correction!r}, standardize={self.standardize!r} need a calibration, got None. "
                 "Fit one with KeyTokenEncoder.calibrate or Calibration.fit, or use correction='none'."
             )
+        if self._prepared_for is None or any(
+            a is not b and a != b for a, b in zip(self._prepared_for, self._state(), strict=True)
+        ):
+            self._prepare()
         check_embeddings(embeddings, lm_head.embedding_dimension)
         check_finite(embeddings)
-        vectors = self.prepare_embeddings(embeddings).to(self.score_scale.device)
+        vectors = self.prepare_embeddings(embeddings).to(lm_head.device)
         vectors = correct(
             vectors,
             correction=self.active_correction,
@@ -326,21 +364,37 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         """Writes settings, calibration and, unless it is tied to the model, the LM head."""
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:  # of an earlier save with other parts
+            (folder / name).unlink(missing_ok=True)
         self.save_config(output_path)
         if self.calibration is not None:
             self.calibration.save(folder)
         if self.lm_head is not None and not self.lm_head.is_tied:
             self.lm_head.save(folder)
+        if self.calibration is not None and self._statistics:
+            tensors = {
+                f"{correction}|{shift}|{name}": tensor.contiguous()
+                for (correction, shift), pair in self._statistics.items()
+                for name, tensor in zip(("mean", "deviation"), pair, strict=True)
+            }
+            write_atomically(
+                folder / _STATISTICS, safetensors.torch.save(tensors, {"calibration": self.calibration.hash})
+            )
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> KeyTokenHead:
         """Reads what :meth:`save` wrote. A tied head still has to be bound, see :meth:`bind`."""
         hub = {k: v for k, v in kwargs.items() if k in ("token", "cache_folder", "revision", "local_files_only")}
-        folder = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **hub))
-        config = json.loads((folder / cls.config_file_name).read_text(encoding="utf-8"))
-        calibration = Calibration.load(folder) if (folder / "calibration.json").exists() else None
-        lm_head = LMHead.load(folder) if (folder / "lm_head.json").exists() else None
-        return cls(lm_head, None, calibration, **config)
+        path = Path(model_name_or_path, subfolder)
+        if not path.is_dir():
+            path = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **hub))
+        config = json.loads((path / cls.config_file_name).read_text(encoding="utf-8"))
+        lm_head = LMHead.load(path) if (path / "lm_head.json").exists() else None
+        head = cls(lm_head, **config)
+        if (path / "calibration.json").exists():
+            head.calibration = Calibration.load(path)
+            head._statistics = _read_statistics(path / _STATISTICS, head.calibration)
+        return head
 
     def _bound(self) -> tuple[LMHead, Vocabulary]:
         if self.lm_head is None or self.vocabulary is None:
@@ -350,6 +404,14 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             )
         return self.lm_head, self.vocabulary
 
+    def _state(self) -> tuple[Any, ...]:
+        """What the derived tensors depend on."""
+        lm_head, vocabulary = self._bound()
+        settings = (self.correction, self.shift, self.standardize, self.normalize)
+        return (*settings, self.calibration, vocabulary, lm_head, lm_head.device)
+
+    @torch.inference_mode(False)  # the tensors outlive the call, and may be used with gradients
+    @torch.no_grad()
     def _prepare(self) -> None:
         """Derives everything that decoding needs from LM head, vocabulary, calibration and settings."""
         lm_head, vocabulary = self._bound()
@@ -358,7 +420,6 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 f"vocabulary has {vocabulary.vocab_size} tokens, but the LM head has {lm_head.vocab_size} rows. "
                 "Pass Vocabulary.from_tokenizer(tokenizer, lm_head.vocab_size) with the model's own tokenizer."
             )
-        self._normalizes = lm_head.is_scale_free if self.normalize is None else self.normalize
         device = lm_head.device
         offset = torch.zeros(lm_head.vocab_size)
         scale = torch.ones(lm_head.vocab_size)
@@ -367,16 +428,22 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             self.direction = self.calibration.first_component.direction.float().to(device)
             self.mean = self.calibration.moments.mean.float().to(device)
             if self.standardize is not False:
-                statistics = self.calibration.logit_statistics(
-                    lm_head, correction=self.active_correction, shift=self.shift
-                )
-                mean, deviation = (torch.as_tensor(s).float().cpu() for s in statistics)
+                mean, deviation = self._logit_statistics(self.calibration, lm_head)
                 scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation.clamp_min(1e-30), 0.0)
                 offset = -mean * scale
         masked = torch.from_numpy(vocabulary.is_masked)
         self.score_scale = scale.masked_fill(masked, 0.0).to(device)
         self.score_offset = offset.masked_fill(masked, float("-inf")).to(device)
         self.terms = torch.from_numpy(vocabulary.terms).to(device)
+        self._prepared_for = self._state()
+
+    def _logit_statistics(self, calibration: Calibration, lm_head: LMHead) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each token's logit; computed once for each correction."""
+        key = (self.active_correction, self.shift if self.active_correction == "shift" else 0.0)
+        if key not in self._statistics:
+            found = calibration.logit_statistics(lm_head, correction=self.active_correction, shift=self.shift)
+            self._statistics[key] = tuple(torch.as_tensor(values).float() for values in found)  # type: ignore[assignment]
+        return self._statistics[key]
 
     @staticmethod
     def _check_calibration(calibration: Calibration, lm_head: LMHead, vocabulary: Vocabulary) -> None:
@@ -393,16 +460,30 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeyTokenHead:
-        """Moves, but never casts: statistics and first component stay in float32 whatever the backbone's dtype."""
-        before = {
-            name: (buffer, buffer.dtype) for name, buffer in self.named_buffers(recurse=False) if buffer is not None
-        }
+        """Moves, but never casts: neither the float32 statistics nor an LM head of its own to the backbone's dtype."""
+        buffers = {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer is not None}
+        parameters = [(parameter, parameter.data) for parameter in self.parameters()]
         super()._apply(fn, recurse)
-        for name, (buffer, dtype) in before.items():
+        for name, buffer in buffers.items():
             moved = getattr(self, name)
-            if moved.dtype != dtype:
+            if moved.dtype != buffer.dtype:
                 setattr(self, name, buffer.to(moved.device))
+        for parameter, data in parameters:
+            if parameter.dtype != data.dtype:
+                parameter.data = data.to(parameter.device)
         return self
+
+
+def _read_statistics(path: Path, calibration: Calibration) -> dict[tuple[str, float], tuple[Tensor, Tensor]]:
+    """Saved logit statistics, where there are some and they are this calibration's."""
+    if not path.exists():
+        return {}
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("calibration") != calibration.hash:
+            return {}
+        names = {name.rpartition("|")[0] for name in file.keys()}  # no mapping
+        pairs = {n: (file.get_tensor(f"{n}|mean"), file.get_tensor(f"{n}|deviation")) for n in names}
+    return {(n.split("|")[0], float(n.split("|")[1])): pair for n, pair in pairs.items()}
 
 
 def check_finite(embeddings: Tensor, first_row: int = 0) -> None:

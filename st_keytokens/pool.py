@@ -28,11 +28,10 @@ class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproj
         """Nothing to save: it only lives in a pool."""
 
 
-def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None) -> dict[str, Any]:
+def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None, fingerprint: str) -> dict[str, Any]:
     """Starts workers, each with a copy of the model and its head; the model itself moves to the CPU."""
     chain = forward_pass.chain([*forward_pass.before, forward_pass.head, *forward_pass.after, PackOutputs()])
-    chain.truncate_dim = None
-    return {**chain.start_multi_process_pool(target_devices), "chain": chain}
+    return {**chain.start_multi_process_pool(target_devices), "chain": chain, "fingerprint": fingerprint}
 
 
 def encode_with_pool(
@@ -51,14 +50,20 @@ def encode_with_pool(
     """
     if "chain" not in pool:
         raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
-    vocab_size = forward_pass.head.vocab_size
-    if not texts:
-        empty = np.zeros((0, forward_pass.embedding_dimension), dtype=np.float32)
-        return empty, SparseEmbeddings.empty(0, vocab_size)
-    rows = pool["chain"].encode(
-        texts, pool=pool, task=role, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar
-    )
-    dimension = forward_pass.model.get_embedding_dimension() or forward_pass.pooled_dimension
-    ids, weights = np.split(rows[:, dimension:], 2, axis=1)
-    dense = np.ascontiguousarray(rows[:, : forward_pass.embedding_dimension])
-    return dense, SparseEmbeddings.from_pairs(ids.astype(np.int64), weights, vocab_size)
+    head = forward_pass.head
+    dense = np.zeros((len(texts), forward_pass.embedding_dimension), dtype=np.float32)
+    k = min(head.query_max_active_dims if role == "query" else head.max_active_dims, head.vocab_size)
+    ids, weights = np.zeros((len(texts), k), dtype=np.int64), np.zeros((len(texts), k), dtype=np.float32)
+    full = np.flatnonzero(forward_pass.has_tokens(texts, prompt))  # a text without tokens would stop a worker
+    if len(full):
+        rows = pool["chain"].encode(
+            [texts[i] for i in full],
+            pool=pool,
+            task=role,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+        )
+        dense[full] = rows[:, : rows.shape[1] - 2 * k][:, : dense.shape[1]]
+        ids[full], weights[full] = rows[:, -2 * k : -k].astype(np.int64), rows[:, -k:]
+    return dense, SparseEmbeddings.from_pairs(ids, weights, head.vocab_size)

@@ -62,11 +62,19 @@ class LiteralTokenizer:
             self._fast.no_padding()
         else:
             self._slow = tokenizer
+        self._prefix = self._leading_space(vocabulary)
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Term ids of each text, int64, in order and with repetition; empty for a text without terms."""
-        found = (self._term_of[ids] for ids in self._tokenize(texts))
+        found = (self._term_of[ids] for ids in self._tokenize([self._prefix + text.lstrip() for text in texts]))
         return [terms[terms >= 0] for terms in found]
+
+    def _leading_space(self, vocabulary: Vocabulary) -> str:
+        """What makes the first word of a text look like any other: a space, where the tokenizer adds none itself."""
+        if vocabulary.kind not in ("byte-level", "metaspace"):
+            return ""
+        bare, spaced = (list(ids) for ids in self._tokenize(["a", " a"]))
+        return " " if bare != spaced and len(spaced) <= len(bare) + (vocabulary.kind == "byte-level") else ""
 
     def _tokenize(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         if self._slow is not None:

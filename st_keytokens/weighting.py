@@ -7,6 +7,7 @@ embedder knows.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,8 @@ class Weighting:
         if not 0 <= self.b <= 1:
             raise ValueError(f"b must be between 0 and 1, got {self.b}.")
         for name in ("k1", "document_decoded_weight", "query_decoded_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, and finite, got {getattr(self, name)}.")
 
     def document(
         self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, average_length: float
@@ -139,6 +140,12 @@ METHODS: dict[str, Method] = {
     ),
 }
 """Methods by name, for ``KeyTokenEncoder(method=...)``."""
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError if there is no method of that name."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
 
 
 def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddings:

@@ -49,6 +49,9 @@ class WordEncoder:
         rows = [4 + self.vectors[terms].sum(axis=0) for terms in self.literal_terms(texts)]
         return np.stack(rows).astype(np.float32)
 
+    def prepare_embeddings(self, embeddings):
+        return embeddings
+
     def literal_terms(self, texts: list[str]) -> list[np.ndarray]:
         words = [text.encode("utf-8", "surrogatepass").split() for text in texts]
         return [np.array([zlib.crc32(w) % VOCAB_SIZE for w in row], dtype=np.int64) for row in words]

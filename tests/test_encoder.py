@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import build_sentence_transformer
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.forward_pass import as_sparse
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.lm_head import LMHead
 from st_keytokens.texts import check_texts
 from st_keytokens.weighting import METHODS, Weighting
 
@@ -377,12 +378,53 @@ print(json.dumps({"fingerprint": encoder.fingerprint, "no pass": queries.dense i
         loaded = KeyTokenEncoder.from_pretrained(tmp_path / "plain", max_active_dims=4)
         assert loaded.head.max_active_dims == 4
 
+    def test_what_is_no_longer_there_is_not_loaded(self, encoder, tmp_path):
+        encoder.save_pretrained(tmp_path / "saved")
+        encoder.calibration = None
+        encoder.save_pretrained(tmp_path / "saved")
+        assert KeyTokenEncoder.from_pretrained(tmp_path / "saved").calibration is None
+
+    def test_another_method_replaces_the_saved_settings(self, encoder, tmp_path):
+        encoder.save_pretrained(tmp_path / "saved")
+        loaded = KeyTokenEncoder.from_pretrained(tmp_path / "saved", method="nie2025")
+        assert loaded.weighting == METHODS["nie2025"].weighting
+        assert loaded.head.max_active_dims == 3000
+
+    def test_sixteen_bits_are_the_same_model(self, encoder, tmp_path):
+        encoder.save_pretrained(tmp_path / "saved")
+        for dtype in (torch.float16, torch.bfloat16):
+            loaded = KeyTokenEncoder.from_pretrained(
+                tmp_path / "saved", model_arguments={"device": "cpu", "model_kwargs": {"dtype": dtype}}
+            )
+            assert loaded.fingerprint == encoder.fingerprint
+
+    @pytest.mark.parametrize("content", ["{}", "{", '{"format": 1, "query": "encode", "weighting": {"k7": 1}}'])
+    def test_damaged(self, encoder, tmp_path, content):
+        encoder.save_pretrained(tmp_path / "saved")
+        (tmp_path / "saved" / "key_tokens" / "encoder.json").write_text(content)
+        with pytest.raises(ValueError, match=r"must hold what save_pretrained wrote, got a damaged one"):
+            KeyTokenEncoder.from_pretrained(tmp_path / "saved")
+
+    def test_a_missing_calibration_is_noticed(self, encoder, tmp_path):
+        encoder.save_pretrained(tmp_path / "saved")
+        (tmp_path / "saved" / "key_tokens" / "calibration.json").unlink()
+        with pytest.raises(ValueError, match=r"must give the encoder that was saved"):
+            KeyTokenEncoder.from_pretrained(tmp_path / "saved")
+
+    def test_a_model_that_holds_a_head_is_saved_plain(self, embedder, sentences, tmp_path):
+        embedder.append(KeyTokenHead.for_model(embedder, max_active_dims=5))
+        encoder = KeyTokenEncoder(embedder)
+        encoder.calibrate(sentences)
+        encoder.save_pretrained(tmp_path / "saved")
+        loaded = KeyTokenEncoder.from_pretrained(tmp_path / "saved", model_arguments={"device": "cpu"})
+        assert_same(loaded.encode(sentences), encoder.encode(sentences), rtol=1e-4)
+
     def test_other_weights_are_refused(self, encoder, tmp_path):
         encoder.save_pretrained(tmp_path / "saved")
         with torch.no_grad():
             encoder.model[0].auto_model.norm.weight.mul_(2)
         encoder.model.save_pretrained(str(tmp_path / "saved"))
-        with pytest.raises(ValueError, match=r"must belong to this model, got other model weights"):
+        with pytest.raises(ValueError, match=r"must belong to this model, got one with other model weights"):
             KeyTokenEncoder.from_pretrained(tmp_path / "saved")
 
     def test_modules_json_route(self, embedder, sentences, tmp_path):
@@ -393,6 +435,77 @@ print(json.dumps({"fingerprint": encoder.fingerprint, "no pass": queries.dense i
             loaded[2].bind(loaded)
         ours = torch.stack(embedder.encode(sentences, output_value="key_token_ids"))
         assert torch.equal(torch.stack(loaded.encode(sentences, output_value="key_token_ids")), ours)
+
+
+class TestLiveSettings:
+    def test_a_changed_weighting_counts_at_once(self, encoder, sentences):
+        before = encoder.encode(sentences[:3]), encoder.fingerprint
+        encoder.weighting = Weighting(document_terms="literal")
+        assert encoder.fingerprint != before[1]
+        assert encoder.encode(sentences[:3]).sparse.nnz < before[0].sparse.nnz
+
+    def test_a_changed_head_is_a_fresh_head(self, encoder, sentences):
+        vectors = torch.from_numpy(encoder.encode(sentences).dense)
+        encoder.head.decode(vectors)
+        for changes in ({"correction": "none"}, {"normalize": False}, {"standardize": False, "correction": "center"}):
+            for name, value in changes.items():
+                setattr(encoder.head, name, value)
+            fresh = KeyTokenHead(
+                encoder.head.lm_head, encoder.vocabulary, encoder.calibration, **encoder.head.get_config_dict()
+            )
+            torch.testing.assert_close(encoder.head.decode_scores(vectors), fresh.decode_scores(vectors))
+
+    def test_a_refused_calibration_leaves_the_old_one(self, encoder, sentences):
+        before = encoder.calibration
+        with pytest.raises(ValueError, match=r"dimension 8"):
+            encoder.calibration = Calibration.fit_embeddings(np.eye(8, dtype=np.float32))
+        with pytest.raises(ValueError, match=r"at the least, got 1"):
+            encoder.calibrate(sentences[:1])
+        assert encoder.calibration is before
+        encoder.encode(sentences[:2])
+
+    def test_truncation_set_later(self, encoder, sentences):
+        encoder.encode(sentences[:2])
+        encoder.model.truncate_dim = 16
+        assert encoder.encode(sentences[:3]).dense.shape == (3, 16)
+
+
+class TestOtherModels:
+    def test_another_models_calibration_of_the_same_shape_is_refused(self, encoder, embedder):
+        with torch.no_grad():
+            embedder[0].auto_model.norm.weight.mul_(2)
+        other = KeyTokenEncoder(copy.deepcopy(embedder))
+        with pytest.raises(ValueError, match=r"calibration must be fitted on this model's embeddings"):
+            other.calibration = encoder.calibration
+
+    def test_what_follows_pooling_is_not_decoded(self, embedder, sentences):
+        plain = KeyTokenEncoder(copy.deepcopy(embedder)).encode(sentences)
+        embedder.append(Dense(32, 16))
+        encoder = KeyTokenEncoder(embedder)
+        encoded = encoder.encode(sentences)
+        assert encoded.sparse == plain.sparse
+        np.testing.assert_allclose(encoded.dense, embedder.encode(sentences), rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match=r"Dense follows pooling"):
+            encoder.sparsify(plain.dense)
+
+    def test_lm_head_of_another_width(self, embedder):
+        with pytest.raises(
+            ValueError, match=r"lm_head must decode vectors of dimension 32, .* got one for dimension 48"
+        ):
+            KeyTokenEncoder(embedder, lm_head=LMHead(torch.nn.Embedding(640, 48)))
+
+    def test_not_finite_is_named_by_its_place(self, embedder):
+        with torch.no_grad():
+            rows = embedder[0].auto_model.get_input_embeddings().weight
+            rows[embedder.tokenizer(" whale")["input_ids"]] = float("nan")
+        with pytest.raises(ValueError, match=r"finite vectors, got NaN or infinity for text 1"):
+            KeyTokenEncoder(embedder).encode(["stars", "a whale", "rivers and mountains and seas"])
+
+
+class TestFirstWords:
+    def test_a_first_word_is_the_word_that_it_is_elsewhere(self, encoder):
+        alone, inside = encoder.literal_terms(["genome", "the genome of a mouse"])
+        assert set(alone) <= set(inside)
 
 
 class TestFingerprint:
@@ -407,6 +520,28 @@ class TestFingerprint:
             embedder[0].auto_model.norm.weight.mul_(2)
         names.add(KeyTokenEncoder(embedder).fingerprint)
         assert len(names) == 6
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda m: setattr(m, "truncate_dim", 8),
+            lambda m: setattr(m[0], "max_seq_length", 7),
+            lambda m: m.append(Normalize()),
+            lambda m: m.prompts.update(query="q: "),
+            lambda m: setattr(m, "default_prompt_name", "query"),
+        ],
+    )
+    def test_changes_with_the_model(self, llama_embedder, change):
+        model = copy.deepcopy(llama_embedder)
+        change(model)
+        assert KeyTokenEncoder(model).fingerprint != KeyTokenEncoder(copy.deepcopy(llama_embedder)).fingerprint
+
+    def test_changes_with_the_lm_head(self, embedder):
+        head = LMHead.from_model(embedder[0].auto_model)
+        capped, scaled = copy.deepcopy(head), copy.deepcopy(head)
+        capped.soft_cap, scaled.scale = 1.0, 9.0
+        other = LMHead(torch.nn.Embedding(640, 32))
+        assert len({KeyTokenEncoder(embedder, lm_head=h).fingerprint for h in (head, capped, scaled, other)}) == 4
 
     def test_is_stable(self, embedder):
         assert KeyTokenEncoder(embedder).fingerprint == KeyTokenEncoder(copy.deepcopy(embedder)).fingerprint
@@ -462,6 +597,21 @@ class TestTravel:
         pool = encoder.start_multi_process_pool(["cpu", "cpu"])
         try:
             assert_same(encoder.encode_query(sentences, pool=pool), expected, rtol=1e-4)
+        finally:
+            encoder.stop_multi_process_pool(pool)
+
+    @pytest.mark.slow
+    def test_pool_with_truncation_empty_texts_and_a_new_calibration(self, encoder, sentences):
+        encoder.model.truncate_dim = 16
+        texts = ["", *sentences[:6], "\ud800"]
+        expected = encoder.encode(texts)
+        encoder.cache.clear()
+        pool = encoder.start_multi_process_pool(["cpu"])
+        try:
+            assert_same(encoder.encode(texts, pool=pool), expected, rtol=1e-4)
+            encoder.calibrate(sentences[:30])
+            with pytest.raises(ValueError, match=r"pool must have been started with the encoder as it is now"):
+                encoder.encode(texts, pool=pool)
         finally:
             encoder.stop_multi_process_pool(pool)
 

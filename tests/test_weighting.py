@@ -97,5 +97,5 @@ class TestValidation:
     def test_ranges(self):
         with pytest.raises(ValueError, match=r"b must be between 0 and 1, got 1.5"):
             Weighting(b=1.5)
-        with pytest.raises(ValueError, match=r"k1 must not be negative, got -1"):
+        with pytest.raises(ValueError, match=r"k1 must not be negative, and finite, got -1"):
             Weighting(k1=-1)

@@ -110,10 +110,11 @@ class Calibration:
         """Fit on texts, in one pass: their plain dense embeddings, before any correction, and their literal terms.
 
         Args:
-            encoder: Gives ``embed``, ``literal_terms``, ``vocabulary`` and ``model_name``; a ``KeyTokenEncoder``.
+            encoder: Gives ``embed``, ``prepare_embeddings``, ``literal_terms``, ``vocabulary`` and ``model_name``; a
+                ``KeyTokenEncoder``.
             texts: Unlabelled documents, best those that will be searched; may be a generator.
-            embeddings: What ``encoder.embed`` would give for the texts, where it is stored already, shape ``(N, d)``,
-                memory-mapped or not. None: the texts are embedded.
+            embeddings: The texts' vectors, where they are stored already, shape ``(N, d)``, memory-mapped or not, as
+                the model gives them. None: the texts are embedded.
             batch_size: Texts handed to the encoder at once; it forms its own batches of them.
             show_progress_bar: Whether to show progress.
             resume_from: Path of a state file. Written atomically every ``save_every`` batches and at the end; where it

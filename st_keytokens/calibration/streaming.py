@@ -53,6 +53,9 @@ class CalibrationEncoder(Protocol):
     def embed(self, texts: list[str], *, role: Any) -> NDArray[np.float32]:
         """As in ``KeyTokenEncoder``."""
 
+    def prepare_embeddings(self, embeddings: Dense) -> Dense:
+        """What ``embed`` gives, of vectors as the model gives them."""
+
     def literal_terms(self, texts: list[str]) -> list[NDArray[Any]]:
         """As in ``KeyTokenEncoder``."""
 
@@ -84,7 +87,10 @@ def text_chunks(
         def read(
             first: int, chunk: list[str] = chunk, stored: Dense | None = stored
         ) -> tuple[Dense, Sequence[NDArray[Any]]]:
-            dense = encoder.embed(chunk[first:], role="document") if stored is None else stored[first:]
+            if stored is None:
+                dense: Dense = encoder.embed(chunk[first:], role="document")
+            else:
+                dense = encoder.prepare_embeddings(stored[first:])
             return dense, encoder.literal_terms(chunk[first:])
 
         yield keys, read
