@@ -39,6 +39,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
 }
 
+SHRINKAGE = 2.0  # of the standard deviations, in units of their median: rare tokens' small ones are mostly noise
 _STATISTICS = "logit_statistics.safetensors"
 _FILES = ("calibration.json", "calibration.safetensors", "lm_head.json", "lm_head.safetensors", _STATISTICS)
 _BLOCK_SCORES = 1_250_000  # 5 MB of float32
@@ -63,8 +64,8 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             along it by ``shift``, ``"center"`` (subtract the mean), ``"none"``; ``"auto"`` is ``"remove"`` with a
             calibration and ``"none"`` without.
         shift: Signed amount for ``correction="shift"``, in units of the embedding that is decoded.
-        standardize: Subtract each token's mean logit and divide by its standard deviation over the calibration's
-            texts. None: where there is a calibration.
+        standardize: Subtract each token's mean logit over the calibration's texts, and divide by the root of its
+            variance plus the square of ``SHRINKAGE`` median standard deviations. None: where there is a calibration.
         activation: Turns scores into weights; what it leaves at zero is dropped.
         normalize: Decode embeddings of length 1, so that vectors stored after a ``Normalize`` module give the same
             key tokens. None: unless the head has a bias or a transform, whose effect depends on the length.
@@ -421,6 +422,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 "Pass Vocabulary.from_tokenizer(tokenizer, lm_head.vocab_size) with the model's own tokenizer."
             )
         device = lm_head.device
+        masked = torch.from_numpy(vocabulary.is_masked)
         offset = torch.zeros(lm_head.vocab_size)
         scale = torch.ones(lm_head.vocab_size)
         if self.calibration is not None:
@@ -429,9 +431,10 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             self.mean = self.calibration.moments.mean.float().to(device)
             if self.standardize is not False:
                 mean, deviation = self._logit_statistics(self.calibration, lm_head)
-                scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation.clamp_min(1e-30), 0.0)
+                typical = deviation[~masked].median() if len(deviation[~masked]) else deviation.new_zeros(())
+                spread = torch.sqrt(deviation**2 + (SHRINKAGE * typical) ** 2)
+                scale = torch.where(spread > 0, 1 / spread.clamp_min(1e-30), 0.0)
                 offset = -mean * scale
-        masked = torch.from_numpy(vocabulary.is_masked)
         self.score_scale = scale.masked_fill(masked, 0.0).to(device)
         self.score_offset = offset.masked_fill(masked, float("-inf")).to(device)
         self.terms = torch.from_numpy(vocabulary.terms).to(device)

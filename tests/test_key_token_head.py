@@ -82,7 +82,10 @@ class TestDecode:
         direction = np.linalg.svd(unit)[2][0]
         corrected = unit - np.outer(unit @ direction, direction)
         logits = corrected @ weight.T
-        expected = reference(weight, head.vocabulary, corrected, 15, logits.mean(0), logits.std(0))
+        deviation = logits.std(0)
+        typical = np.sort(deviation[~head.vocabulary.is_masked])[((~head.vocabulary.is_masked).sum() - 1) // 2]
+        spread = np.sqrt(deviation**2 + (key_token_head.SHRINKAGE * typical) ** 2)
+        expected = reference(weight, head.vocabulary, corrected, 15, logits.mean(0), spread)
         assert_close(as_dicts(*head.decode(pooled, max_active_dims=15)), expected)
 
     @pytest.mark.parametrize("correction", ["none", "center", "shift"])
