@@ -1,0 +1,80 @@
+"""The command line: ``st-keytokens``, or ``python -m st_keytokens.cli``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
+
+from st_keytokens.cli.console import Console, UserError, one_line
+from st_keytokens.cli.parser import parse_arguments
+
+__all__ = ["main"]
+
+_OPTIONS = {  # how the command line calls what errors of the library advise
+    "text_field": "--text-field",
+    "id_field": "--id-field",
+    "file_format": "--file-format",
+    "LMHead.from_checkpoint": "--backbone",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Words after the program's name; None: those of this process.
+
+    Returns:
+        0; 2 for an error that the user can put right, told in one line on stderr; 130 after Ctrl-C. A closed pipe
+        behind stdout ends the command quietly with 0.
+    """
+    has_traceback = False
+    try:
+        parsed = parse_arguments(arguments)
+        has_traceback = parsed.traceback
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8" if parsed.json else None, errors="backslashreplace")
+        _run(parsed.command, parsed)
+        sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # --help, --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("st-keytokens: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is left in the buffer goes nowhere, without a word at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, ValueError, OSError, ImportError) as err:
+        if has_traceback:
+            traceback.print_exc()
+        message = str(err)
+        for name, option in _OPTIONS.items():
+            message = message.replace(name, option)
+        sys.stderr.write(f"st-keytokens: error: {one_line(message)}\n")
+        return 2
+
+
+def _run(command: str, parsed: Namespace) -> None:
+    from st_keytokens.cli import index_commands, model_commands
+    from st_keytokens.cli.models import quiet_libraries
+
+    commands = {
+        "tokens": model_commands.tokens,
+        "calibrate": model_commands.calibrate,
+        "index": index_commands.index,
+        "add": index_commands.add,
+        "search": index_commands.search,
+        "explain": index_commands.explain,
+        "sparsify": model_commands.sparsify,
+        "info": index_commands.info,
+    }
+    console = Console(parsed.json, parsed.quiet)
+    with quiet_libraries(console.has_progress):
+        commands[command](parsed, console)

@@ -1,0 +1,77 @@
+"""What the command line writes, and where: results to stdout, messages and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Console", "UserError", "one_line"]
+
+
+class UserError(Exception):
+    """Something that the user can put right; its message is shown as one line."""
+
+
+class Console:
+    """Writes results for people or, with ``is_json``, one JSON object a line for programs.
+
+    Args:
+        is_json: Whether stdout is JSON lines.
+        is_quiet: Whether messages and progress bars are left out.
+    """
+
+    def __init__(self, is_json: bool = False, is_quiet: bool = False) -> None:
+        self.is_json = is_json
+        self.is_quiet = is_quiet
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether progress bars are shown: only on a terminal."""
+        return not self.is_quiet and sys.stderr.isatty()
+
+    def result(self, value: dict[str, Any], lines: Sequence[str]) -> None:
+        """One result: ``value`` for programs, ``lines`` for people."""
+        if self.is_json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        else:
+            sys.stdout.writelines(line + "\n" for line in lines)
+        sys.stdout.flush()
+
+    def message(self, text: str) -> None:
+        """A remark that is no result."""
+        if not self.is_quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> list[str]:
+    """Lines of a table: numbers to the right, with four decimals where they are not whole; the last column as it is.
+
+    >>> table(["weight", "token"], [[1.5, "genome"], [12, "cell"]])
+    ['weight  token', '1.5000  genome', '    12  cell']
+    """
+    cells = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    is_number = [any(isinstance(row[column], int | float) for row in rows) for column in range(len(header))]
+    lines = []
+    for row in [list(header), *cells]:
+        padded = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, is_number, strict=True)
+        ]
+        lines.append((indent + "  ".join([*padded[:-1], row[-1]])).rstrip())
+    return lines
+
+
+def one_line(text: str, width: int | None = None) -> str:
+    r"""A text on one line, without what moves a terminal's cursor, and cut to a width.
+
+    >>> one_line("two\n lines\x1b[2J", 9)
+    'two line…'
+    """
+    text = " ".join(text.split())
+    text = "".join("\ufffd" if unicodedata.category(character)[0] == "C" else character for character in text)
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"

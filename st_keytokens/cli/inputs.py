@@ -1,0 +1,138 @@
+"""What the commands read: a corpus that can be read several times, and texts as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from st_keytokens.cli.console import UserError
+from st_keytokens.index import Document
+from st_keytokens.index.documents import packed_metadata
+from st_keytokens.readers import Part, Record, read_documents
+
+T = TypeVar("T")
+
+BATCHES = 4  # batches of texts that are read, sorted by length and embedded together
+
+
+class Corpus:
+    """Documents of an input, read through once at the start, so that a wrong line is found before hours of work.
+
+    Standard input is kept in a temporary file. A document without an id gets one made of its content, the same in
+    every run.
+
+    Args:
+        source: Of :func:`~st_keytokens.readers.read_documents`.
+        arguments: The command's, with the options of reading.
+
+    Attributes:
+        name: What errors call the source.
+
+    Raises:
+        OSError: If the source cannot be opened.
+        UserError: If metadata cannot be indexed.
+        ValueError: If the source cannot be read as documents.
+    """
+
+    def __init__(self, source: str, arguments: Namespace) -> None:
+        self.name = "standard input" if source == "-" else source
+        self._options = reading_options(arguments)
+        self._source = source
+        self._stack = ExitStack()
+        if source == "-":
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="keytokens-"))
+            path = Path(folder, "input")
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            self._source, self._options["name"] = str(path), self.name
+        self._length = 0
+        for document in self:
+            self._length += 1
+            try:
+                packed_metadata([document.metadata], 1)
+            except (TypeError, ValueError) as err:
+                raise UserError(f"{self.name}: document {document.id!r}: {err}") from err
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Document]:
+        for record in read_documents(self._source, **self._options):
+            identifier = content_id(record) if record.id is None else record.id
+            yield Document(identifier, record.text, record.metadata)
+
+    def check_not_empty(self) -> None:
+        """Refuses a corpus without documents.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if not self._length:
+            raise UserError(f"{self.name} must hold at least one document, got none.")
+
+    def __enter__(self) -> Corpus:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+
+def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[list[Record]]:
+    """Texts from the command line, from an input, or from standard input, which is answered line by line.
+
+    Args:
+        arguments: The command's, with ``texts``, ``input`` and the options of reading.
+        part: What is read of a BEIR directory.
+        batch_size: Texts of a batch.
+
+    Returns:
+        An iterator of batches.
+
+    Raises:
+        UserError: If they are given twice or not at all.
+    """
+    given, source = arguments.texts, arguments.input
+    if given and source is not None:
+        raise UserError("texts must be given as arguments or with --input, got both. Leave one out.")
+    if given and given != ["-"]:
+        return batches((Record(None, text) for text in given), batch_size)
+    if source is None:
+        if not given and sys.stdin.isatty():
+            raise UserError("texts must be given as arguments, with --input or on standard input, got none.")
+        source = "-"
+    records = read_documents(source, part=part, **reading_options(arguments))
+    return batches(records, 1 if source == "-" else batch_size)
+
+
+def reading_options(arguments: Namespace) -> dict[str, Any]:
+    """The options of reading, for ``read_documents``."""
+    return {name: getattr(arguments, name) for name in ("text_field", "id_field", "file_format")}
+
+
+def content_id(record: Record) -> str:
+    """An id made of text and metadata: 16 hexadecimal digits.
+
+    >>> content_id(Record(None, "text"))
+    '8489fd655aa3b7fd'
+    """
+    content = json.dumps([record.text, record.metadata], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Lists of up to ``size`` items.
+
+    >>> list(batches(iter("abc"), 2))
+    [['a', 'b'], ['c']]
+    """
+    while batch := list(islice(items, size)):
+        yield batch

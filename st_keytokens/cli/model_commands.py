@@ -1,0 +1,187 @@
+"""Commands on a model: tokens, calibrate, sparsify, info."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from st_keytokens import sidecar
+from st_keytokens.calibration import Calibration
+from st_keytokens.cli.calibrating import Texts, calibrate_on
+from st_keytokens.cli.console import Console, UserError, one_line, table
+from st_keytokens.cli.inputs import Corpus, read_texts
+from st_keytokens.cli.models import load_encoder, model_path
+from st_keytokens.encoder import KeyTokenEncoder
+
+_RAW = {"correction": "none", "standardize": False}
+_WIDTH = 100  # characters of a text that are shown
+
+
+def tokens(arguments: Namespace, console: Console) -> None:
+    """Shows the key tokens of texts."""
+    batches = read_texts(arguments, "corpus", 32)
+    encoder = load_encoder(arguments)
+    settings = _RAW if arguments.raw else {}
+    for batch in batches:
+        found = encoder.key_tokens([r.text for r in batch], arguments.top_k, role=arguments.role, **settings)
+        for record, pairs in zip(batch, found, strict=True):
+            console.result(
+                {"id": record.id, "text": record.text, "tokens": [{"token": t, "weight": w} for t, w in pairs]},
+                [
+                    one_line(record.text, _WIDTH),
+                    *table(["weight", "token"], [[w, one_line(t)] for t, w in pairs], "  "),
+                ],
+            )
+
+
+def calibrate(arguments: Namespace, console: Console) -> None:
+    """Fits a calibration on texts and saves it with the model."""
+    output = Path(arguments.output)
+    is_in_place = output.is_dir() and str(output.resolve()) == model_path(arguments.model)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output must be a directory, got the file {output}.")
+    if not is_in_place and output.exists() and any(output.iterdir()) and not (output / sidecar.FOLDER).exists():
+        raise UserError(f"--output must be a new directory or one of an earlier calibration, got {output}.")
+    with Corpus(arguments.input, arguments) as corpus:
+        corpus.check_not_empty()
+        encoder = load_encoder(arguments)
+        output.mkdir(parents=True, exist_ok=True)
+        calibration = calibrate_on(encoder, corpus, console, batch_size=arguments.batch_size, state=arguments.state)
+    if is_in_place:
+        sidecar.save_folder(encoder, output / sidecar.FOLDER)
+    else:
+        encoder.save_pretrained(output)
+    found = describe_calibration(calibration) | {"first_component_tokens": _fed_tokens(encoder), "output": str(output)}
+    console.result(
+        found,
+        [
+            f"Calibrated on {found['documents']:,} documents of {found['average_length']:.1f} terms on average.",
+            f"The first component holds {found['first_component_share']:.1%} of the embeddings' squared length,"
+            f" and feeds: {' '.join(map(one_line, found['first_component_tokens']))}",
+            f"Saved in {output}.",
+        ],
+    )
+
+
+def sparsify(arguments: Namespace, console: Console) -> None:
+    """Turns stored dense embeddings into a sparse matrix."""
+    output = Path(arguments.output)
+    if output.suffix != ".npz":
+        raise UserError(f"--output must end in .npz, got {output}.")
+    if not output.parent.is_dir():
+        raise UserError(f"--output must be in a directory that exists, got {output}.")
+    embeddings = _load_embeddings(arguments.embeddings)
+    texts = None
+    if arguments.texts is not None:
+        with Corpus(arguments.texts, arguments) as corpus:
+            texts = list(Texts(corpus))
+        if len(texts) != len(embeddings):
+            raise UserError(
+                f"--texts must be one for each embedding, got {len(texts)} texts for {len(embeddings)} rows of "
+                f"{arguments.embeddings}."
+            )
+    encoder = load_encoder(arguments)
+    sparse = encoder.sparsify(
+        embeddings,
+        texts,
+        role=arguments.role,
+        batch_size=arguments.batch_size,
+        show_progress_bar=console.has_progress,
+    )
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            scipy.sparse.save_npz(file, sparse.to_scipy())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    rows, vocab_size = sparse.shape
+    mean = sparse.nnz / rows if rows else 0.0
+    console.result(
+        {"output": str(output), "rows": rows, "vocab_size": vocab_size, "terms": sparse.nnz},
+        [f"Saved {rows:,} rows of {mean:.1f} terms on average, out of {vocab_size:,}, in {output}."],
+    )
+
+
+def describe_model(arguments: Namespace, console: Console) -> None:
+    """Describes a model."""
+    encoder = load_encoder(arguments)
+    lm_head, vocabulary = encoder.head.lm_head, encoder.vocabulary
+    found: dict[str, Any] = {
+        "model": arguments.model,
+        "embedding_dimension": encoder.get_embedding_dimension(),
+        "vocab_size": vocabulary.vocab_size,
+        "terms": len(np.unique(vocabulary.terms[~vocabulary.is_masked])),
+        "lm_head": "tied" if lm_head is not None and lm_head.is_tied else "untied",
+        "correction": encoder.head.active_correction,
+        "max_active_dims": encoder.head.max_active_dims,
+        "query_max_active_dims": encoder.head.query_max_active_dims,
+        "prompts": encoder.model.prompts,
+        "calibration": None if encoder.calibration is None else describe_calibration(encoder.calibration),
+        "fingerprint": encoder.fingerprint,
+    }
+    console.result(found, describe(found))
+
+
+def describe_calibration(calibration: Calibration) -> dict[str, Any]:
+    """What a calibration found."""
+    component = calibration.first_component
+    return {
+        "documents": calibration.document_count,
+        "average_length": calibration.average_length if calibration.document_frequencies is not None else None,
+        "first_component_share": component.singular_value**2 / float(calibration.moments.second_moment.trace()),
+    }
+
+
+def describe(found: dict[str, Any], indent: str = "") -> list[str]:
+    """Lines of names and values."""
+    lines = []
+    for name, value in found.items():
+        label = f"{indent}{name.replace('_', ' ')}:"
+        if isinstance(value, dict) and value:
+            lines += [label, *describe(value, indent + "  ")]
+            continue
+        lines.append(f"{label:<{24 + len(indent)}} {_shown(value)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else one_line(str(value))
+
+
+def _fed_tokens(encoder: KeyTokenEncoder, top_k: int = 10) -> list[str]:
+    """The tokens that the first component raises most."""
+    calibration = encoder.calibration
+    if calibration is None:
+        return []
+    decoder = encoder.head.with_settings(**_RAW, normalize=False)
+    ids, weights = decoder.decode(calibration.first_component.direction[None], max_active_dims=top_k)
+    order = weights[0].argsort(descending=True).tolist()
+    return [encoder.vocabulary.strings[int(ids[0, i])] for i in order if weights[0, i] > 0]
+
+
+def _load_embeddings(name: str) -> NDArray[Any]:
+    """A memory-mapped matrix of floats."""
+    try:
+        embeddings = np.load(name, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as err:
+        raise UserError(f"embeddings must be a file that exists, got {name!r}.") from err
+    except (ValueError, EOFError) as err:
+        raise UserError(f"{name} must be a .npy file of numbers, got something else.") from err
+    if not isinstance(embeddings, np.ndarray):
+        raise UserError(f"{name} must be a .npy file, got an .npz archive. Save the array itself with numpy.save.")
+    if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
+        raise UserError(
+            f"{name} must hold a matrix of floats, one row a text, got {embeddings.dtype} of shape {embeddings.shape}."
+        )
+    return embeddings

@@ -1,0 +1,199 @@
+"""Loading models: by directory or name, and the one that an index was made with.
+
+An index directory of the command line holds, beside the index, the folder ``encoder``: in ``key_tokens`` all that the
+plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is. The
+model itself is not copied, since it may weigh gigabytes; the index's fingerprint refuses another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, disable_progress_bars, validate_repo_id
+from sentence_transformers import SentenceTransformer
+
+from st_keytokens import sidecar
+from st_keytokens.cli.console import UserError
+from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.fingerprint import is_same_sample, weights_sample
+from st_keytokens.weighting import check_method
+
+_HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used
+_LIBRARIES = ("transformers", "sentence_transformers", "huggingface_hub")
+
+
+@contextmanager
+def quiet_libraries(has_progress: bool) -> Iterator[None]:
+    """Keeps warnings and progress bars of the libraries below from stderr; downloads show theirs on a terminal."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    if not has_progress:
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
+    """The encoder of a command with the options of a model, and its sidecar, if it has one.
+
+    Raises:
+        UserError: If the model cannot be loaded.
+    """
+    settings: dict[str, Any] = {} if arguments.backbone is None else {"backbone": arguments.backbone}
+    if arguments.method is not None:
+        check_method(arguments.method)
+        settings["method"] = arguments.method
+    path = model_path(arguments.model)
+    options = _model_options(path, arguments)
+    with _clear_errors(arguments.model, options):
+        return KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
+
+
+class StoredEncoder:
+    """The folder ``encoder`` of an index directory.
+
+    Args:
+        index: The index directory.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self.folder = index / "encoder"
+        self.sidecar = self.folder / sidecar.FOLDER
+        self.state = self.folder / "calibration.state"
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has been saved."""
+        return (self.folder / "model.json").is_file()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the model is, and the options that it was loaded with."""
+        return _fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])
+
+    def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
+        """Saves all but the model; whole or, if the process dies, not at all."""
+        sidecar.save_folder(encoder, self.sidecar)
+        temporary = self.folder / "model.json.tmp"
+        temporary.write_text(json.dumps(origin_of(arguments), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.folder / "model.json")
+        self.state.unlink(missing_ok=True)
+
+    def check_same_options(self, arguments: Namespace) -> None:
+        """Compares the options of ``index`` with those of the first run.
+
+        Raises:
+            UserError: If they differ.
+        """
+        saved, given = self.origin, origin_of(arguments)
+        for name in ("backbone", "method", "calibrate"):
+            if saved[name] != given[name]:
+                before, now = ("none" if value is None else value for value in (saved[name], given[name]))
+                raise UserError(
+                    f"--{name} must be as it was when {self.folder.parent} was begun, {before}, got {now}. "
+                    "Leave the options as they were, or make a new index."
+                )
+
+    def load(self, arguments: Namespace) -> KeyTokenEncoder:
+        """The encoder, with the model from where it was or from ``arguments.model``.
+
+        Raises:
+            UserError: If the model cannot be loaded, or is another one.
+        """
+        name = arguments.model or self.origin["model"]
+        try:
+            path = model_path(name)
+            options = _model_options(path, arguments)
+            with _clear_errors(name, options):
+                model = SentenceTransformer(path, **options)
+        except UserError as err:
+            if arguments.model:
+                raise
+            raise UserError(f"{err} If the model has moved, say where it is with --model.") from err
+        saved = _fields(self.sidecar / "encoder.json", ["weights_sample"])["weights_sample"]
+        if not is_same_sample(saved, weights_sample(model)):
+            raise UserError(
+                f"model must be the one that {self.folder.parent} was made with, got {name!r} with other weights."
+            )
+        with _clear_errors(name, options):
+            return sidecar.attach(KeyTokenEncoder, model, self.sidecar, cache_size=0)
+
+
+def _fields(path: Path, names: list[str]) -> dict[str, Any]:
+    """Some fields of a JSON file of an index directory."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UserError(f"{path} must be as the command index wrote it, got another file. Restore it.") from err
+
+
+def origin_of(arguments: Namespace) -> dict[str, Any]:
+    """Where a command's model is, and its options, as an index remembers them."""
+    backbone = arguments.backbone
+    if backbone is not None and Path(backbone).is_dir():
+        backbone = str(Path(backbone).resolve())
+    options = {name: getattr(arguments, name) for name in ("method", "calibrate")}
+    return {"model": model_path(arguments.model), "backbone": backbone, **options}
+
+
+def model_path(name: str) -> str:
+    """The whole path of a model's directory, or its name on the Hub.
+
+    Raises:
+        UserError: If it can be neither.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return str(path.resolve())
+    try:
+        validate_repo_id(name)
+    except HFValidationError as err:
+        raise UserError(f"model must be a directory that exists or a name on the Hub, got {name!r}.") from err
+    return name
+
+
+def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
+    """Arguments of ``SentenceTransformer``. A Hub that does not answer at once is not asked again."""
+    options: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
+    if arguments.device is not None:
+        options["device"] = arguments.device
+    if not Path(path).is_dir():
+        try:
+            HfApi().model_info(path, timeout=_HUB_TIMEOUT)
+        except RepositoryNotFoundError:  # it answers; loading will say what it lacks
+            pass
+        except Exception:  # httpx, requests and huggingface_hub itself each have their own
+            options["local_files_only"] = True
+    return options
+
+
+@contextmanager
+def _clear_errors(name: str, options: dict[str, Any]) -> Iterator[None]:
+    """Makes one kind of error of all that libraries raise while a model is loaded."""
+    try:
+        yield
+    except Exception as err:
+        if options.get("local_files_only") and isinstance(err, OSError):
+            raise UserError(
+                f"model must be a directory that exists or a name on the Hub, got {name!r}. "
+                "The Hub does not answer, and its cache here holds no such model."
+            ) from err
+        raise UserError(f"model {name!r} could not be loaded: {err}") from err

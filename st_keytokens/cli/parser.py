@@ -1,0 +1,233 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from st_keytokens import __version__
+from st_keytokens.cli.console import UserError
+
+_DESCRIPTION = "Key tokens of LLM-based embedders: read them, index them, search by them."
+_INPUT = (
+    "JSON Lines, CSV or TSV with a header, plain text with one document a line, a BEIR directory, a directory of text "
+    "files, each also as .gz or .xz, or - for standard input"
+)
+_MODEL = "directory of a sentence-transformers model, or its name on the Hub"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command, as ``command``, and its options.
+
+    Args:
+        arguments: Words of the command line after the program's name; None: those of this process.
+
+    Raises:
+        SystemExit: For ``--help`` and ``--version``, when they have been shown.
+        UserError: If the words are not a command.
+    """
+    parser = build_parser()
+    parsed, extra = parser.parse_known_args(arguments)
+    is_list = parsed.command in ("tokens", "search")
+    if is_list and not any(word.startswith("-") for word in extra):  # argparse stops at the first option between texts
+        parsed.texts += extra
+    elif extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    return parsed
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(prog="st-keytokens", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    command = _add(
+        commands,
+        "tokens",
+        "show what the embeddings of texts say",
+        'st-keytokens tokens MODEL "The genome of a mouse" --top-k 5',
+    )
+    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("texts", metavar="TEXT", nargs="*", help="texts; - or none: standard input, line by line")
+    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {_INPUT}")
+    command.add_argument("--top-k", metavar="N", type=_positive, default=10, help="key tokens a text (default: 10)")
+    command.add_argument(
+        "--raw", action="store_true", help="as they are before the correction of a calibration, if there is one"
+    )
+    _add_role(command)
+    _add_input_options(command)
+    _add_model_options(command)
+
+    command = _add(
+        commands,
+        "calibrate",
+        "fit a model's corrections on texts, and save both",
+        "st-keytokens calibrate MODEL corpus.jsonl --output calibrated",
+    )
+    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument(
+        "--output",
+        metavar="DIR",
+        required=True,
+        help="where the model and its key_tokens folder go; where this is the directory MODEL, only the folder",
+    )
+    command.add_argument(
+        "--state", metavar="FILE", help="save progress here; run again to go on after an interruption"
+    )
+    _add_batch_size(command)
+    _add_input_options(command)
+    _add_model_options(command)
+
+    command = _add(
+        commands,
+        "index",
+        "embed documents and index them; run again to go on after an interruption",
+        "st-keytokens index MODEL corpus.jsonl my-index",
+    )
+    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument("index", metavar="INDEX_DIR", help="directory of the index, new or begun earlier")
+    command.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        help="calibrate the model on these documents first (default: if it has no calibration)",
+    )
+    _add_batch_size(command)
+    _add_input_options(command)
+    _add_model_options(command)
+
+    command = _add(commands, "add", "add documents to an index", "st-keytokens add my-index more.jsonl --replace")
+    command.add_argument("index", metavar="INDEX_DIR", help="directory of the index")
+    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument(
+        "--replace", action="store_true", help="replace documents whose text or metadata has changed (default: keep)"
+    )
+    _add_batch_size(command)
+    _add_input_options(command)
+    _add_stored_model_options(command)
+
+    command = _add(
+        commands,
+        "search",
+        "search an index",
+        'st-keytokens search my-index "heart disease" --filter \'{"year": {"$gte": 2000}}\' --explain',
+    )
+    command.add_argument("index", metavar="INDEX_DIR", help="directory of the index")
+    command.add_argument("texts", metavar="QUERY", nargs="*", help="queries; - or none: standard input, line by line")
+    command.add_argument("--input", metavar="FILE", help=f"read the queries from here: {_INPUT}")
+    command.add_argument(
+        "--mode",
+        choices=("sparse", "dense", "hybrid"),
+        help="compare key tokens, dense vectors or both (default: hybrid; with --lookup, sparse)",
+    )
+    command.add_argument("--top-k", metavar="N", type=_positive, default=10, help="hits a query (default: 10)")
+    command.add_argument("--filter", metavar="JSON", help='only documents with such metadata, as {"lang": "en"}')
+    command.add_argument("--lookup", action="store_true", help="weigh the query's own words, without a forward pass")
+    command.add_argument(
+        "--explain", action="store_true", help="show the key tokens that each hit shares with the query"
+    )
+    _add_batch_size(command)
+    _add_input_options(command)
+    _add_stored_model_options(command)
+
+    command = _add(
+        commands,
+        "explain",
+        "show which key tokens a query shares with a document",
+        'st-keytokens explain my-index "heart disease" doc-17',
+    )
+    command.add_argument("index", metavar="INDEX_DIR", help="directory of the index")
+    command.add_argument("query", metavar="QUERY", help="the query")
+    command.add_argument("document", metavar="DOC_ID", help="id of the document")
+    command.add_argument("--lookup", action="store_true", help="weigh the query's own words, without a forward pass")
+    _add_stored_model_options(command)
+
+    command = _add(
+        commands,
+        "sparsify",
+        "turn stored dense embeddings into sparse ones, without embedding anything",
+        "st-keytokens sparsify MODEL embeddings.npy --texts corpus.jsonl --output sparse.npz",
+    )
+    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("embeddings", metavar="EMBEDDINGS", help=".npy file of floats, one row a text")
+    command.add_argument("--texts", metavar="FILE", help=f"the texts, for their own words (default: none): {_INPUT}")
+    command.add_argument("--output", metavar="FILE", required=True, help=".npz file, a CSR matrix for scipy.sparse")
+    _add_role(command)
+    _add_batch_size(command, 256, "rows decoded at a time")
+    _add_input_options(command)
+    _add_model_options(command)
+
+    command = _add(commands, "info", "describe a model or an index", "st-keytokens info my-index --json")
+    command.add_argument("model", metavar="MODEL|INDEX_DIR", help=f"{_MODEL}; or directory of an index")
+    _add_model_options(command)
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"Example: {example}",
+        allow_abbrev=False,
+    )
+    command.add_argument("--json", action="store_true", help="write JSON lines")
+    command.add_argument("-q", "--quiet", action="store_true", help="no messages, no progress bars")
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    return command
+
+
+def _add_role(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--role", choices=("document", "query"), default="document", help="what the texts are (default: document)"
+    )
+
+
+def _add_batch_size(command: argparse.ArgumentParser, size: int = 32, what: str = "texts a forward pass") -> None:
+    command.add_argument("--batch-size", metavar="N", type=_positive, default=size, help=f"{what} (default: {size})")
+
+
+def _add_input_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("reading")
+    group.add_argument("--text-field", metavar="NAME", help="field of the text (default: text, after the title)")
+    group.add_argument("--id-field", metavar="NAME", help="field of the id (default: _id or id)")
+    group.add_argument(
+        "--file-format", choices=("jsonl", "csv", "tsv", "text"), help="default: by the end of the file's name"
+    )
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    group = _add_device_options(command)
+    group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
+    group.add_argument("--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025")
+
+
+def _add_stored_model_options(command: argparse.ArgumentParser) -> None:
+    group = _add_device_options(command)
+    group.add_argument("--model", metavar="MODEL", help="where the index's model is, if it has moved")
+    command.set_defaults(backbone=None, method=None)
+
+
+def _add_device_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = command.add_argument_group("model")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
+    group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    return group
+
+
+def _positive(value: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {value}")
+    return number

@@ -1,0 +1,259 @@
+"""Comparisons of methods on one collection: measured, tested against a baseline, written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from st_keytokens.atomic_files import write_atomically
+from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.evaluation.collections import Collection, read_collection
+from st_keytokens.evaluation.encoded import encode_collection
+from st_keytokens.evaluation.environment import describe_environment
+from st_keytokens.evaluation.measures import MEASURES, measure_queries
+from st_keytokens.evaluation.methods import COMPARED_METHODS, run_methods
+from st_keytokens.evaluation.runs import Run
+from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
+from st_keytokens.evaluation.tables import comparison_table
+
+__all__ = ["Comparison", "Difference", "MethodResult", "evaluate", "run_comparison"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's mean of one measure less the baseline's.
+
+    Attributes:
+        mean: The difference.
+        low: Lower end of its 95 % bootstrap interval.
+        high: Upper end.
+        p: Two-sided p-value of the paired randomisation test.
+        p_holm: The same, corrected for the number of methods that are compared with the baseline by this measure.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method reached, and what it cost.
+
+    Attributes:
+        run: Rankings and costs.
+        per_query: For each measure one value a query, in the order of the collection's queries.
+        differences: For each measure the difference from the baseline; empty for the baseline itself.
+    """
+
+    run: Run
+    per_query: dict[str, NDArray[np.float64]]
+    differences: dict[str, Difference]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean over the queries, for each measure."""
+        return {name: float(values.mean()) for name, values in self.per_query.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on one collection, all from one pass over documents and queries.
+
+    Attributes:
+        collection: What they searched.
+        baseline: The method that the others are compared with.
+        methods: Results by method, in the order they were asked for.
+        seconds: Wall time of what they share: ``encode_documents``, ``encode_queries`` and, where a calibration was
+            fitted on the collection's documents, ``calibrate``.
+        settings: Model, calibration, and what random numbers and depths were used.
+        environment: Versions, hardware and date.
+    """
+
+    collection: Collection
+    baseline: str
+    methods: dict[str, MethodResult]
+    seconds: dict[str, float]
+    settings: dict[str, Any]
+    environment: dict[str, object]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the rankings, with the measures of each query, ready for JSON."""
+        return {
+            "collection": {"name": self.collection.name, "report": self.collection.report.to_dict()},
+            "baseline": self.baseline,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "query_ids": self.collection.query_ids,
+            "methods": {
+                name: {
+                    "description": COMPARED_METHODS[name].description,
+                    "means": result.means,
+                    "differences": {measure: vars(found) for measure, found in result.differences.items()},
+                    "costs": {key: value for key, value in vars(result.run).items() if key != "rankings"},
+                    "per_query": {measure: values.tolist() for measure, values in result.per_query.items()},
+                }
+                for name, result in self.methods.items()
+            },
+            "environment": self.environment,
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+    def to_markdown(self) -> str:
+        """A table of the methods, the worst difference from the baseline first, with what was odd below."""
+        return comparison_table(self.to_dict())
+
+    def save(self, directory: str | Path) -> tuple[Path, Path]:
+        """Writes ``<collection>.json`` and ``<collection>.md``.
+
+        Args:
+            directory: Made where it does not exist.
+
+        Returns:
+            Both paths.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = folder / f"{self.collection.name}.json", folder / f"{self.collection.name}.md"
+        for path, text in zip(paths, (self.to_json(), self.to_markdown()), strict=True):
+            write_atomically(path, text.encode())
+        return paths
+
+
+def run_comparison(
+    collection: Collection,
+    encoder: KeyTokenEncoder,
+    *,
+    methods: Sequence[str] | None = None,
+    baseline: str = "dense",
+    calibrate: bool | None = None,
+    depth: int = 1000,
+    fusion_depth: int = 1000,
+    samples: int = 10_000,
+    seed: int = 0,
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> Comparison:
+    """Compares methods on a collection, from a single pass of the encoder over documents and queries.
+
+    Args:
+        collection: What is searched.
+        encoder: The embedder with its head. Not modified.
+        methods: Of ``COMPARED_METHODS``. None: all of them.
+        baseline: What the others are compared with; run as well where it is not among the methods.
+        calibrate: Whether to fit a calibration on the collection's own documents, without labels and from the same
+            pass. None: where the encoder has none with document frequencies.
+        depth: How many documents are ranked for a query.
+        fusion_depth: How many of each part of a hybrid are fused.
+        samples: Of the randomisation test and the bootstrap.
+        seed: Of both.
+        batch_size: Texts a forward pass.
+        show_progress_bar: Whether to show one.
+
+    Returns:
+        The comparison. p-values are corrected within each measure for the number of methods.
+
+    Raises:
+        ValueError: If a method is unknown or named twice, or a number is out of its range.
+        ImportError: If ir-measures, or bm25s where BM25 is among the methods, is not installed.
+    """
+    names = list(COMPARED_METHODS if methods is None else methods)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"methods must be named once, got {repeated[0]!r} twice.")
+    if baseline not in names:
+        names.insert(0, baseline)
+    if unknown := [name for name in names if name not in COMPARED_METHODS]:
+        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
+    for name, finding in collection.report.findings.items():
+        logger.warning("%s: %s: %d (%s)", collection.name, name, finding.count, ", ".join(finding.examples))
+    encoded = encode_collection(
+        collection, encoder, calibrate=calibrate, batch_size=batch_size, show_progress_bar=show_progress_bar
+    )
+    runs = run_methods(encoded, names, depth=depth, fusion_depth=fusion_depth)
+    values = {name: _measured(collection, run) for name, run in runs.items()}
+    differences = _differences(values, baseline, samples, seed)
+    return Comparison(
+        collection=collection,
+        baseline=baseline,
+        methods={name: MethodResult(runs[name], values[name], differences[name]) for name in names},
+        seconds=encoded.seconds,
+        settings={
+            "model": encoder.model_name,
+            "embedding_dimension": encoder.get_embedding_dimension(),
+            "fingerprint": encoder.fingerprint,
+            "calibration": "collection" if "calibrate" in encoded.seconds else "encoder",
+            "head": encoder.head.get_config_dict(),
+            "weighting": vars(encoder.weighting),
+            "depth": depth,
+            "fusion_depth": fusion_depth,
+            "samples": samples,
+            "seed": seed,
+            "batch_size": batch_size,
+        },
+        environment=describe_environment(str(encoder.model.device)),
+    )
+
+
+def evaluate(
+    collection: str | Path,
+    encoder: KeyTokenEncoder,
+    *,
+    split: str = "test",
+    queries: str | None = None,
+    output: str | Path | None = None,
+    **arguments: Any,
+) -> Comparison:
+    """Reads a collection, compares methods on it and, where wanted, writes JSON and Markdown.
+
+    Args:
+        collection: Directory in the BEIR layout.
+        encoder: The embedder with its head.
+        split: Which judgements.
+        queries: File of the queries, where it is not ``queries.jsonl``.
+        output: Directory for ``<collection>.json`` and ``<collection>.md``. None: nothing is written.
+        **arguments: Of :func:`run_comparison`.
+
+    Returns:
+        The comparison.
+    """
+    comparison = run_comparison(read_collection(collection, split=split, queries=queries), encoder, **arguments)
+    if output is not None:
+        comparison.save(output)
+    return comparison
+
+
+def _measured(collection: Collection, run: Run) -> dict[str, NDArray[np.float64]]:
+    rankings = {
+        query_id: [collection.doc_ids[row] for row in rows]
+        for query_id, (rows, _) in zip(collection.query_ids, run.rankings, strict=True)
+    }
+    return measure_queries(collection.qrels, rankings)
+
+
+def _differences(
+    values: dict[str, dict[str, NDArray[np.float64]]], baseline: str, samples: int, seed: int
+) -> dict[str, dict[str, Difference]]:
+    differences: dict[str, dict[str, Difference]] = {name: {} for name in values}
+    others = [name for name in values if name != baseline]
+    for measure in MEASURES:
+        theirs = values[baseline][measure]
+        tests = [randomization_test(values[name][measure], theirs, samples=samples, seed=seed) for name in others]
+        for name, p, p_holm in zip(others, tests, holm(tests), strict=True):
+            ours = values[name][measure]
+            low, high = bootstrap_interval(ours, theirs, samples=samples, seed=seed)
+            differences[name][measure] = Difference(float((ours - theirs).mean()), low, high, p, p_holm)
+    return differences

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from evaluation_samples import build_collection, build_encoder, count_passes
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.evaluation.encoded import encode_collection
+from st_keytokens.evaluation.methods import COMPARED_METHODS, in_text_weights, run_methods
+from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.weighting import METHODS
+
+
+@pytest.fixture(scope="module")
+def encoder(llama_embedder):
+    encoder = build_encoder(llama_embedder)
+    encoder.model.append(Normalize())
+    return KeyTokenEncoder(encoder.model, max_active_dims=20, query_max_active_dims=6)
+
+
+@pytest.fixture(scope="module")
+def encoded(encoder):
+    return encode_collection(build_collection(), encoder)
+
+
+@pytest.fixture(scope="module")
+def runs(encoded):
+    return run_methods(encoded, list(COMPARED_METHODS))
+
+
+class TestEncoding:
+    def test_one_pass_gives_what_the_model_gives(self, encoder, encoded):
+        model, collection = encoder.model, encoded.collection
+        np.testing.assert_allclose(encoded.document_dense[:49], model.encode(collection.documents[:49]), atol=1e-6)
+        np.testing.assert_allclose(encoded.query_dense, model.encode(collection.queries), atol=1e-6)
+        assert not np.allclose(np.linalg.norm(encoded.document_pooled[:49], axis=1), 1.0)
+        assert set(encoded.seconds) == {"encode_documents", "encode_queries", "calibrate"}
+
+    def test_each_text_passes_once_whatever_the_methods(self, llama_embedder):
+        encoder = build_encoder(llama_embedder)
+        passes = count_passes(encoder.model)
+        collection = build_collection()
+        run_methods(encode_collection(collection, encoder), list(COMPARED_METHODS))
+        non_empty = sum(bool(text) for text in [*collection.documents, *collection.queries])
+        assert sum(passes) == non_empty
+
+    def test_prompts_are_the_models(self, llama_embedder):
+        encoder = build_encoder(llama_embedder)
+        encoder.model.prompts = {"query": "find wolves: ", "document": "about stars: "}
+        encoded = encode_collection(build_collection(), encoder)
+        expected = encoder.encode_query(encoded.collection.queries).dense
+        np.testing.assert_allclose(encoded.query_dense, expected, atol=1e-6)
+        np.testing.assert_allclose(
+            encoded.document_dense, encoder.encode_document(encoded.collection.documents).dense, atol=1e-6
+        )
+
+    def test_modules_behind_the_head_run_in_their_own_precision(self, llama_embedder):
+        embedder = copy.deepcopy(llama_embedder)
+        head = KeyTokenHead.for_model(embedder)
+        torch.manual_seed(0)
+        model = SentenceTransformer(modules=[*embedder, head, Dense(32, 8)], device="cpu").bfloat16()
+        collection = build_collection()
+        encoded = encode_collection(collection, KeyTokenEncoder(model))
+        assert encoded.document_dense.shape == (50, 8) and encoded.document_dense.dtype == np.float32
+        expected = model.encode(collection.documents[:49], convert_to_numpy=False)
+        expected = torch.stack(list(expected)).float().numpy()
+        np.testing.assert_allclose(encoded.document_dense[:49], expected, atol=0.02)
+        assert np.abs(expected).max() > 0.2
+
+    def test_the_encoder_is_not_modified(self, encoder, encoded, runs):
+        assert encoder.calibration is None
+        assert encoder.weighting == METHODS["default"].weighting
+        assert encoder.head.max_active_dims == 20
+        assert encoded.encoder is not encoder and encoded.encoder.head.max_active_dims == 20
+
+    def test_the_calibration_is_that_of_a_fit(self, encoder, encoded):
+        fitted = copy.copy(encoder)
+        fitted.head = encoder.head.with_settings()
+        fitted.calibrate(encoded.collection.documents, show_progress_bar=False)
+        ours = encoded.encoder.calibration
+        assert np.array_equal(ours.document_frequencies, fitted.calibration.document_frequencies)
+        torch.testing.assert_close(ours.moments.mean, fitted.calibration.moments.mean)
+
+    def test_an_own_calibration_is_kept_unless_another_is_wanted(self, llama_embedder, sentences):
+        encoder = build_encoder(llama_embedder)
+        own = encoder.calibrate(sentences[:30], show_progress_bar=False)
+        assert encode_collection(build_collection(), encoder).encoder.calibration is own
+        other = encode_collection(build_collection(), encoder, calibrate=True).encoder.calibration
+        assert other.document_count == 50
+        assert encoder.calibration is own
+
+
+class TestMethods:
+    def test_all_of_them_rank(self, runs, encoded):
+        assert len(runs) == 16
+        for run in runs.values():
+            assert len(run.rankings) == 5
+            for rows, scores in run.rankings:
+                assert len(set(rows.tolist())) == len(rows)
+                assert (np.diff(scores) <= 0).all()
+            assert run.index_bytes > 0
+
+    def test_ours_are_the_encoders_own_vectors(self, runs, encoded):
+        encoder, collection = encoded.encoder, encoded.collection
+        documents = encoder.sparsify(encoded.document_pooled, collection.documents)
+        queries = encoder.sparsify(encoded.query_pooled, collection.queries, role="query")
+        lookup = encoder.encode_query(collection.queries, query="lookup").sparse
+        for name, vectors in (("key-tokens", queries), ("key-tokens-lookup", lookup)):
+            scores = vectors.scores(documents)
+            for (rows, found), row in zip(runs[name].rankings, scores, strict=True):
+                assert sorted(rows.tolist()) == np.flatnonzero(row).tolist()
+                np.testing.assert_allclose(found, np.sort(row[row > 0])[::-1], rtol=1e-5)
+            assert runs[name].query_active_dims == vectors.active_dims.mean()
+            assert runs[name].document_active_dims == documents.active_dims.mean()
+            assert runs[name].index_bytes == 8 * documents.nnz
+
+    def test_the_papers_method_is_the_one_by_that_name(self, llama_embedder, runs, encoded):
+        paper = KeyTokenEncoder(copy.deepcopy(llama_embedder), method="nie2025")
+        collection = encoded.collection
+        queries, documents = paper.encode_query(collection.queries), paper.encode_document(collection.documents)
+        scores = queries.sparse.scores(documents.sparse)
+        for (rows, found), row in zip(runs["nie2025"].rankings, scores, strict=True):
+            assert len(rows) == np.count_nonzero(row)
+            np.testing.assert_allclose(found, np.sort(row[row > 0])[::-1], rtol=1e-4)
+        removed = [rows.tolist() for rows, _ in runs["nie2025-remove"].rankings]
+        assert removed != [rows.tolist() for rows, _ in runs["nie2025"].rankings]
+
+    def test_passes_and_queries_without_terms(self, runs):
+        passes = {name: run.forward_passes for name, run in runs.items()}
+        without = {"bm25-words", "bm25-tokens", "key-tokens-lookup"}
+        assert {name for name, number in passes.items() if number == 0} == without
+        assert runs["bm25-words"].queries_without_terms == 1
+        assert runs["dense+bm25-words-rrf"].queries_without_terms == 1
+        assert runs["bm25-words"].rankings[4][0].tolist() == []
+
+    def test_dense_ranks_by_cosine(self, runs, encoded):
+        rows, scores = runs["dense"].rankings[0]
+        expected = encoded.document_dense @ encoded.query_dense[0]
+        assert rows[0] == expected.argmax()
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1], atol=1e-6)
+        assert runs["dense"].index_bytes == 50 * 32 * 4
+
+    def test_depth_cuts_every_ranking(self, encoded):
+        for run in run_methods(encoded, ["dense", "key-tokens", "dense+key-tokens-score"], depth=3).values():
+            assert max(len(rows) for rows, _ in run.rankings) == 3
+
+    def test_refuses(self, encoded):
+        with pytest.raises(ValueError, match=r"methods must be among dense, .*, got 'splade'"):
+            run_methods(encoded, ["splade"])
+        with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+            run_methods(encoded, ["dense"], depth=0)
+        with pytest.raises(ValueError, match="fusion_depth must be at least 1, got 0"):
+            run_methods(encoded, ["dense"], fusion_depth=0)
+
+
+class TestInTextWeights:
+    def test_only_tokens_of_the_text_with_their_scores(self, encoder, encoded):
+        texts, pooled = encoded.collection.documents, encoded.document_pooled
+        found = in_text_weights(encoder, pooled, texts, batch_size=7)
+        head = encoder.head.with_settings(correction="none", standardize=False)
+        scores = head.decode_scores(torch.from_numpy(pooled)).detach().numpy()
+        terms = encoder.vocabulary.terms
+        for row, literal, weights in zip(scores, encoder.literal_terms(texts), found.to_dicts(), strict=True):
+            best = {int(term): float(row[terms == term].max()) for term in set(literal.tolist())}
+            assert weights == pytest.approx({t: np.log1p(score) for t, score in best.items() if score > 0}, rel=1e-4)
+        assert found.nnz > 50
+
+    def test_keeps_the_strongest(self, encoder, encoded):
+        texts, pooled = encoded.collection.documents[:3], encoded.document_pooled[:3]
+        pruned = in_text_weights(encoder, pooled, texts, max_active_dims=2)
+        assert pruned == in_text_weights(encoder, pooled, texts).prune(2)
+        assert pruned.active_dims.max() == 2
