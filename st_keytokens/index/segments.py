@@ -97,8 +97,8 @@ def write_segment(
     kept = [part.postings if mask is None else part.postings.kept(mask) for part, mask in parts]
     postings = kept[0] if len(kept) == 1 else Postings.merged(kept)
     keys = np.concatenate([part.keys[mask] for part, mask in zip(segments, masks, strict=True)])
-    columns = (keys, postings.terms, postings.indptr, postings.documents, postings.weights)
-    arrays = dict(zip(_DTYPES, columns, strict=True))
+    columns: tuple[NDArray[Any], ...] = (keys, postings.terms, postings.indptr, postings.documents, postings.weights)
+    arrays: dict[str, NDArray[Any]] = dict(zip(_DTYPES, columns, strict=True))
     dense = [part.dense for part in segments if part.dense is not None]
     if dense:
         arrays["norms.npy"] = np.concatenate([part.norms[mask] for part, mask in zip(dense, masks, strict=True)])
