@@ -38,7 +38,7 @@ def main() -> None:
     encoder.calibrate(texts)
 
     # 3. What an embedding says.
-    text = texts[0]
+    text = texts[1]
     print(
         "An abstract:\n" + textwrap.fill(textwrap.shorten(text, 300), 100, initial_indent="  ", subsequent_indent="  ")
     )

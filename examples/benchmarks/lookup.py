@@ -30,7 +30,7 @@ def main() -> None:
     documents, titles = read("corpus.jsonl"), [q["text"] for q in read("queries.jsonl")[: arguments.queries]]
     texts = [document["text"] for document in documents]
     encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", cache_size=0)
-    encoder.calibrate(texts)
+    encoder.calibrate(texts, show_progress_bar=False)
     seconds: dict[str, list[float]] = {"encode": [], "lookup": []}
     with HybridIndex(encoder=encoder) as index:
         index.add([document["_id"] for document in documents], texts)
