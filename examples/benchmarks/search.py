@@ -34,7 +34,7 @@ from st_keytokens.sparse_embeddings import SparseEmbeddings
 VOCAB_SIZE, TOPICS, TERMS, SEED = 50_000, 2_000, 64, 0
 DENSE_SHAPE = (100_000, 1024)
 CONTENDERS = {
-    "bare": "bare kernel, as published (engines.md)",
+    "bare": "bare term-at-a-time kernel",
     "bare_own": "our compiled loops alone, arrays in memory",
     "scoring": "index: scores and rows",
     "search": "index: search(), embeddings to hits",
