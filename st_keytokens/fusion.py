@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
+
+from st_keytokens.checks import check_choice, checked_float
 
 __all__ = ["FusedHit", "reciprocal_rank_fusion", "score_fusion"]
 
 Id = TypeVar("Id", bound=Hashable)
+Normalization = Literal["min-max", "z-score", "none"]
 Rankings = Mapping[str, Sequence[tuple[Id, float]]]
 
 
@@ -42,12 +45,13 @@ def reciprocal_rank_fusion(
     Args:
         rankings: Rankings by name, each best first, without an id twice.
         weights: Factor of each ranking, finite, at least 0; 1 where not named.
-        k: How little the first ranks stand out, at least 0.
+        k: How little the first ranks stand out, finite, at least 0.
 
     Returns:
         Every id once, by descending score; ties in order of first appearance.
 
     Raises:
+        TypeError: If a score, a weight or ``k`` is not a number.
         ValueError: If an id is twice in a ranking, a score is not finite, a weight names no ranking or is negative, or
             ``k`` is negative.
 
@@ -59,8 +63,7 @@ def reciprocal_rank_fusion(
     >>> [(hit.id, round(hit.score, 3), hit.ranks) for hit in fused]
     [('b', 0.833, {'dense': 2, 'sparse': 1}), ('a', 0.5, {'dense': 1})]
     """
-    if not (math.isfinite(k) and k >= 0):
-        raise ValueError(f"k must be finite and >= 0, got {k}.")
+    k = checked_float("k", k, minimum=0)
     factors = _checked(rankings, weights)
     points = {name: [1 / (k + rank) for rank in range(1, len(ranking) + 1)] for name, ranking in rankings.items()}
     return _fused(rankings, points, dict.fromkeys(rankings, 0.0), factors)
@@ -70,7 +73,7 @@ def score_fusion(
     rankings: Rankings[Id],
     *,
     weights: Mapping[str, float] | None = None,
-    normalization: Literal["min-max", "z-score", "none"] = "min-max",
+    normalization: Normalization = "min-max",
 ) -> list[FusedHit[Id]]:
     """Fuse by score: the score of an id is the weighted sum of its normalised scores.
 
@@ -86,6 +89,7 @@ def score_fusion(
         Every id once, by descending score; ties in order of first appearance.
 
     Raises:
+        TypeError: If a score or a weight is not a number.
         ValueError: If an id is twice in a ranking, a score is not finite, a weight names no ranking or is negative, or
             the normalization is unknown.
 
@@ -93,8 +97,7 @@ def score_fusion(
     >>> [(hit.id, hit.score, hit.components) for hit in fused]
     [('a', 1.0, {'dense': 0.9}), ('b', 1.0, {'dense': 0.7, 'sparse': 7.0}), ('c', 0.0, {'sparse': 2.0})]
     """
-    if normalization not in ("min-max", "z-score", "none"):
-        raise ValueError(f"normalization must be 'min-max', 'z-score' or 'none', got {normalization!r}.")
+    check_choice("normalization", normalization, get_args(Normalization))
     factors = _checked(rankings, weights)
     points = {name: _normalized([score for _, score in ranking], normalization) for name, ranking in rankings.items()}
     absent = {name: min(row, default=0.0) if normalization == "z-score" else 0.0 for name, row in points.items()}

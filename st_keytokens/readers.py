@@ -15,6 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, get_args
 
+from st_keytokens.checks import check_choice
+
 FileFormat = Literal["jsonl", "csv", "tsv", "text"]
 Part = Literal["corpus", "queries"]
 
@@ -76,8 +78,8 @@ def read_documents(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line cannot be read, or a field is missing or of a wrong type; the message begins with file
-            and line.
+        ValueError: If an argument is not one of its choices; while reading, if a line cannot be read, or a field is
+            missing or of a wrong type: the message begins with file and line.
 
     Example:
         >>> import tempfile
@@ -87,8 +89,9 @@ def read_documents(
         ...     list(read_documents(path))
         [Record(id='7', text='Mice and men', metadata={'year': 1937})]
     """
-    if file_format is not None and file_format not in get_args(FileFormat):
-        raise ValueError(f"file_format must be one of {', '.join(get_args(FileFormat))}, got {file_format!r}.")
+    if file_format is not None:
+        check_choice("file_format", file_format, get_args(FileFormat))
+    check_choice("part", part, get_args(Part))
     if str(source) == "-":
         return _read_lines(sys.stdin.buffer, name or "standard input", file_format, text_field, id_field)
     path = Path(source)
@@ -188,7 +191,11 @@ def _json_rows(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[in
         try:
             row = json.loads(line.rstrip(), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as err:
-            reason = f"{err.msg} at column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+            reason = (
+                f"{err.msg.removesuffix(' at')} at column {err.colno}"
+                if isinstance(err, json.JSONDecodeError)
+                else str(err)
+            )
             raise ValueError(f"{name}:{number}: must be one JSON object a line, got an error: {reason}.") from err
         if not isinstance(row, dict):
             raise ValueError(f"{name}:{number}: must be one JSON object a line, got {_kind(row)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK = 64
+_BLOCK = 32  # scores; smaller ones have more maxima to sort, larger ones more candidates
 
 
 def top_terms(scores: Tensor, terms: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -43,10 +43,11 @@ def top_terms(scores: Tensor, terms: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``scores.topk(k, dim=1)``, on the CPU faster for wide rows.
 
-    There the k blocks with the largest maxima are found first: whatever is among the k best lies in one of them.
+    There the k blocks with the largest maxima are found first: whatever is among the k best lies in one of them, and
+    is not below the least of these maxima.
 
     Args:
-        scores: ``(batch_size, width)``.
+        scores: ``(batch_size, width)``, float.
         k: At most ``width``.
 
     Returns:
@@ -54,16 +55,30 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     rows, width = scores.shape
     blocks = width // _BLOCK
-    if scores.device.type != "cpu" or 4 * k > blocks:
+    if scores.device.type != "cpu" or k > blocks:
         values, positions = scores.topk(k, dim=1)
         return values, positions
     whole = scores[:, : blocks * _BLOCK].reshape(rows, blocks, _BLOCK)
-    chosen = whole.amax(dim=2).topk(k, dim=1, sorted=False).indices
+    maxima, chosen = whole.amax(dim=2).topk(k, dim=1, sorted=False)
     flat = (chosen + torch.arange(rows).unsqueeze(1) * blocks).reshape(-1)
     candidates = whole.reshape(rows * blocks, _BLOCK).index_select(0, flat).reshape(rows, -1)
-    candidates = torch.cat([candidates, scores[:, blocks * _BLOCK :]], dim=1)
-    values, positions = candidates.topk(k, dim=1)
-    in_block = positions < k * _BLOCK
-    block = chosen.gather(1, (positions // _BLOCK).clamp(max=k - 1))
-    tail = positions - k * _BLOCK + blocks * _BLOCK
-    return values, torch.where(in_block, block * _BLOCK + positions % _BLOCK, tail)
+    if width % _BLOCK:
+        candidates = torch.cat([candidates, scores[:, blocks * _BLOCK :]], dim=1)
+    values, places = _at_least(candidates, maxima.amin(dim=1, keepdim=True))
+    values, order = values.topk(k, dim=1)
+    places = places.gather(1, order)
+    block = chosen.gather(1, (places // _BLOCK).clamp(max=k - 1))
+    tail = places - k * _BLOCK + blocks * _BLOCK
+    return values, torch.where(places < k * _BLOCK, block * _BLOCK + places % _BLOCK, tail)
+
+
+def _at_least(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of each row not below its ``least``, ``(batch_size, 1)``, and their places, padded at the end."""
+    is_kept = ~(scores < least)  # NaN counts as the largest, as in topk
+    counts = is_kept.sum(dim=1)
+    row, place = is_kept.nonzero(as_tuple=True)
+    seat = torch.arange(len(row)) - (counts.cumsum(dim=0) - counts)[row]
+    values = scores.new_full((len(scores), int(counts.max())), float("-inf"))
+    places = torch.zeros(values.shape, dtype=torch.int64)
+    values[row, seat], places[row, seat] = scores[row, place], place
+    return values, places

@@ -40,9 +40,12 @@ class TestReciprocalRankFusion:
         fused = reciprocal_rank_fusion({"sparse": [("y", 1.0)], "dense": [("x", 1.0)], "third": [("w", 1.0)]})
         assert [hit.id for hit in fused] == ["y", "x", "w"]
 
-    def test_negative_k_is_refused(self):
-        with pytest.raises(ValueError, match=r"k must be finite and >= 0, got -1"):
-            reciprocal_rank_fusion({"dense": DENSE}, k=-1)
+    @pytest.mark.parametrize("k", [-1, math.nan, math.inf])
+    def test_a_bad_k_is_refused(self, k):
+        with pytest.raises(ValueError, match=rf"k must be finite and >= 0, got {k}"):
+            reciprocal_rank_fusion({"dense": DENSE}, k=k)
+        with pytest.raises(TypeError, match=r"k must be a number, got str '60'"):
+            reciprocal_rank_fusion({"dense": DENSE}, k="60")
 
     @given(rankings)
     def test_only_ranks_count(self, rankings):
@@ -89,7 +92,7 @@ class TestScoreFusion:
         assert {hit.id: hit.score for hit in fused} == {"a": 1.0, "b": 1.0}
 
     def test_unknown_normalization_is_refused(self):
-        with pytest.raises(ValueError, match=r"normalization must be 'min-max', 'z-score' or 'none', got 'max'"):
+        with pytest.raises(ValueError, match=r"normalization must be one of 'min-max', 'z-score', 'none', got 'max'"):
             score_fusion({"dense": DENSE}, normalization="max")
 
     @given(ranking, st.floats(0.5, 100), st.floats(-100, 100), st.sampled_from(["min-max", "z-score"]))
@@ -132,6 +135,12 @@ class TestBoth:
     def test_a_bad_weight_is_refused(self, fuse, weight):
         with pytest.raises(ValueError, match=rf"weights must be finite and >= 0, got {weight} for 'dense'"):
             fuse({"dense": DENSE}, weights={"dense": weight})
+
+    def test_what_is_no_number_is_refused(self, fuse):
+        with pytest.raises(TypeError, match="must be real number, not NoneType"):
+            fuse({"dense": [("a", None)]})
+        with pytest.raises(TypeError, match="must be real number, not str"):
+            fuse({"dense": DENSE}, weights={"dense": "2"})
 
     @given(rankings)
     def test_every_id_once_by_falling_score_with_its_components(self, fuse, rankings):

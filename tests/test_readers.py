@@ -59,6 +59,18 @@ class TestJsonLines:
         path = write(tmp_path / "a.jsonl", '{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}')
         assert [record.text for record in read_documents(path)] == ["a\u2028b\u0085c", "d"]
 
+    def test_a_line_of_megabytes(self, tmp_path):
+        text = "wörd " * 500_000
+        path = write(tmp_path / "a.jsonl", json.dumps({"id": "x", "text": text}, ensure_ascii=False) + "\n{}\n")
+        records = read_documents(path)
+        assert next(records) == Record("x", text)
+        with pytest.raises(ValueError, match=r"a\.jsonl:2: must have the field 'text'"):
+            next(records)
+
+    def test_an_id_twice_is_read_twice(self, tmp_path):
+        path = write(tmp_path / "a.jsonl", '{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n')
+        assert list(read_documents(path)) == [Record("x", "a"), Record("x", "b")]
+
     def test_records_come_while_reading(self, tmp_path):
         path = write(tmp_path / "a.jsonl", '{"text": "a"}\nno JSON\n')
         records = read_documents(path)
@@ -74,6 +86,16 @@ class TestJsonLines:
             ('"a"', r"must be one JSON object a line, got a string\."),
             ('{"text": "a", "score": NaN}', r"must be one JSON object a line, got an error: NaN is not JSON\."),
             ("[" * 200_000, r"must be one JSON object a line, got an error: "),
+            (
+                '{"text": "a\0b"}',
+                r"must be one JSON object a line, got an error: Invalid control character at column 12",
+            ),
+            ('{"text": "cut \\ud8', r"must be one JSON object a line, got an error: Invalid \\uXXXX escape at column"),
+            (
+                '{"text": "a", "n": ' + "9" * 5000 + "}",
+                r"must be one JSON object a line, got an error: Exceeds the limit",
+            ),
+            ('\ufeff{"text": "a"}', r"must be one JSON object a line, got an error: Unexpected UTF-8 BOM"),
             (
                 '{"id": "x", "body": "b"}',
                 r"must have the field 'text', got 'id', 'body'\. Name the field .*text_field",
@@ -147,6 +169,10 @@ class TestCsv:
         assert len(next(records).text) == 500_000
         assert csv.field_size_limit() == before
 
+    def test_line_ends_within_quotes_are_kept(self, tmp_path):
+        path = write(tmp_path / "a.csv", 'text,year\r\n"two\r\nlines",1937\r\n')
+        assert list(read_documents(path)) == [Record(None, "two\r\nlines", {"year": "1937"})]
+
     def test_header_alone_and_empty_file(self, tmp_path):
         assert list(read_documents(write(tmp_path / "a.csv", "id,text\n"))) == []
         assert list(read_documents(write(tmp_path / "b.csv", ""))) == []
@@ -158,6 +184,7 @@ class TestCsv:
             ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4: must have 2 fields as the header has, got 1\."),
             ('id,text\n1,"open\nand so on\n', r"a\.csv:2: must be CSV, got an error: unexpected end of data\."),
             ('id,text\n1,"quoted" and more\n', r"a\.csv:2: must be CSV, got an error: .* double the quotes"),
+            ("id,text\r1,a\r", r"a\.csv:1: must be CSV, got an error: new-line character seen in unquoted field"),
             ("id,text,id\n", r"a\.csv:1: must name each field once, got 'id' twice\."),
             ("id,body\n1,a\n", r"a\.csv:2: must have the field 'text', got 'id', 'body'\."),
             ("id,text\n,a\n", r"a\.csv:2: 'id' must be a string or a number, got an empty string\."),
@@ -228,6 +255,30 @@ class TestEncoding:
         with pytest.raises(ValueError, match=r"a\.txt:1: must be UTF-8, got the byte 0xff at position 0 of the"):
             list(read_documents(path))
 
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
+    def test_a_byte_order_mark_alone_is_an_empty_file(self, tmp_path, name):
+        assert list(read_documents(write(tmp_path / name, b"\xef\xbb\xbf"))) == []
+
+    @pytest.mark.parametrize(
+        "cut", [b"caf\xc3", b"a\xed\xa0\x80", b"a\xf0\x9f\x98"], ids=["cut", "surrogate", "emoji"]
+    )
+    def test_half_a_character_is_refused(self, tmp_path, cut):
+        with pytest.raises(ValueError, match=r"a\.txt:2: must be UTF-8, got the byte 0x.. at position "):
+            list(read_documents(write(tmp_path / "a.txt", b"fine\n" + cut)))
+
+    def test_lone_surrogates_and_nul_stay_as_they_are(self, tmp_path):
+        path = write(tmp_path / "a.jsonl", r'{"id": "x\ud800", "text": "a\udc00 b\u0000"}')
+        assert list(read_documents(path)) == [Record("x\ud800", "a\udc00 b\0")]
+        assert list(read_documents(write(tmp_path / "a.txt", "a\0b\n"))) == [Record(None, "a\0b")]
+
+    def test_nul_in_csv(self, tmp_path):
+        path = write(tmp_path / "a.csv", "text\na\0b\n")
+        if sys.version_info >= (3, 11):
+            assert list(read_documents(path)) == [Record(None, "a\0b")]
+        else:
+            with pytest.raises(ValueError, match=r"a\.csv:2: must be CSV, got an error: line contains NUL"):
+                list(read_documents(path))
+
 
 class TestCompression:
     @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
@@ -257,8 +308,12 @@ class TestSource:
         assert list(read_documents(path, file_format="text")) == [Record(None, "one")]
 
     def test_unknown_format(self, tmp_path):
-        with pytest.raises(ValueError, match=r"file_format must be one of jsonl, csv, tsv, text, got 'xml'\."):
+        with pytest.raises(ValueError, match=r"file_format must be one of 'jsonl', 'csv', 'tsv', 'text', got 'xml'\."):
             read_documents(tmp_path, file_format="xml")
+
+    def test_unknown_part(self, tmp_path):
+        with pytest.raises(ValueError, match=r"part must be one of 'corpus', 'queries', got 'qrels'\."):
+            read_documents(tmp_path, part="qrels")
 
     def test_format_goes_before_the_name(self, tmp_path):
         path = write(tmp_path / "a.txt", "id,text\n1,a\n")

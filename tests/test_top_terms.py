@@ -9,8 +9,8 @@ from st_keytokens.top_terms import top_k, top_terms
 
 
 class TestTopK:
-    @pytest.mark.parametrize("width", [64, 1000, 6400, 20_011])
-    @pytest.mark.parametrize("k", [1, 7, 60])
+    @pytest.mark.parametrize("width", [60, 64, 1000, 6400, 20_011])
+    @pytest.mark.parametrize("k", [1, 7, 31, 60])
     def test_equals_torch(self, width, k):
         scores = torch.randn(5, width, generator=torch.Generator().manual_seed(width + k))
         before = scores.clone()
@@ -28,12 +28,33 @@ class TestTopK:
         assert positions.tolist() == [[6401, 6402, 6400], [649, 648, 647]]
         assert values.tolist() == [[5, 4, 3], [10, 9, 8]]
 
-    def test_masked_scores(self):
-        scores = torch.full((1, 6400), float("-inf"))
-        scores[0, 77] = 1.0
-        values, positions = top_k(scores, 2)
-        assert positions[0, 0] == 77
-        assert values.tolist() == [[1.0, float("-inf")]]
+    def test_rows_of_all_kinds_in_one_batch(self):
+        scores = torch.stack(
+            [
+                torch.randn(1000, generator=torch.Generator().manual_seed(0)),
+                torch.zeros(1000),
+                torch.full((1000,), float("-inf")),
+                torch.full((1000,), float("-inf")).index_fill(0, torch.tensor([77, 999]), 1.0),
+                torch.arange(1000.0),
+                torch.arange(1000.0).flip(0).floor_divide(100),
+            ]
+        )
+        values, positions = top_k(scores, 20)
+        assert torch.equal(values, scores.topk(20, dim=1).values)
+        assert torch.equal(scores.gather(1, positions), values)
+        assert all(len(set(row)) == 20 for row in positions.tolist())
+
+    def test_nan_is_the_largest(self):
+        scores = torch.arange(2000.0).reshape(2, 1000).index_fill(1, torch.tensor([500]), float("nan"))
+        values, positions = top_k(scores, 3)
+        assert positions.tolist() == [[500, 999, 998]] * 2
+        assert torch.equal(values[:, 1:], torch.tensor([[999.0, 998.0], [1999.0, 1998.0]]))
+
+    def test_gradient_goes_to_the_best(self):
+        scores = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        values, positions = top_k(scores, 5)
+        values.sum().backward()
+        assert torch.equal(scores.grad, torch.zeros(2, 1000).scatter(1, positions, 1.0))
 
 
 class TestTopTerms:
