@@ -430,6 +430,60 @@ class TestDtypes:
         LMHead(embeddings, compute_dtype=torch.float64).logits(torch.ones(1, 3)).sum().backward()
         assert embeddings.weight.grad.tolist() == [[1, 1, 1]] * 4
 
+    def test_autocast_changes_nothing(self):
+        for family in ("llama", "bert"):
+            head, x = LMHead.from_model(language_model(family, True)), torch.randn(3, D)
+            expected = head.logits(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(head.logits(x), expected)
+
+    @pytest.mark.parametrize(
+        ("stored", "computed"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", None)]
+    )
+    def test_rows_are_what_is_computed_with(self, stored, computed):
+        generator = torch.Generator().manual_seed(0)
+        weight, bias, x = (torch.randn(*shape, generator=generator) for shape in ((50, 16), (50,), (3, 16)))
+        layer = FrozenLayer(weight.to(getattr(torch, stored)), bias.to(getattr(torch, stored)))
+        dtype = None if computed is None else getattr(torch, computed)
+        head = LMHead(layer, scale=0.3, compute_dtype=dtype)
+        blocks = [head.rows(start, start + 20) for start in (0, 20, 40)]
+        rows, biases = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        assert (rows.dtype, biases.dtype) == (torch.float32, torch.float32)
+        assert torch.equal(rows, layer.weight.to(dtype).float())
+        assert torch.equal(biases, (layer.bias.float() * 0.3).to(head.compute_dtype).float())
+        torch.testing.assert_close(head.logits(x).float(), 0.3 * x @ rows.T + biases, rtol=0.02, atol=0.02)
+        assert plain_head().rows(1, 9)[0].tolist() == [[3, 4, 5], [6, 7, 8], [9, 10, 11]]
+        assert plain_head().rows(0, 1)[1] is None
+
+    def test_hash_tells_heads_apart_and_dtypes_together(self):
+        weight = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        head, changed = plain_head(weight), weight.clone()
+        changed[-3:] += 1
+        assert head.hash == plain_head(weight.bfloat16()).hash == copy.deepcopy(head).hash
+        others = [
+            plain_head(changed),
+            plain_head(weight[:499]),
+            plain_head(weight, scale=2.0),
+            plain_head(weight, soft_cap=2.0),
+            head.sharing(compute_dtype=torch.bfloat16),
+            LMHead(FrozenLayer(weight, weight[:, 0])),
+        ]
+        assert len({head.hash, *(other.hash for other in others)}) == 7
+        masked = copy.deepcopy(LMHead.from_model(language_model("bert", True)))
+        before = masked.hash
+        masked.parts.transform.norm_eps = 0.5
+        assert masked.hash != before
+
+    def test_sharing_parts(self):
+        head = LMHead.from_model(body_of(language_model("llama", True)))
+        other = head.sharing(compute_dtype=torch.float64)
+        assert other.weight is head.weight
+        assert (other.compute_dtype_name, head.compute_dtype_name) == ("float64", None)
+        assert (other.is_tied, head.sharing(is_tied=False).is_tied) == (True, False)
+        capped = plain_head(scale=0.5, soft_cap=3.0).sharing()
+        assert (capped.scale, capped.soft_cap, capped.is_held) == (0.5, 3.0, False)
+        assert list(capped.state_dict()) == ["output.weight"]
+
     def test_wrong_compute_dtype(self):
         with pytest.raises(ValueError, match=r"compute_dtype must be None or one of float64, .*, got torch.int8"):
             plain_head(compute_dtype=torch.int8)
@@ -676,6 +730,14 @@ class TestSaveLoad:
         file.write_bytes(file.read_bytes()[:-3])
         with pytest.raises(ValueError, match="must hold a saved LM head"):
             LMHead.load(tmp_path)
+
+    def test_over_what_it_was_loaded_from(self, tmp_path):
+        plain_head().save(tmp_path)
+        head = LMHead.load(tmp_path)
+        plain_head(torch.zeros(4, 3)).save(tmp_path)
+        assert torch.equal(head.weight, plain_head().weight)
+        head.save(tmp_path)
+        assert torch.equal(LMHead.load(tmp_path).weight, plain_head().weight)
 
     def test_out_of_range(self):
         with pytest.raises(ValueError, match="soft_cap must be None or above 0, got -1"):

@@ -58,10 +58,17 @@ class HeadTransform(nn.Module):
         from transformers.activations import ACT2FN
 
         dense, dense_bias, norm, norm_bias = (
-            None if tensor is None else tensor.float() for tensor in (*tensors_of(self.dense), *tensors_of(self.norm))
+            None if tensor is None else tensor.to(embeddings.device, torch.float32)
+            for tensor in (*tensors_of(self.dense), *tensors_of(self.norm))
         )
-        hidden = ACT2FN[self.activation](functional.linear(embeddings, cast(torch.Tensor, dense), dense_bias))
-        return functional.layer_norm(hidden, hidden.shape[-1:], norm, norm_bias, self.norm_eps)
+        with without_autocast(embeddings.device):
+            hidden = ACT2FN[self.activation](functional.linear(embeddings, cast(torch.Tensor, dense), dense_bias))
+            return functional.layer_norm(hidden, hidden.shape[-1:], norm, norm_bias, self.norm_eps)
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """A context in which autocast does not change the dtype of a computation on a device."""
+    return torch.autocast("cuda" if device.type == "cuda" else "cpu", enabled=False)
 
 
 class HeadParts(NamedTuple):

@@ -1,39 +1,26 @@
-"""LM heads: from a pooled embedding to a logit for every token of the vocabulary."""
+"""LM heads: held by a model, read from a checkpoint, saved and loaded."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn import functional
 
 from st_keytokens.lm_head.checkpoint_tensors import CheckpointTensors
 from st_keytokens.lm_head.head_layouts import HeadLayout, head_layout
+from st_keytokens.lm_head.head_logits import HeadLogits
 from st_keytokens.lm_head.head_parts import (
-    DTYPES,
     HeadParts,
-    HeadTransform,
-    check_loaded,
-    check_parts,
     input_embeddings,
     parts_of_checkpoint,
     parts_of_model,
-    parts_of_tensors,
-    tensors_by_name,
     tensors_of,
 )
-
-_SETTINGS_FILE = "lm_head.json"
-_TENSORS_FILE = "lm_head.safetensors"
-_FORMAT_VERSION = 1
+from st_keytokens.lm_head.saved_head import SavedHead, read_head, write_head
 
 
-class LMHead(nn.Module):
+class LMHead(HeadLogits):
     """Decodes embeddings as their language model would: ``cap(scale * (transform(x) @ weight.T + bias))``.
 
     Made by `from_model`, `from_checkpoint`, `from_input_embeddings` or `load`. Parts that belong to a model are
@@ -62,38 +49,10 @@ class LMHead(nn.Module):
         ValueError: If shapes do not fit together, a setting is out of range, or a weight is on the meta device.
 
     Examples:
-        >>> head = LMHead(nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
+        >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
         >>> head.logits(torch.tensor([[3.0, 1.0]]))
         tensor([[3., 2., 4.]])
     """
-
-    def __init__(
-        self,
-        output: nn.Module,
-        transform: HeadTransform | None = None,
-        *,
-        scale: float = 1.0,
-        soft_cap: float | None = None,
-        compute_dtype: torch.dtype | None = None,
-        is_held: bool = True,
-        is_tied: bool = False,
-    ) -> None:
-        super().__init__()
-        if compute_dtype is not None and compute_dtype not in DTYPES.values():
-            raise ValueError(f"compute_dtype must be None or one of {', '.join(DTYPES)}, got {compute_dtype}.")
-        if soft_cap is not None and not soft_cap > 0:
-            raise ValueError(f"soft_cap must be None or above 0, got {soft_cap}.")
-        self.scale = float(scale)
-        self.soft_cap = soft_cap
-        self.is_tied = is_tied
-        self._compute_dtype = compute_dtype
-        self._converted: tuple[tuple[Any, ...], torch.Tensor] | None = None
-        self.is_held = is_held
-        self.parts = HeadParts(output, transform)
-        if not is_held:
-            self.output = output
-            self.transform = transform
-        check_parts(self.parts)
 
     @classmethod
     def from_model(cls, model: Any, *, compute_dtype: torch.dtype | None = None) -> LMHead:
@@ -191,120 +150,38 @@ class LMHead(nn.Module):
             )
         return head
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The weight of the output layer, shape ``(vocab_size, hidden_size)``."""
-        return tensors_of(self.parts.output)[0]
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The bias of the output layer, shape ``(vocab_size,)``, or None."""
-        return tensors_of(self.parts.output)[1]
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits."""
-        return self.weight.shape[0]
-
-    @property
-    def embedding_dimension(self) -> int:
-        """Width of the embeddings that go in."""
-        transform = self.parts.transform
-        return (self.weight if transform is None else tensors_of(transform.dense)[0]).shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weight, and of the logits."""
-        return self.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the weight."""
-        return self.weight.dtype
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Dtype of the product."""
-        return self._compute_dtype or self.dtype
-
-    @property
-    def is_scale_free(self) -> bool:
-        """Whether an embedding twice as long has logits twice as high, so that its length changes no ranking."""
-        return self.is_affine and self.bias is None
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether logits are ``scale * (x @ weight.T + bias)``: neither transform nor soft cap."""
-        return self.parts.transform is None and self.soft_cap is None
-
-    def hidden_states(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """What the weight is multiplied with: the embeddings after the transform.
+    def sharing(self, *, compute_dtype: torch.dtype | None = None, is_tied: bool | None = None) -> LMHead:
+        """A head of the same parts, scale and soft cap.
 
         Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
+            compute_dtype: See the class; None for this head's.
+            is_tied: See the class; None for this head's.
 
         Returns:
-            Shape ``(batch_size, hidden_size)``, float32, on the head's device.
+            The head; its weights are this head's own.
 
         Raises:
-            TypeError: If embeddings are no floating-point tensor.
-            ValueError: If their shape does not fit, or the weight is on the meta device.
+            ValueError: If compute_dtype is out of range.
         """
-        if not isinstance(embeddings, torch.Tensor) or not embeddings.is_floating_point():
-            got = f"dtype {embeddings.dtype}" if isinstance(embeddings, torch.Tensor) else type(embeddings).__name__
-            raise TypeError(f"embeddings must be a floating-point tensor, got {got}.")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dimension:
-            raise ValueError(
-                f"embeddings must have shape (batch_size, {self.embedding_dimension}), got {tuple(embeddings.shape)}. "
-                "Pass the pooled embeddings of the model that the LM head belongs to, not truncated."
-            )
-        check_loaded(self.weight)
-        hidden = embeddings.to(device=self.device, dtype=torch.float32)
-        return hidden if self.parts.transform is None else self.parts.transform(hidden)
-
-    def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Decode embeddings.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
-
-        Returns:
-            Logits, shape ``(batch_size, vocab_size)``, on the head's device; ``compute_dtype``, or float32 where the
-            head has a soft cap.
-
-        Raises:
-            TypeError: If embeddings are no floating-point tensor.
-            ValueError: If their shape does not fit, or the weight is on the meta device.
-        """
-        hidden = self.hidden_states(embeddings) * self.scale
-        bias = None if self.bias is None else (self.bias.float() * self.scale).to(self.compute_dtype)
-        logits = functional.linear(hidden.to(self.compute_dtype), self._compute_weight(), bias)
-        return logits if self.soft_cap is None else torch.tanh(logits.float() / self.soft_cap) * self.soft_cap
-
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Decode embeddings, as `logits`."""
-        return self.logits(embeddings)
+        return LMHead(
+            *self.parts,
+            scale=self.scale,
+            soft_cap=self.soft_cap,
+            compute_dtype=self._compute_dtype if compute_dtype is None else compute_dtype,
+            is_held=self.is_held,
+            is_tied=self.is_tied if is_tied is None else is_tied,
+        )
 
     def save(self, directory: str | Path) -> None:
         """Write all tensors to ``lm_head.safetensors`` and the settings to ``lm_head.json``.
 
         Args:
             directory: Made if it is not there.
+
+        Raises:
+            OSError: If the directory cannot be written.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        transform = self.parts.transform
-        settings = {
-            "format_version": _FORMAT_VERSION,
-            "scale": self.scale,
-            "soft_cap": self.soft_cap,
-            "activation": None if transform is None else transform.activation,
-            "norm_eps": None if transform is None else transform.norm_eps,
-            "compute_dtype": next((name for name, dtype in DTYPES.items() if dtype == self._compute_dtype), None),
-        }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_by_name(self.parts).items()}
-        save_file(tensors, directory / _TENSORS_FILE)
-        (directory / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_head(Path(directory), SavedHead(self.parts, self.scale, self.soft_cap, self._compute_dtype))
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str | torch.device | None = None) -> LMHead:
@@ -319,44 +196,7 @@ class LMHead(nn.Module):
 
         Raises:
             FileNotFoundError: If there is no saved head.
-            ValueError: If a file is malformed or truncated, or of a newer format.
+            ValueError: If a file is malformed or truncated, or of another format.
         """
-        directory = Path(directory)
-        try:
-            settings = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-            version = settings["format_version"]
-            if version != _FORMAT_VERSION:
-                raise ValueError(
-                    f"{directory} must be of format {_FORMAT_VERSION}, got {version!r}. Install the st-keytokens that "
-                    "wrote it."
-                )
-            tensors = load_file(directory / _TENSORS_FILE, device=str(device or "cpu"))
-            parts = parts_of_tensors(tensors, settings["activation"], settings["norm_eps"])
-            return cls(
-                *parts,
-                scale=settings["scale"],
-                soft_cap=settings["soft_cap"],
-                compute_dtype=settings["compute_dtype"] and DTYPES[settings["compute_dtype"]],
-                is_held=False,
-            )
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as err:
-            raise ValueError(f"{directory} must hold a saved LM head, got {err!r}. Save it again.") from err
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_converted": None}
-
-    def extra_repr(self) -> str:
-        """Sizes, and whether the parts belong to a model."""
-        owner = "tied" if self.is_tied else "held" if self.is_held else "owned"
-        return f"embedding_dimension={self.embedding_dimension}, vocab_size={self.vocab_size}, {owner}"
-
-    def _compute_weight(self) -> torch.Tensor:
-        """The weight in the dtype of the product, converted once for as long as it does not change."""
-        weight, dtype = self.weight, self.compute_dtype
-        if weight.dtype == dtype or weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
-            return weight.to(dtype)
-        version = (weight.data_ptr(), weight._version, weight.dtype, weight.device, dtype)
-        if self._converted is None or self._converted[0] != version:
-            with torch.inference_mode(False):
-                self._converted = version, weight.detach().to(dtype)
-        return self._converted[1]
+        parts, scale, soft_cap, compute_dtype = read_head(Path(directory), device)
+        return cls(*parts, scale=scale, soft_cap=soft_cap, compute_dtype=compute_dtype, is_held=False)
