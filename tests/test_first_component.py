@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_keytokens import first_component as module
-from st_keytokens.first_component import FirstComponent, SecondMoments, center, correct, remove, shift
+from st_keytokens.first_component import FirstComponent, SecondMoments, center, correct, remove, second_moments, shift
 
 
 def embeddings(count: int, dimension: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:
@@ -126,7 +125,7 @@ class TestStreaming:
     def test_blocks_inside_a_batch(self, monkeypatch):
         rows = embeddings(100, 10)
         whole = moments_of(rows)
-        monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
+        monkeypatch.setattr(second_moments, "_BLOCK_ROWS", 7)
         np.testing.assert_allclose(moments_of(rows).second_moment, whole.second_moment, rtol=1e-12, atol=1e-10)
 
     def test_mean_and_covariance(self):
@@ -216,7 +215,7 @@ class TestInputs:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("as_input", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
     def test_not_finite_names_the_row_and_adds_nothing(self, bad, as_input, monkeypatch):
-        monkeypatch.setattr(module, "_BLOCK_ROWS", 2)
+        monkeypatch.setattr(second_moments, "_BLOCK_ROWS", 2)
         moments = moments_of(embeddings(10, 4))
         before = moments.second_moment.clone()
         rows = embeddings(5, 4)
@@ -255,7 +254,7 @@ class TestInputs:
             moments_of(np.zeros((3, 4))).first_component()
 
     def test_embedding_dimension(self):
-        with pytest.raises(ValueError, match="embedding_dimension must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="embedding_dimension must be >= 1, got 0"):
             SecondMoments(0)
 
     def test_mps(self):

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from st_keytokens.calibration.calibration import Calibration
 from st_keytokens.calibration.embedding_sample import EmbeddingSample
+from st_keytokens.calibration.ridge_decoder import RidgeDecoder
 
-__all__ = ["Calibration", "EmbeddingSample"]
+__all__ = ["Calibration", "EmbeddingSample", "RidgeDecoder"]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from st_keytokens.first_component import Dense, as_tensor
 
 
 class EmbeddingSample:
@@ -34,13 +39,14 @@ class EmbeddingSample:
         self.embeddings: NDArray[np.float32] = np.zeros((0, embedding_dimension), dtype=np.float32)
         self.priorities: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
 
-    def update(self, embeddings: NDArray[np.float32]) -> None:
-        """Consider a batch, C-contiguous float32, shape ``(batch_size, embedding_dimension)``. Not modified."""
-        digests = (hashlib.blake2b(row, digest_size=8, key=b"st-keytokens").digest() for row in embeddings)
-        self._keep(embeddings, np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64))
+    def update(self, embeddings: Dense) -> None:
+        """Consider a batch, shape ``(batch_size, embedding_dimension)``, any float dtype and device. Not modified."""
+        rows = float32_rows(embeddings)
+        digests = (hashlib.blake2b(row, digest_size=8, key=b"st-keytokens").digest() for row in rows)
+        self._keep(rows, np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64))
 
     def merge(self, other: EmbeddingSample) -> None:
-        """Consider everything that ``other`` has seen."""
+        """Consider everything that ``other`` has seen. ``other`` is not modified."""
         self._keep(other.embeddings, other.priorities)
 
     def _keep(self, embeddings: NDArray[np.float32], priorities: NDArray[np.uint64]) -> None:
@@ -53,3 +59,35 @@ class EmbeddingSample:
         order = np.argsort(merged, kind="stable")[: self.size]
         self.embeddings = np.concatenate([self.embeddings, embeddings])[order]
         self.priorities = merged[order]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The whole state as tensors ``embeddings`` and ``priorities`` (their bits as int64), for safetensors."""
+        return {
+            "embeddings": torch.from_numpy(self.embeddings),
+            "priorities": torch.from_numpy(self.priorities.view(np.int64)),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EmbeddingSample:
+        """Restore what :meth:`to_tensors` gave, of a sample of the usual size.
+
+        Raises:
+            KeyError: If a tensor is missing.
+        """
+        sample = cls(tensors["embeddings"].shape[1])
+        sample.embeddings = tensors["embeddings"].numpy()
+        sample.priorities = tensors["priorities"].numpy().view(np.uint64)
+        return sample
+
+
+def float32_rows(embeddings: Dense) -> NDArray[np.float32]:
+    """Embeddings as a C-contiguous array on the CPU.
+
+    Args:
+        embeddings: Array or tensor of floating-point numbers. Not modified.
+
+    Returns:
+        float32, of the same shape.
+    """
+    rows: NDArray[np.float32] = as_tensor(embeddings).to("cpu", torch.float32).contiguous().numpy()
+    return rows
