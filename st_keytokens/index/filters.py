@@ -56,9 +56,10 @@ def filtered_keys(store: Store, connection: sqlite3.Connection, filter: Filter) 
         return np.array(rows.fetchall(), np.int64).reshape(-1)
     if callable(filter):
         return np.array(
-            [key for key, fields in store.all_documents(connection) if filter(Document(*fields))], np.int64
+            [key for key, fields in store.documents.all(connection) if filter(Document(*fields))], np.int64
         )
-    return np.sort(np.array(list(store.keys(connection, checked_strings("filter", filter)).values()), np.int64))
+    keys = store.documents.keys(connection, checked_strings("filter", filter))
+    return np.sort(np.array(list(keys.values()), np.int64))
 
 
 def filter_sql(filter: Mapping[str, Any]) -> Sql:

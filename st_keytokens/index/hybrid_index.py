@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from st_keytokens.checks import check_choice
 from st_keytokens.index.dense import checked_dense
 from st_keytokens.index.documents import checked_strings, packed_metadata
 from st_keytokens.index.postings import Postings
 from st_keytokens.index.reader import Embeddings, IndexReader
-from st_keytokens.index.segments import Segment, write_segment
+from st_keytokens.index.segments import Segment, verify_segment, write_segment
 from st_keytokens.index.settings import as_hybrid, check_embeddings, settled
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.sparse_embeddings import HybridEmbeddings
@@ -101,8 +102,7 @@ class HybridIndex(IndexReader):
             ValueError: If lengths, vocabulary or dimension differ, a value is not finite, an id is given twice, or is
                 there already and is not to be replaced. Nothing is added.
         """
-        if on_conflict not in ("error", "replace"):
-            raise ValueError(f"on_conflict must be 'error' or 'replace', got {on_conflict!r}.")
+        check_choice("on_conflict", on_conflict, ("error", "replace"))
         saved = self.settings
         if embeddings is not None:
             batch = as_hybrid("embeddings", embeddings)
@@ -130,14 +130,14 @@ class HybridIndex(IndexReader):
             check_embeddings("embeddings", batch, settings, needs_dense=True)
             self._store.save_settings(connection, settings)
             if names is None:
-                names = self._store.free_ids(connection, before.next_key, size)
-            known = self._store.keys(connection, names)
+                names = self._store.documents.free_ids(connection, before.next_key, size)
+            known = self._store.documents.keys(connection, names)
             if known and on_conflict == "error":
                 raise ValueError(
                     f"ids must be new, got {next(iter(known))!r}, which is there. Use on_conflict='replace'."
                 )
             self._store.delete(connection, known.values())
-            self._store.insert(connection, before.next_key, names, strings, packed)
+            self._store.documents.insert(connection, before.next_key, names, strings, packed)
             after = self._load(connection)
             self._merge(connection, after, after.tail(size), replace(new, keys=new.keys + before.next_key))
         return names
@@ -155,7 +155,7 @@ class HybridIndex(IndexReader):
         """
         names = checked_strings("ids", ids)
         with self._store.write() as connection:
-            known = self._store.keys(connection, names)
+            known = self._store.documents.keys(connection, names)
             self._store.delete(connection, known.values())
         return len(known)
 
@@ -176,7 +176,14 @@ class HybridIndex(IndexReader):
     def _merge(
         self, connection: sqlite3.Connection, snapshot: Snapshot, numbers: range, new: Segment | None = None
     ) -> None:
-        """Write the living rows of some consecutive segments, and new rows, as one segment in their place."""
+        """Write the living rows of some consecutive segments, and new rows, as one segment in their place.
+
+        An altered file must not be copied: its checksum would be right from then on.
+        """
+        files = self._store.segment_files(connection)
+        for number in numbers:
+            name = snapshot.segments[number].name
+            verify_segment(self._store.segments / name, files[name])
         parts = [(snapshot.segments[number], snapshot.alive_in(number)) for number in numbers]
         parts += [] if new is None else [(new, None)]
         keys = np.concatenate([part.keys if mask is None else part.keys[mask] for part, mask in parts])

@@ -14,18 +14,21 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from st_keytokens.checks import check_choice
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st_keytokens.index.postings import Postings
 
-__all__ = ["Kernel", "KernelName", "best_rows", "padded", "sparse_kernel"]
+__all__ = ["Kernel", "KernelName", "Ranking", "best_rows", "padded", "sparse_kernel"]
 
 KernelName = Literal["auto", "numba", "torch", "scipy"]
 BLOCK = 256  # rows whose best score is found together; a score buffer is a whole number of blocks
 
+Ranking = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
 Accumulate = Callable[["Postings", "NDArray[np.int32]", "NDArray[np.float32]", "NDArray[np.float32]"], None]
-Candidates = Callable[["NDArray[np.float32]", "NDArray[np.bool_] | None", int], "NDArray[np.int64]"]
+Select = Callable[["NDArray[np.float32]", "NDArray[np.bool_] | None", int], Ranking]
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class Kernel:
     Attributes:
         name: ``"numba"``, ``"torch"`` or ``"scipy"``.
         accumulate: Adds a query's products with one segment's postings to that segment's part of the scores.
-        candidates: Rows with a score above 0 and inside the mask, ascending, the best ``limit`` at least.
+        select: The best ``limit`` rows with a score above 0 and inside the mask, and their scores.
     """
 
     name: str
     accumulate: Accumulate
-    candidates: Candidates
+    select: Select
 
     def best(
         self,
@@ -50,7 +53,7 @@ class Kernel:
         scores: NDArray[np.float32],
         mask: NDArray[np.bool_] | None,
         limit: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Ranking:
         """Find the rows with the best scores above 0.
 
         Args:
@@ -70,8 +73,7 @@ class Kernel:
             stop = start + postings.num_rows
             self.accumulate(postings, terms, weights, scores[start:stop])
             start = stop
-        limit = min(limit, start)
-        return best_rows(scores, self.candidates(scores, mask, limit), limit)
+        return self.select(scores, mask, min(limit, start))
 
 
 def padded(num_rows: int) -> int:
@@ -79,9 +81,7 @@ def padded(num_rows: int) -> int:
     return -(-num_rows // BLOCK) * BLOCK
 
 
-def best_rows(
-    scores: NDArray[np.float32], rows: NDArray[np.int64], limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best_rows(scores: NDArray[np.float32], rows: NDArray[np.int64], limit: int) -> Ranking:
     """The best ``limit`` of ``rows`` (ascending) by falling score, ties by row, and their scores.
 
     >>> best_rows(np.array([1, 3, 2, 3], dtype=np.float32), np.arange(4), 3)
@@ -102,8 +102,7 @@ def sparse_kernel(name: KernelName = "auto") -> Kernel:
         ValueError: If there is no such kernel.
         ImportError: If numba is wanted by name and not installed.
     """
-    if name not in get_args(KernelName):
-        raise ValueError(f"kernel must be one of {', '.join(map(repr, get_args(KernelName)))}, got {name!r}.")
+    check_choice("kernel", name, get_args(KernelName))
     if name in ("auto", "numba"):
         try:
             return _numba_kernel()
@@ -111,8 +110,8 @@ def sparse_kernel(name: KernelName = "auto") -> Kernel:
             if name == "numba":
                 raise ImportError('kernel "numba" needs numba: pip install "st-keytokens[numba]"') from err
     if name == "scipy":
-        return Kernel("scipy", _scipy_accumulate, _positive_rows)
-    return Kernel("torch", _torch_accumulate, _positive_rows)
+        return Kernel("scipy", _scipy_accumulate, _best_positive)
+    return Kernel("torch", _torch_accumulate, _best_positive)
 
 
 def _numba_kernel() -> Kernel:
@@ -123,14 +122,15 @@ def _numba_kernel() -> Kernel:
     def accumulate(
         postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> None:
-        arrays = (postings.terms, postings.indptr, postings.documents, postings.weights)
-        numba_kernels.accumulate(*arrays, terms, weights, scores)
+        numba_kernels.accumulate(
+            postings.terms, postings.indptr, postings.gaps, postings.weights, terms, weights, scores
+        )
 
-    def candidates(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> NDArray[np.int64]:
+    def select(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> Ranking:
         bytes_mask = no_mask if mask is None else mask.view(np.uint8)
-        return numba_kernels.candidates(scores, bytes_mask, limit)  # type: ignore[no-any-return]
+        return numba_kernels.select(scores, bytes_mask, limit)  # type: ignore[no-any-return]
 
-    return Kernel("numba", accumulate, candidates)
+    return Kernel("numba", accumulate, select)
 
 
 def _torch_accumulate(
@@ -138,8 +138,8 @@ def _torch_accumulate(
 ) -> None:
     sums = torch.from_numpy(scores)
     for position, weight in zip(*postings.shared(terms, weights), strict=True):
-        documents, document_weights = postings.of_term(position)
-        sums.index_add_(0, torch.from_numpy(documents.astype(np.int64)), torch.from_numpy(document_weights * weight))
+        rows, row_weights = postings.of_term(position)
+        sums.index_add_(0, torch.from_numpy(rows), torch.from_numpy(row_weights * weight))
 
 
 def _scipy_accumulate(
@@ -153,5 +153,5 @@ def _scipy_accumulate(
     scores[product.indices] = product.data
 
 
-def _positive_rows(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> NDArray[np.int64]:
-    return np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)
+def _best_positive(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> Ranking:
+    return best_rows(scores, np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask), limit)

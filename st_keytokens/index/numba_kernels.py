@@ -15,39 +15,64 @@ from numba import types
 
 from st_keytokens.index.kernels import BLOCK
 
-__all__ = ["accumulate", "candidates"]
+__all__ = ["accumulate", "select"]
 
 
 def _accumulate(
-    terms: Any, indptr: Any, documents: Any, weights: Any, query_terms: Any, query_weights: Any, scores: Any
+    terms: Any, indptr: Any, gaps: Any, weights: Any, query_terms: Any, query_weights: Any, scores: Any
 ) -> None:
     """Add the products of one query with one segment's postings to ``scores``, in ascending order of terms.
 
     A row beyond the segment, which only an altered file can hold, is passed over.
     """
-    num_rows = np.uint32(scores.shape[0])
+    num_rows = np.uint64(scores.shape[0])
     for position in range(query_terms.shape[0]):
         term = np.searchsorted(terms, query_terms[position])
         if term == terms.shape[0] or terms[term] != query_terms[position]:
             continue
         weight = query_weights[position]
+        row = np.uint64(0)
         for posting in range(np.uint64(indptr[term]), np.uint64(indptr[term + 1])):
-            row = np.uint32(documents[posting])
+            row += np.uint64(gaps[posting])
             if row < num_rows:
                 scores[row] += weight * weights[posting]
 
 
-def _candidates(scores: Any, mask: Any, limit: int) -> Any:
-    """Rows that may be among the best ``limit``: those above 0 and at or above a bound that so many rows reach.
+def _smallest(keys: Any, count: int) -> Any:
+    """The ``count`` smallest keys, in any order; reorders all. Compiles in a fiftieth of numba's own partition."""
+    first, last = 0, keys.shape[0] - 1
+    while first < last:
+        pivot = keys[(first + last) // 2]
+        low, high = first, last
+        while low <= high:
+            while keys[low] < pivot:
+                low += 1
+            while keys[high] > pivot:
+                high -= 1
+            if low <= high:
+                keys[low], keys[high] = keys[high], keys[low]
+                low += 1
+                high -= 1
+        if count - 1 <= high:
+            last = high
+        elif count - 1 >= low:
+            first = low
+        else:
+            break
+    return keys[:count]
 
-    Rows outside the mask are left out. The bound is the ``limit``-th best of the blocks' maxima. Floats that are not
-    negative order as their bits do, and maxima of integers compile to vector instructions.
+
+def _select(scores: Any, mask: Any, limit: int) -> Any:
+    """The best ``limit`` rows above 0 and inside the mask, best first, ties by row, and their scores.
+
+    The ``limit``-th best of the blocks' maxima is a bound that so many rows reach. Floats that are not negative order
+    as their bits do, and maxima of integers compile to vector instructions. A candidate's key is its score's bits,
+    negated, and its row (below 2 ** 32): keys are unique, and ascend as ranks do.
     """
     num_blocks = scores.shape[0] // BLOCK
     has_mask = mask.shape[0] > 0
     bits = scores.view(np.int32)
-    maxima = np.empty(num_blocks, np.float32)
-    maxima_bits = maxima.view(np.int32)
+    maxima = np.empty(num_blocks, np.int32)
     for block in range(num_blocks):
         rows = bits[block * BLOCK : (block + 1) * BLOCK]
         best = np.int32(0)
@@ -58,19 +83,20 @@ def _candidates(scores: Any, mask: Any, limit: int) -> Any:
         else:
             for row in range(BLOCK):
                 best = max(best, rows[row])
-        maxima_bits[block] = best
-    bound = np.int32(1)  # the bits of the smallest float above 0
+        maxima[block] = best
+    bound = np.int64(1)  # the bits of the smallest float above 0
     if num_blocks > limit:
-        bound = max(bound, np.partition(maxima, num_blocks - limit).view(np.int32)[num_blocks - limit])
-    found = np.empty(np.sum(maxima_bits >= bound) * BLOCK, np.int64)
+        bound = max(bound, -smallest(-maxima.astype(np.int64), limit).max())
+    keys = np.empty(np.sum(maxima >= bound) * BLOCK, np.int64)
     count = 0
     for block in range(num_blocks):
-        if maxima_bits[block] >= bound:
+        if maxima[block] >= bound:
             for row in range(block * BLOCK, (block + 1) * BLOCK):
                 if bits[row] >= bound and (not has_mask or mask[row]):
-                    found[count] = row
+                    keys[count] = -np.int64(bits[row]) << 32 | row
                     count += 1
-    return found[:count]
+    found = np.sort(smallest(keys[:count], min(count, limit))) & 0xFFFFFFFF
+    return found, scores[found]
 
 
 def _compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,8 +113,10 @@ def _input(dtype: Any) -> Any:
 _scores = types.Array(types.float32, 1, "C")
 accumulate = _compiled(
     types.void(
-        *map(_input, (types.int32, types.int64, types.int32, types.float32, types.int32, types.float32)), _scores
+        *map(_input, (types.int32, types.int64, types.uint16, types.float32, types.int32, types.float32)), _scores
     ),
     _accumulate,
 )
-candidates = _compiled(types.int64[::1](_scores, _input(types.uint8), types.int64), _candidates)
+smallest = _compiled(types.int64[::1](types.int64[::1], types.int64), _smallest)
+_ranking = types.Tuple((types.int64[::1], types.float32[::1]))
+select = _compiled(_ranking(_scores, _input(types.uint8), types.int64), _select)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
+from st_keytokens.checks import checked_float
 from st_keytokens.index.dense import Similarity
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings
 from st_keytokens.index.filters import Filter, filtered_keys
@@ -57,12 +59,14 @@ class IndexReader:
             similarity=similarity,
             dense_dtype=dense_dtype,
         )
-        temporary = tempfile.TemporaryDirectory(prefix="keytokens-") if path is None else None
-        self.path = Path(temporary.name if temporary else cast("str | PathLike[str]", path))
+        if path is None and read_only:
+            raise ValueError("path must be an index to be read, got None. Leave out read_only for a temporary one.")
+        timeout = checked_float("timeout", timeout, minimum=0)
         defaults = {**self._given, "similarity": similarity or "cosine", "dense_dtype": dense_dtype or "float32"}
-        is_durable = temporary is None
-        self._store = Store(self.path, defaults, read_only=read_only, is_durable=is_durable, timeout=timeout)
-        self._closer = weakref.finalize(self, _close, self._store, temporary)
+        self.path = Path(tempfile.mkdtemp(prefix="keytokens-") if path is None else path)
+        self._store = Store(self.path, defaults, read_only=read_only, is_durable=path is not None, timeout=timeout)
+        temporary = self.path if path is None else None
+        self._closer = weakref.finalize(self, _close, self._store, temporary, os.getpid())
         self._local = threading.local()
         self._snapshot: Snapshot | None = None
         try:
@@ -74,16 +78,16 @@ class IndexReader:
     @property
     def settings(self) -> dict[str, Any]:
         """The saved settings: sizes (None before the first documents), similarity, dtype, fingerprint."""
-        with self._reading() as (_, snapshot):
-            return dict(snapshot.settings)
+        with self._store.read() as connection:
+            return dict(self._current(connection).settings)
 
     def __len__(self) -> int:
-        with self._reading() as (_, snapshot):
-            return len(snapshot)
+        with self._store.read() as connection:
+            return len(self._current(connection))
 
     def __contains__(self, id: object) -> bool:
-        with self._reading() as (connection, _):
-            return isinstance(id, str) and bool(self._store.keys(connection, [id]))
+        with self._store.read() as connection:
+            return isinstance(id, str) and bool(self._store.documents.keys(connection, [id]))
 
     def get(self, ids: Collection[str]) -> list[Document]:
         """Documents by id, in the order of the ids.
@@ -92,10 +96,10 @@ class IndexReader:
             KeyError: If an id is unknown.
         """
         names = checked_strings("ids", ids)
-        with self._reading() as (connection, _):
+        with self._store.read() as connection:
             keys = self._known_keys(connection, names)
-            documents = self._store.documents(connection, list(keys.values()))
-        return [Document(*documents[keys[name]]) for name in names]
+            documents = self._store.documents.get(connection, [keys[name] for name in names])
+        return [Document(*fields) for fields in documents]
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -160,12 +164,13 @@ class IndexReader:
         if isinstance(queries, (list, tuple)) and not queries:
             return []
         batch = self._embedded("queries", queries)
-        with self._reading() as (connection, snapshot):
+        with self._store.read() as connection:
+            snapshot = self._current(connection)
+            settings = snapshot.settings
             if mode is None:
-                has_dense = batch.dense is not None and snapshot.settings["embedding_dimension"]
-                mode = "hybrid" if has_dense else "sparse"
+                mode = "hybrid" if batch.dense is not None and settings["embedding_dimension"] else "sparse"
             plan = Plan(mode, top_k, depth, fusion, weights)
-            check_embeddings("queries", batch, snapshot.settings, needs_dense=mode != "sparse")
+            check_embeddings("queries", batch, settings, needs_dense=mode != "sparse")
             mask = snapshot.alive if filter is None else snapshot.mask(filtered_keys(self._store, connection, filter))
             if len(snapshot):
                 ranked = plan.rank(snapshot, batch, mask, *self._sparse_tools(snapshot))
@@ -193,7 +198,8 @@ class IndexReader:
             raise ValueError(f"query must be one query, got {len(batch)}.")
         names = checked_strings("hit", [hit.id if isinstance(hit, Hit) else hit])
         strings = None if self.encoder is None else self.encoder.vocabulary.strings
-        with self._reading() as (connection, snapshot):
+        with self._store.read() as connection:
+            snapshot = self._current(connection)
             (key,) = self._known_keys(connection, names).values()
             check_embeddings("query", batch, snapshot.settings, needs_dense=False)
             segment, row = snapshot.place(key)
@@ -202,13 +208,25 @@ class IndexReader:
     def verify(self) -> None:
         """Compare every file with its checksum, and the rows of the segments with the documents. Reads everything.
 
+        Beside a writer, it verifies one commit: where segments are replaced meanwhile, a newer one.
+
         Raises:
-            ValueError: If something differs.
+            ValueError: If something differs or is missing, or the index is closed.
         """
-        with self._reading() as (connection, snapshot):
-            for name, files in self._store.segment_files(connection).items():
-                verify_segment(self._store.segments / name, files)
-            self._store.check(connection, snapshot.living_keys())
+        verified: set[str] = set()
+        with self._store.read() as connection:
+            while True:
+                keys = self._current(connection).living_keys()
+                try:
+                    for name, files in self._store.segment_files(connection).items():
+                        if name not in verified:
+                            verify_segment(self._store.segments / name, files)
+                            verified.add(name)
+                except FileNotFoundError as err:
+                    self._store.renew(connection, err)
+                else:
+                    self._store.check(connection, keys)
+                    return
 
     def close(self) -> None:
         """Close the files, and remove a temporary index. Using it afterwards is an error."""
@@ -242,37 +260,30 @@ class IndexReader:
     def _hits(
         self, connection: sqlite3.Connection, keys: list[int], scored: list[tuple[float, dict[str, float]]]
     ) -> list[Hit]:
-        documents = self._store.documents(connection, keys)
-        hits = []
-        for rank, (key, (score, scores)) in enumerate(zip(keys, scored, strict=True), start=1):
-            name, text, metadata = documents[key]
-            hits.append(Hit(name, score, rank, text, metadata, scores))
-        return hits
+        documents = self._store.documents.get(connection, keys)
+        return [
+            Hit(name, score, rank, text, metadata, scores)
+            for rank, ((name, text, metadata), (score, scores)) in enumerate(zip(documents, scored, strict=True), 1)
+        ]
 
     def _known_keys(self, connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, int]:
-        keys = self._store.keys(connection, names)
+        keys = self._store.documents.keys(connection, names)
         if unknown := [name for name in names if name not in keys]:
             raise KeyError(f"ids must be in the index, got {unknown[0]!r}.")
         return keys
 
-    @contextmanager
-    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """A transaction and its snapshot; anew where a writer removed a merged segment before it could be opened."""
-        failed_at = None
+    def _current(self, connection: sqlite3.Connection) -> Snapshot:
+        """The snapshot of a transaction, begun anew where a writer removed a segment before it could be opened."""
         while True:
-            with self._store.read() as connection:
-                generation = self._store.generation(connection)
-                snapshot = self._snapshot
-                if snapshot is None or snapshot.generation != generation:
-                    try:
-                        snapshot = self._snapshot = self._load(connection)
-                    except FileNotFoundError as err:
-                        if generation == failed_at:
-                            raise ValueError(f"the index {self.path} is damaged: {err.filename} is missing.") from err
-                        failed_at = generation
-                        continue
-                yield connection, snapshot
-                return
+            generation = self._store.generation(connection)
+            snapshot = self._snapshot
+            if snapshot is not None and snapshot.generation == generation:
+                return snapshot
+            try:
+                snapshot = self._snapshot = self._load(connection)
+                return snapshot
+            except FileNotFoundError as err:
+                self._store.renew(connection, err)
 
     def _load(self, connection: sqlite3.Connection) -> Snapshot:
         """The snapshot of a transaction."""
@@ -280,7 +291,7 @@ class IndexReader:
         return Snapshot.load(self._store, connection, known)
 
 
-def _close(store: Store, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
+def _close(store: Store, temporary: Path | None, owner: int) -> None:
     store.close()
-    if temporary is not None:
-        temporary.cleanup()
+    if temporary is not None and os.getpid() == owner:  # not in a forked process
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.fusion import FusedHit, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm
-from st_keytokens.index.kernels import Kernel
-from st_keytokens.index.settings import checked_int
+from st_keytokens.index.kernels import Kernel, Ranking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,13 +25,13 @@ __all__ = ["Fusion", "Mode", "Plan", "matched_terms"]
 
 Mode = Literal["hybrid", "sparse", "dense"]
 Fusion = Callable[..., list[FusedHit[int]]]
-Ranking = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
 Scored = tuple[float, dict[str, float]]
 
+_MODES = ("hybrid", "sparse", "dense")
 _FUSIONS: dict[str, Fusion] = {"rrf": reciprocal_rank_fusion, "score": score_fusion}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Plan:
     """How to search, checked.
 
@@ -54,11 +54,10 @@ class Plan:
     weights: Mapping[str, float] | None
 
     def __post_init__(self) -> None:
-        checked_int("top_k", self.top_k, 1)
+        self.top_k = checked_int("top_k", self.top_k, minimum=1)
         if self.depth is not None:
-            checked_int("depth", self.depth, 1)
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}, got {self.mode!r}.")
+            self.depth = checked_int("depth", self.depth, minimum=1)
+        check_choice("mode", self.mode, _MODES)
         if not callable(self.fusion) and self.fusion not in _FUSIONS:
             raise ValueError(
                 f"fusion must be one of {', '.join(map(repr, _FUSIONS))} or a function, got {self.fusion!r}."
@@ -89,8 +88,8 @@ class Plan:
         if self.mode != "sparse":
             sides["dense"] = _dense(snapshot, queries, mask, limit)
         if self.mode != "dense":
-            postings = [segment.postings for segment in snapshot.segments]
-            sides["sparse"] = (kernel.best(postings, *query, scores, mask, limit) for query in queries.sparse)
+            best, postings = kernel.best, snapshot.postings
+            sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
         if self.mode != "hybrid":
             for rows, found in sides[self.mode]:
                 yield rows, [(score, {self.mode: score}) for score in found.tolist()]

@@ -25,7 +25,7 @@ _DTYPES = {
     "keys.npy": "int64",
     "terms.npy": "int32",
     "indptr.npy": "int64",
-    "documents.npy": "int32",
+    "gaps.npy": "uint16",
     "weights.npy": "float32",
 }
 
@@ -68,12 +68,12 @@ class Segment:
                 raise _damaged(file, str(err)) from err
             if name in _DTYPES and (arrays[name].ndim != 1 or arrays[name].dtype != _DTYPES[name]):
                 raise _damaged(file, f"it must hold one-dimensional {_DTYPES[name]}")
-        keys, terms, indptr, documents, weights = (arrays[name] for name in _DTYPES)
-        is_whole = len(indptr) == len(terms) + 1 and len(weights) == len(documents)
-        if not is_whole or indptr[0] != 0 or indptr[-1] != len(documents) or (indptr[1:] < indptr[:-1]).any():
-            raise _damaged(directory / "indptr.npy", f"it must rise from 0 to {len(documents)}, term by term")
+        keys, terms, indptr, gaps, weights = (arrays[name] for name in _DTYPES)
+        is_whole = len(indptr) == len(terms) + 1 and len(weights) == len(gaps)
+        if not is_whole or indptr[0] != 0 or indptr[-1] != len(gaps) or (indptr[1:] < indptr[:-1]).any():
+            raise _damaged(directory / "indptr.npy", f"it must rise from 0 to {len(gaps)}, term by term")
         dense = DenseRows(arrays["dense.npy"], arrays["norms.npy"]) if "dense.npy" in arrays else None
-        return cls(directory.name, keys, Postings(len(keys), terms, indptr, documents, weights), dense)
+        return cls(directory.name, keys, Postings(len(keys), terms, indptr, gaps, weights), dense)
 
 
 def write_segment(
@@ -97,7 +97,7 @@ def write_segment(
     kept = [part.postings if mask is None else part.postings.kept(mask) for part, mask in parts]
     postings = kept[0] if len(kept) == 1 else Postings.merged(kept)
     keys = np.concatenate([part.keys[mask] for part, mask in zip(segments, masks, strict=True)])
-    columns: tuple[NDArray[Any], ...] = (keys, postings.terms, postings.indptr, postings.documents, postings.weights)
+    columns: tuple[NDArray[Any], ...] = (keys, postings.terms, postings.indptr, postings.gaps, postings.weights)
     arrays: dict[str, NDArray[Any]] = dict(zip(_DTYPES, columns, strict=True))
     dense = [part.dense for part in segments if part.dense is not None]
     if dense:
@@ -124,15 +124,13 @@ def verify_segment(directory: Path, files: Files) -> None:
     """Compare every file with its SHA-256 sum.
 
     Raises:
-        ValueError: If a file is missing or differs.
+        FileNotFoundError: If a file is missing, as when a writer has removed it since.
+        ValueError: If a file differs.
     """
     for name, (_, expected) in files.items():
         file = directory / name
-        try:
-            with file.open("rb") as stream:
-                actual = _sha256(stream)
-        except FileNotFoundError as err:
-            raise _damaged(file, "it is missing") from err
+        with file.open("rb") as stream:
+            actual = _sha256(stream)
         if actual != expected:
             raise _damaged(file, f"its SHA-256 must be {expected} and is {actual}")
 

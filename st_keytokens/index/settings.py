@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Encoder", "as_hybrid", "check_embeddings", "check_settings", "checked_int", "given_settings", "settled"]
+__all__ = ["Encoder", "as_hybrid", "check_embeddings", "check_settings", "given_settings", "settled"]
 
 _CHOICES = {"similarity": ("cosine", "dot"), "dense_dtype": ("float32", "float16")}
 _SMALLEST = {"vocab_size": 1, "embedding_dimension": 0}
@@ -41,10 +41,10 @@ def given_settings(encoder: Encoder | None, **given: Any) -> dict[str, Any]:
     """
     for name, smallest in _SMALLEST.items():
         if given[name] is not None:
-            given[name] = checked_int(name, given[name], smallest)
+            given[name] = checked_int(name, given[name], minimum=smallest)
     for name, choices in _CHOICES.items():
-        if given[name] is not None and given[name] not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {given[name]!r}.")
+        if given[name] is not None:
+            check_choice(name, given[name], choices)
     if encoder is not None:
         own = {"vocab_size": encoder.vocabulary.vocab_size, "fingerprint": encoder.fingerprint}
         check_settings(own, given, "the encoder has")
@@ -109,21 +109,3 @@ def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> Hyb
     if not isinstance(embeddings, HybridEmbeddings):
         raise TypeError(f"{name} must be HybridEmbeddings or SparseEmbeddings, got {type(embeddings).__name__}.")
     return embeddings
-
-
-def checked_int(name: str, value: int, smallest: int) -> int:
-    """An integer that is at least so large.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is smaller.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r:.60}.")
-    if number < smallest:
-        raise ValueError(f"{name} must be >= {smallest}, got {number}.")
-    return number

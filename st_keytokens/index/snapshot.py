@@ -16,6 +16,7 @@ from st_keytokens.index.segments import MAX_MERGED_ROWS, Segment
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from st_keytokens.index.postings import Postings
     from st_keytokens.index.store import Store
 
 __all__ = ["Snapshot"]
@@ -60,7 +61,12 @@ class Snapshot:
         """First row of each segment, and the number of rows at the end."""
         return np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
 
-    @property
+    @cached_property
+    def postings(self) -> list[Postings]:
+        """Those of the segments."""
+        return [segment.postings for segment in self.segments]
+
+    @cached_property
     def num_rows(self) -> int:
         """Number of rows, dead ones included."""
         return int(self.starts[-1])

@@ -1,4 +1,4 @@
-"""What an index keeps in SQLite: documents, metadata, deleted rows, and the list of live segments.
+"""What an index keeps in SQLite: documents, settings, deleted rows, and the list of live segments.
 
 A change is one transaction: segment files are on the disk before it commits, and exist because it commits. SQLite's
 write lock is the index's write lock.
@@ -11,14 +11,15 @@ import os
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_keytokens.index.database import Database
+from st_keytokens.index.database import Database, Transaction
+from st_keytokens.index.document_table import DocumentTable
 from st_keytokens.index.segments import Files, sync_directory
 
 if TYPE_CHECKING:
@@ -26,21 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
-Fields = tuple[str, str | None, dict[str, Any]]
-
 APPLICATION_ID = 0x53544B54  # "STKT"
 FORMAT = 1
 SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
     "CREATE TABLE state (generation INTEGER NOT NULL, next_key INTEGER NOT NULL, settings TEXT NOT NULL)",
-    "CREATE TABLE documents (key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, metadata TEXT)",
-    "CREATE TABLE texts (key INTEGER PRIMARY KEY, text BLOB NOT NULL)",  # apart, so that a filter need not read them
+    *DocumentTable.SCHEMA,
     "CREATE TABLE segments (first_key INTEGER PRIMARY KEY, name TEXT NOT NULL, files TEXT NOT NULL)",
     "CREATE TABLE tombstones (key INTEGER PRIMARY KEY)",
 )
-_SELECT = "SELECT d.key, id, text, metadata FROM documents d LEFT JOIN texts t ON t.key = d.key"
-_CHUNK = 500  # parameters of one statement
 
 
 class Store:
@@ -52,6 +48,9 @@ class Store:
         read_only: Whether writing is refused.
         is_durable: Whether a commit waits for the disk.
         timeout: Seconds to wait for another writer.
+
+    Attributes:
+        documents: What works on the documents, inside a transaction.
 
     Raises:
         FileNotFoundError: If there is nothing to read, or the parent directory is missing.
@@ -79,6 +78,7 @@ class Store:
             sync_directory(directory.parent)
         if not read_only and not os.access(directory, os.W_OK):
             raise PermissionError(f"path must be writable, got {directory}. Open it with read_only=True.")
+        self.documents = DocumentTable()
         self._database = Database(file, read_only=read_only, is_durable=is_durable, timeout=timeout)
         try:
             self._create_or_check(settings)
@@ -112,9 +112,25 @@ class Store:
         """Close every connection."""
         self._database.close()
 
-    def read(self) -> AbstractContextManager[sqlite3.Connection]:
+    def read(self) -> Transaction:
         """A connection that sees the state of one commit."""
         return self._database.transaction()
+
+    def renew(self, connection: sqlite3.Connection, missing: FileNotFoundError) -> None:
+        """Let a reading connection see the newest commit, after a segment's file was not found.
+
+        Raises:
+            ValueError: If that commit has the segment still, so that no writer removed it.
+        """
+        connection.execute("ROLLBACK")
+        connection.execute("BEGIN")
+        if Path(missing.filename).parent.name in self.segment_files(connection):
+            raise self._damaged(missing) from missing
+
+    def _damaged(self, missing: FileNotFoundError) -> ValueError:
+        return ValueError(
+            f"the index {self.directory} is damaged: {missing.filename} is missing. Restore it from a copy."
+        )
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -124,6 +140,7 @@ class Store:
             OSError: If the disk is full or fails.
             PermissionError: If the index is read-only.
             TimeoutError: If another writer holds the lock for longer than the timeout.
+            ValueError: If a file is missing.
         """
         if self.read_only:
             raise PermissionError(f"the index {self.directory} was opened with read_only=True. Open it without.")
@@ -138,6 +155,8 @@ class Store:
             except BaseException as err:
                 if connection.in_transaction:  # the lock is still held, so nobody else's segment is half written
                     self._remove_segments_but(before)
+                if isinstance(err, FileNotFoundError):  # no other writer can have removed it
+                    raise self._damaged(err) from err
                 if isinstance(err, OSError):
                     raise OSError(err.errno, f"{err.strerror}: nothing was changed in", str(self.directory)) from err
                 raise
@@ -177,26 +196,6 @@ class Store:
         """Replace the settings."""
         connection.execute("UPDATE state SET settings = ?", (json.dumps(settings),))
 
-    def keys(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
-        """Keys of those ids that exist."""
-        found = {}
-        for start in range(0, len(ids), _CHUNK):
-            packed = [_packed(name) for name in ids[start : start + _CHUNK]]
-            marks = ",".join("?" * len(packed))
-            rows = connection.execute(f"SELECT id, key FROM documents WHERE id IN ({marks})", packed)
-            found.update({_unpacked(name): key for name, key in rows})
-        return found
-
-    def free_ids(self, connection: sqlite3.Connection, start: int, count: int) -> list[str]:
-        """The next free numbers as ids."""
-        found: list[str] = []
-        while len(found) < count:
-            names = [str(number) for number in range(start, start + count - len(found))]
-            start += len(names)
-            taken = self.keys(connection, names)
-            found += [name for name in names if name not in taken]
-        return found
-
     def check(self, connection: sqlite3.Connection, keys: NDArray[np.int64]) -> None:
         """Check the database, and that it holds the documents of these keys and no others.
 
@@ -209,43 +208,10 @@ class Store:
             reason = report if report != "ok" else "its documents are not those of its segments"
             raise ValueError(f"the index {self.directory} is damaged: {reason}. Restore it from a copy.")
 
-    def documents(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Fields]:
-        """Id, text and metadata by key."""
-        found = {}
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
-            marks = ",".join("?" * len(chunk))
-            for key, *fields in connection.execute(f"{_SELECT} WHERE d.key IN ({marks})", chunk):
-                found[key] = _unpacked_fields(*fields)
-        return found
-
-    def all_documents(self, connection: sqlite3.Connection) -> Iterator[tuple[int, Fields]]:
-        """Key, and id, text and metadata, of every document in order of insertion."""
-        for key, *fields in connection.execute(f"{_SELECT} ORDER BY d.key"):
-            yield key, _unpacked_fields(*fields)
-
-    def insert(
-        self,
-        connection: sqlite3.Connection,
-        first_key: int,
-        ids: Sequence[str],
-        texts: Sequence[str] | None,
-        metadata: Sequence[str | None],
-    ) -> None:
-        """Insert documents under consecutive keys."""
-        rows = ((first_key + i, _packed(name), metadata[i]) for i, name in enumerate(ids))
-        connection.executemany("INSERT INTO documents VALUES (?, ?, ?)", rows)
-        if texts is not None:
-            pairs = ((first_key + i, _packed(text)) for i, text in enumerate(texts))
-            connection.executemany("INSERT INTO texts VALUES (?, ?)", pairs)
-        connection.execute("UPDATE state SET next_key = ?", (first_key + len(ids),))
-
-    def delete(self, connection: sqlite3.Connection, keys: Iterable[int]) -> None:
+    def delete(self, connection: sqlite3.Connection, keys: Collection[int]) -> None:
         """Delete documents; their rows in segments become tombstones."""
-        singles = [(key,) for key in keys]
-        connection.executemany("DELETE FROM documents WHERE key = ?", singles)
-        connection.executemany("DELETE FROM texts WHERE key = ?", singles)
-        connection.executemany("INSERT INTO tombstones VALUES (?)", singles)
+        self.documents.delete(connection, keys)
+        connection.executemany("INSERT INTO tombstones VALUES (?)", [(key,) for key in keys])
 
     def replace_segments(
         self,
@@ -260,15 +226,3 @@ class Store:
         if new is not None:
             directory, first_key, files = new
             connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (first_key, directory.name, json.dumps(files)))
-
-
-def _packed(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _unpacked(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _unpacked_fields(name: bytes, text: bytes | None, metadata: str | None) -> Fields:
-    return _unpacked(name), None if text is None else _unpacked(text), {} if metadata is None else json.loads(metadata)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -259,6 +260,24 @@ class TestQueries:
         hit = encoded.search("theorem", mode="sparse")[0]
         assert hit == Hit("d", 1.0, 1, TEXTS[3], {"number": 3}, {"sparse": 1.0})
 
+    def test_a_hit_that_is_altered_alters_no_other(self, encoded):
+        first = encoded.search("theorem", mode="sparse")[0]
+        first.metadata["number"] = first.text = first.scores["sparse"] = None
+        assert encoded.search("theorem", mode="sparse") == [Hit("d", 1.0, 1, TEXTS[3], {"number": 3}, {"sparse": 1.0})]
+        assert encoded.get(["d"]) == [Document("d", TEXTS[3], {"number": 3})]
+
+    def test_documents_in_memory_are_bounded(self, rng):
+        with HybridIndex() as index:
+            ids = index.add(texts=[f"{number} " * 100_000 for number in range(100)], embeddings=sparse_rows(100, rng))
+            tracemalloc.start()
+            for _ in range(2):
+                for name in ids:
+                    (document,) = index.get([name])
+                    assert document.text == f"{name} " * 100_000
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert held < 6_000_000
+
     @pytest.mark.parametrize("mode", ["sparse", "dense", "hybrid"])
     def test_an_empty_index_finds_nothing(self, mode, rng):
         with HybridIndex(encoder=HashingEncoder()) as index:
@@ -326,7 +345,8 @@ class TestExplain:
 
 class TestSegments:
     def counts(self, index):
-        with index._reading() as (_, snapshot):
+        with index._store.read() as connection:
+            snapshot = index._current(connection)
             return [len(segment) for segment in snapshot.segments]
 
     def test_many_small_adds_stay_few_segments(self, rng):
@@ -361,7 +381,8 @@ class TestSegments:
             assert self.counts(index) == [48]
             assert len(list(index.path.glob("segments/*"))) == 1
             assert {name: index.get([name]) for name in ("1", "95")} == before
-            with index._reading() as (connection, snapshot):
+            with index._store.read() as connection:
+                snapshot = index._current(connection)
                 assert len(snapshot.dead) == 0
                 assert connection.execute("SELECT count(*) FROM tombstones").fetchone() == (0,)
             index.verify()
@@ -423,9 +444,10 @@ class TestPersistence:
     def test_arrays_are_memory_mapped(self, tmp_path, rng):
         with HybridIndex(tmp_path / "index") as index:
             index.add(embeddings=hybrid_rows(10, rng))
-            with index._reading() as (_, snapshot):
+            with index._store.read() as connection:
+                snapshot = index._current(connection)
                 (segment,) = snapshot.segments
-                for array in (segment.keys, segment.postings.documents, segment.postings.weights, segment.dense.rows):
+                for array in (segment.keys, segment.postings.gaps, segment.postings.weights, segment.dense.rows):
                     assert isinstance(array.base, np.memmap)
                     assert not array.flags.writeable
 
@@ -476,7 +498,7 @@ class TestPersistence:
             index.add(embeddings=sparse_rows(3, rng))
         leftover = path / "segments" / "0123"
         leftover.mkdir()
-        (leftover / "documents.npy").write_bytes(b"half")
+        (leftover / "gaps.npy").write_bytes(b"half")
         with HybridIndex(path, read_only=True) as index:
             assert len(index) == 3
         assert leftover.exists()

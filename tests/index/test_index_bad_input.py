@@ -11,7 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from index_processes import in_process
+from index_processes import CONTEXT, in_process
 from index_samples import DIMENSION, VOCAB_SIZE, hybrid_rows, sparse_rows
 
 from st_keytokens.index import HybridIndex
@@ -69,7 +69,7 @@ class TestAdding:
                 ValueError,
                 r"metadata must not contain NUL characters \(position 2\)",
             ),
-            ({"on_conflict": "ignore"}, ValueError, r"on_conflict must be 'error' or 'replace', got 'ignore'"),
+            ({"on_conflict": "ignore"}, ValueError, r"on_conflict must be one of 'error', 'replace', got 'ignore'"),
         ],
     )
     def test_bad_arguments(self, index, rng, arguments, error, message):
@@ -211,6 +211,8 @@ class TestSettings:
             ({"similarity": "euclidean"}, ValueError, r"similarity must be one of 'cosine', 'dot', got 'euclidean'"),
             ({"dense_dtype": "int8"}, ValueError, r"dense_dtype must be one of 'float32', 'float16', got 'int8'"),
             ({"kernel": "cuda"}, ValueError, r"kernel must be one of 'auto', 'numba', 'torch', 'scipy', got 'cuda'"),
+            ({"timeout": -1.0}, ValueError, r"timeout must be finite and >= 0.*, got -1\.0"),
+            ({"timeout": "1"}, TypeError, r"timeout must be a number, got str '1'"),
         ],
     )
     def test_bad_settings_make_no_index(self, tmp_path, arguments, error, message):
@@ -258,6 +260,10 @@ class TestPath:
             with pytest.raises(FileNotFoundError, match=r"path must be an index to be read, got .*which holds none"):
                 HybridIndex(path, read_only=True)
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_temporary_index_cannot_be_read_only(self):
+        with pytest.raises(ValueError, match=r"path must be an index to be read, got None\. Leave out read_only"):
+            HybridIndex(read_only=True)
 
     @pytest.mark.parametrize("read_only", [True, False])
     def test_another_database(self, tmp_path, read_only):
@@ -310,7 +316,7 @@ class TestPath:
 
 
 class TestDamage:
-    NAMES = ("keys", "terms", "indptr", "documents", "weights", "dense", "norms")
+    NAMES = ("keys", "terms", "indptr", "gaps", "weights", "dense", "norms")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_truncated_file(self, path, name):
@@ -334,6 +340,20 @@ class TestDamage:
         file.write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name}\.npy is damaged"), HybridIndex(path) as index:
             index.verify()
+
+    @pytest.mark.parametrize("name", ["keys", "weights", "dense"])
+    def test_an_altered_file_is_not_merged(self, path, name, rng):
+        (file,) = path.glob(f"segments/*/{name}.npy")
+        content = file.read_bytes()
+        with HybridIndex(path) as index:
+            index.delete(["a"])
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            for merge in (index.compact, lambda: index.add(["c", "d"], embeddings=hybrid_rows(2, rng))):
+                with pytest.raises(ValueError, match=rf"{name}\.npy is damaged: its SHA-256 must be"):
+                    merge()
+            file.write_bytes(content)
+            index.verify()
+            assert ("b" in index, "c" in index, len(index)) == (True, False, 1)
 
     def test_an_altered_header(self, path):
         (file,) = path.glob("segments/*/weights.npy")
@@ -397,12 +417,22 @@ def ask_read_only_directory(path):
     return found
 
 
+def delete_and_stay_open(path, deleted, release):
+    """Leave the write-ahead log beside the file."""
+    with HybridIndex(path) as index:
+        index.delete(["b"])
+        deleted.set()
+        release.wait(60)
+
+
 class TestReadOnly:
     @pytest.mark.parametrize("has_log", [False, True])
     def test_a_directory_that_cannot_be_written(self, tmp_path, path, has_log):
-        open_elsewhere = HybridIndex(path) if has_log else None  # leaves the write-ahead log beside the file
-        if open_elsewhere:
-            open_elsewhere.delete(["b"])
+        deleted, release = CONTEXT.Event(), CONTEXT.Event()
+        holder = CONTEXT.Process(target=delete_and_stay_open, args=(path, deleted, release))
+        if has_log:
+            holder.start()
+            assert deleted.wait(60)
         for directory in [path, *path.rglob("*/")]:
             directory.chmod(0o555)
         for parent in (tmp_path, *tmp_path.parents[:2]):
@@ -416,8 +446,9 @@ class TestReadOnly:
         assert "was opened with read_only=True. Open it without" in messages[0]
         assert "path must be writable" in messages[1]
         assert "Open it with read_only=True" in messages[1]
-        if open_elsewhere:
-            open_elsewhere.close()
+        if has_log:
+            release.set()
+            holder.join()
 
     def test_writing_is_refused(self, path, rng):
         with HybridIndex(path, read_only=True) as index:

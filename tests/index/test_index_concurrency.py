@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from index_processes import CONTEXT, in_process
 from index_samples import hybrid_rows, sparse_rows
 
+import st_keytokens.index.reader
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.segments import Segment
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -261,6 +264,171 @@ class TestTwoWriters:
             assert process.exitcode == 0
         with HybridIndex(tmp_path / "new") as index:
             assert len(index) == 4
+
+
+def open_databases():
+    """Names of the SQLite files that this process has open."""
+    names = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return [os.path.basename(name) for name in names if "index.sqlite" in name]
+
+
+def search_and_add(index, name):
+    found = [hit.id for hit in index.search(QUERY)[0]]
+    index.add([name], embeddings=QUERY)
+    return found
+
+
+def add_late(index, parent_has_closed, results):
+    index.add(["early"], embeddings=QUERY)
+    results.put(len(index))
+    parent_has_closed.wait(60)
+    index.add(["late"], embeddings=QUERY)
+    results.put([hit.id for hit in index.search(QUERY)[0]])
+
+
+FORGETFUL = """
+import os, sys
+from st_keytokens.index import HybridIndex
+from st_keytokens.sparse_embeddings import SparseEmbeddings
+
+row = SparseEmbeddings.from_dicts([{0: 1.0}], 5)
+index = HybridIndex()
+index.add(["a"], embeddings=row)
+child = os.fork()
+if child == 0:
+    sys.exit(0 if index.search(row)[0][0].id == "a" else 1)
+assert os.waitpid(child, 0)[1] == 0
+index.add(["b"], embeddings=row)
+print([hit.id for hit in index.search(row)[0]])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+class TestForks:
+    def test_both_sides_go_on_with_one_index(self, path):
+        with HybridIndex(path) as index:
+            assert search_and_add(index, "before") == ["one", "two"]
+            assert in_process(search_and_add, index, "child") == ["one", "two", "before"]
+            assert search_and_add(index, "after") == ["one", "two", "before", "child"]
+            index.verify()
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are listed in /proc")
+    def test_no_connection_is_inherited(self, path):
+        with HybridIndex(path) as index, HybridIndex(path, read_only=True) as reader:
+            index.search(QUERY)
+            reader.search(QUERY)
+            assert open_databases()
+            assert in_process(open_databases) == []
+
+    def test_what_the_child_commits_after_the_parent_has_closed_is_kept(self, path):
+        parent_has_closed, results = CONTEXT.Event(), CONTEXT.Queue()
+        with HybridIndex(path) as index:
+            index.search(QUERY)
+            child = CONTEXT.Process(target=add_late, args=(index, parent_has_closed, results))
+            child.start()
+            assert results.get(timeout=60) == 3
+        with HybridIndex(path) as index:
+            assert len(index) == 3
+        parent_has_closed.set()
+        assert results.get(timeout=60) == ["one", "two", "early", "late"]
+        child.join()
+        with HybridIndex(path) as index:
+            assert [hit.id for hit in index.search(QUERY)[0]] == ["one", "two", "early", "late"]
+            index.verify()
+
+    def test_a_child_that_ends_leaves_a_temporary_index_alone(self):
+        result = subprocess.run([sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=120)
+        assert (result.stdout.strip(), result.stderr) == ("['a', 'b']", "")
+
+    def test_a_fork_while_another_thread_searches(self, path):
+        entered, leave, results = threading.Event(), threading.Event(), []
+
+        def is_allowed(document):
+            entered.set()
+            return leave.wait(60)
+
+        with HybridIndex(path) as index:
+            thread = threading.Thread(target=lambda: results.append(index.search(QUERY, filter=is_allowed)))
+            thread.start()
+            assert entered.wait(60)
+            message = r"index must not be in use when a process is forked, but it was"
+            for use in (search_and_add, lambda index, name: HybridIndex(path)):
+                with pytest.raises(RuntimeError, match=message):
+                    in_process(use, index, "child")
+            leave.set()
+            thread.join()
+            assert [hit.id for hit in results[0][0]] == ["one", "two"]
+            assert search_and_add(index, "after") == ["one", "two"]
+            assert in_process(search_and_add, index, "child") == ["one", "two", "after"]
+
+    def test_a_fork_within_a_search(self, path):
+        with HybridIndex(path) as index:
+            forked = []
+
+            def is_allowed(document):
+                if not forked:
+                    forked.append(os.fork())
+                return True
+
+            try:
+                found = [hit.id for hit in index.search(QUERY, filter=is_allowed)[0]]
+                if forked == [0]:
+                    with pytest.raises(RuntimeError, match="must not be in use when a process is forked"):
+                        index.search(QUERY)
+                    os._exit(7)
+            finally:
+                if forked == [0]:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 7
+            assert found == ["one", "two"]
+            assert search_and_add(index, "after") == ["one", "two"]
+
+
+class TestVerifying:
+    def test_segments_that_are_replaced_meanwhile(self, path, monkeypatch):
+        verified, verify = [], st_keytokens.index.reader.verify_segment
+
+        def overtaken(directory, files):
+            if not verified:  # the reader has listed the segments; the writer merges and removes them
+                writer.add(["three", "four"], embeddings=PAIR)
+            verified.append(directory)
+            verify(directory, files)
+
+        with HybridIndex(path) as reader, HybridIndex(path) as writer:
+            monkeypatch.setattr(st_keytokens.index.reader, "verify_segment", overtaken)
+            reader.verify()
+            assert len(verified) == 2
+            assert not verified[0].exists()
+            assert verified[1].exists()
+
+    def test_beside_a_writer_that_compacts_all_the_time(self, path):
+        rng = np.random.default_rng(0)
+        with HybridIndex(path) as index:
+            for _ in range(6):
+                index.add(embeddings=sparse_rows(30, rng, vocab_size=5, max_terms=4))
+            writer = CONTEXT.Process(target=write_versions, args=(path, 40))
+        writer.start()
+        with HybridIndex(path, read_only=True) as reader:
+            count = 0
+            while writer.is_alive():
+                reader.verify()
+                count += 1
+        writer.join()
+        assert writer.exitcode == 0
+        assert count > 1
+
+    def test_a_file_that_is_gone_is_told_from_one_that_was_replaced(self, path):
+        with HybridIndex(path) as reader, HybridIndex(path) as writer:
+            assert len(reader) == 2
+            (file,) = path.glob("segments/*/gaps.npy")
+            file.unlink()
+            with pytest.raises(ValueError, match=r"the index .* is damaged: .*gaps\.npy is missing"):
+                reader.verify()
+            with pytest.raises(ValueError, match=r"the index .* is damaged: .*gaps\.npy is missing"):
+                writer.add(["three", "four"], embeddings=PAIR)  # would be merged with it
+            writer.delete(["one"])  # a new commit, with the same segment
+            with pytest.raises(ValueError, match=r"the index .* is damaged: .*gaps\.npy is missing"):
+                reader.verify()
 
 
 def num_open_files(path):

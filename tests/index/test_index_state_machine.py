@@ -93,7 +93,8 @@ class IndexMachine(RuleBasedStateMachine):
     @rule()
     def compact(self):
         self.index.compact()
-        with self.index._reading() as (_, snapshot):
+        with self.index._store.read() as connection:
+            snapshot = self.index._current(connection)
             assert len(snapshot.dead) == 0
             assert len(snapshot.segments) <= 1
 

@@ -99,9 +99,9 @@ class TestBest:
     def test_postings_are_not_modified(self, name):
         documents = sparse_rows(50, np.random.default_rng(5))
         postings = Postings.from_sparse(documents)
-        before = [array.copy() for array in (postings.terms, postings.indptr, postings.documents, postings.weights)]
+        before = [array.copy() for array in (postings.terms, postings.indptr, postings.gaps, postings.weights)]
         sparse_kernel(name).best([postings], *documents.row(1), np.empty(padded(50), np.float32), None, 5)
-        after = (postings.terms, postings.indptr, postings.documents, postings.weights)
+        after = (postings.terms, postings.indptr, postings.gaps, postings.weights)
         assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
@@ -160,10 +160,9 @@ class TestChoice:
 class TestAlteredPostings:
     def altered(self):
         postings = Postings.from_sparse(sparse_rows(30, np.random.default_rng(0)))
-        documents = postings.documents.copy()
-        documents[::3] = 2**31 - 1
-        documents[1::3] = -5
-        return Postings(postings.num_rows, postings.terms, postings.indptr, documents, postings.weights)
+        gaps = postings.gaps.copy()
+        gaps[::3] = 2**16 - 1
+        return Postings(postings.num_rows, postings.terms, postings.indptr, gaps, postings.weights)
 
     def test_numba_does_not_write_beyond_the_scores(self):
         postings = self.altered()
