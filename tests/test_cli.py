@@ -24,6 +24,7 @@ from st_keytokens.cli import adding, main
 from st_keytokens.cli.adding import COMMIT_SIZE, add_documents
 from st_keytokens.cli.console import Console, table
 from st_keytokens.cli.inputs import Corpus
+from st_keytokens.pooled_vectors import pooled_vectors
 
 WHEAT = "Farmers plant wheat in autumn"  # sentence s38
 READING = Namespace(text_field=None, id_field=None, file_format=None)
@@ -113,6 +114,20 @@ def calibrated(model, corpus, tmp_path_factory):
 @pytest.fixture
 def index_copy(index, tmp_path):
     return shutil.copytree(index, tmp_path / "copy")
+
+
+@pytest.fixture
+def passes():
+    """Grows by the batch size of every forward pass of a language model."""
+    batches: list[int] = []
+
+    def count(module, inputs, output):
+        if isinstance(module, torch.nn.Embedding):
+            batches.append(len(output))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    yield batches
+    hook.remove()
 
 
 def write_jsonl(path, objects):
@@ -287,15 +302,49 @@ class TestIndex:
         assert (found["added"], found["present"], found["documents"]) == (0, 50, 50)
         assert rows("info", tmp_path / "index")[0]["calibration"]["documents"] == 30
 
-    def test_calibration_is_taken_up_where_it_stopped(self, model, corpus, rows, calibrated, tmp_path):
-        with HybridIndex(tmp_path / "index"):
-            pass
-        state = tmp_path / "index" / "encoder" / "calibration.state"
-        Calibration.fit(calibrated, texts(corpus)[:20], resume_from=state, show_progress_bar=False)
-        before = state.stat().st_mtime_ns
+    def test_one_pass_serves_the_calibration_and_the_index(self, model, corpus, passes, calibrated, tmp_path):
         code = main(["index", str(model), str(corpus), str(tmp_path / "index"), "--quiet"])
-        assert (code, before > 0, state.exists()) == (0, True, False)
-        assert rows("info", tmp_path / "index")[0]["calibration"]["documents"] == 50
+        assert (code, sum(passes)) == (0, 50)
+        assert not (tmp_path / "index" / "encoder" / "vectors").exists()
+        expected = calibrated.encode_document(texts(corpus))  # calibrated in a pass of its own before
+        with HybridIndex(tmp_path / "index", read_only=True) as opened, HybridIndex() as own:
+            own.add([f"s{i}" for i in range(50)], texts(corpus), embeddings=expected)
+            for mode in ("dense", "sparse"):
+                found, wanted = (index.search(expected, mode=mode, top_k=50) for index in (opened, own))
+                for hits, others in zip(found, wanted, strict=True):
+                    assert {hit.id: hit.score for hit in hits} == {
+                        hit.id: pytest.approx(hit.score, rel=1e-5, abs=1e-6) for hit in others
+                    }
+
+    def test_interrupted_embedding_is_taken_up_where_it_stopped(self, model, corpus, passes, calibrated, tmp_path):
+        with HybridIndex(tmp_path / "index"):
+            folder = tmp_path / "index" / "encoder" / "vectors"
+        pooled_vectors(calibrated, texts(corpus)[:20], path=folder)
+        passes.clear()
+        code = main(["index", str(model), str(corpus), str(tmp_path / "index"), "--quiet"])
+        assert (code, sum(passes), folder.exists()) == (0, 30, False)
+        with HybridIndex(tmp_path / "index", read_only=True) as opened:
+            assert len(opened) == 50
+
+    def test_interrupted_indexing_embeds_nothing_again(self, model, corpus, passes, monkeypatch, tmp_path):
+        def interrupt(*arguments, **options):
+            raise KeyboardInterrupt
+
+        command = ["index", str(model), str(corpus), str(tmp_path / "index"), "--quiet"]
+        with monkeypatch.context() as context:
+            context.setattr(HybridIndex, "add", interrupt)
+            assert main(command) == 130
+        assert sum(passes) == 50
+        assert (main(command), sum(passes)) == (0, 50)
+        with HybridIndex(tmp_path / "index", read_only=True) as opened:
+            assert len(opened) == 50
+
+    def test_vectors_of_another_model(self, fails, model, corpus, other_model, tmp_path):
+        with HybridIndex(tmp_path / "index"):
+            folder = tmp_path / "index" / "encoder" / "vectors"
+        pooled_vectors(KeyTokenEncoder(str(other_model)), texts(corpus)[:3], path=folder)
+        message = fails("index", model, corpus, tmp_path / "index")
+        assert message.startswith(f"{folder} must hold vectors of this model, its settings and prompts, got those of")
 
     def test_a_models_own_calibration_is_used(self, rows, corpus, calibrated, tmp_path):
         calibrated.save_pretrained(tmp_path / "model")
@@ -458,7 +507,7 @@ class TestAdd:
         assert rows("add", index_copy, tmp_path / "empty.txt")[0]["added"] == 0
 
     def test_no_index(self, fails, corpus, tmp_path):
-        assert fails("add", tmp_path / "none", corpus).startswith("path must be an index to be read")
+        assert fails("add", tmp_path / "none", corpus).startswith("INDEX_DIR must be the directory of an index")
         assert not (tmp_path / "none").exists()
 
 
@@ -583,7 +632,9 @@ class TestSearch:
 
     def test_no_index(self, fails, model, tmp_path):
         for path in (model, tmp_path / "none"):
-            assert fails("search", path, WHEAT).startswith(f"path must be an index to be read, got {path}")
+            assert fails("search", path, WHEAT).startswith(
+                f"INDEX_DIR must be the directory of an index, got '{path}'"
+            )
 
 
 class TestExplain:

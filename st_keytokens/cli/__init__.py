@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
+from st_keytokens.cli.checking import check_arguments
 from st_keytokens.cli.console import Console, UserError, one_line
+from st_keytokens.cli.memory import is_out_of_memory, memory_advice
 from st_keytokens.cli.parser import parse_arguments
 
 __all__ = ["main"]
@@ -33,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 for an error that the user can put right, told in one line on stderr; 130 after Ctrl-C. A closed pipe
         behind stdout ends the command quietly with 0.
     """
-    has_traceback = False
+    parsed = Namespace(traceback=False)
     try:
         parsed = parse_arguments(arguments)
-        has_traceback = parsed.traceback
+        check_arguments(parsed)
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8" if parsed.json else None, errors="backslashreplace")
         _run(parsed.command, parsed)
@@ -51,10 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError):  # what is left in the buffer goes nowhere, without a word at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, ValueError, OSError, ImportError) as err:
-        if has_traceback:
+    except (UserError, ValueError, OSError, ImportError, MemoryError, RuntimeError) as err:
+        if is_out_of_memory(err):
+            message = memory_advice(err, parsed)
+        elif isinstance(err, RuntimeError):  # a fault of the program
+            raise
+        else:
+            message = str(err)
+        if parsed.traceback:
             traceback.print_exc()
-        message = str(err)
         for name, option in _OPTIONS.items():
             message = message.replace(name, option)
         sys.stderr.write(f"st-keytokens: error: {one_line(message)}\n")
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, parsed: Namespace) -> None:
-    from st_keytokens.cli import index_commands, model_commands
+    from st_keytokens.cli import evaluating, index_commands, model_commands
     from st_keytokens.cli.models import quiet_libraries
 
     commands = {
@@ -74,6 +81,7 @@ def _run(command: str, parsed: Namespace) -> None:
         "explain": index_commands.explain,
         "sparsify": model_commands.sparsify,
         "info": index_commands.info,
+        "evaluate": evaluating.evaluate,
     }
     console = Console(parsed.json, parsed.quiet)
     with quiet_libraries(console.has_progress):

@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from st_keytokens.cli.console import Console
 from st_keytokens.cli.inputs import BATCHES, Corpus, batches
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.index import Document, HybridIndex
+from st_keytokens.pooled_vectors import hybrid_embeddings
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 COMMIT_SIZE = 2048  # documents of a commit, about, unless
@@ -49,6 +51,7 @@ def add_documents(
     console: Console,
     *,
     batch_size: int,
+    vectors: NDArray[np.float32] | None = None,
     is_replacing: bool = False,
 ) -> Added:
     """Embeds and adds the documents that the index does not hold.
@@ -59,6 +62,7 @@ def add_documents(
         corpus: The documents.
         console: Whether there is a progress bar.
         batch_size: Texts a forward pass.
+        vectors: The pooled vectors of the whole corpus, in its order. None: the documents are embedded.
         is_replacing: Whether documents of other content are replaced.
 
     Returns:
@@ -68,11 +72,16 @@ def add_documents(
     pending: list[tuple[list[Document], HybridEmbeddings]] = []
     last = time.monotonic()
     with tqdm(total=len(corpus), unit="text", desc="Indexing", disable=not console.has_progress) as bar:
-        for batch in batches(iter(corpus), BATCHES * batch_size):
+        for batch in batches(enumerate(corpus), BATCHES * batch_size):
             wanted = _wanted(index, batch, seen, counts, is_replacing)
             if wanted:
-                texts = [document.text or "" for document in wanted]
-                pending.append((wanted, encoder.encode_document(texts, batch_size=batch_size)))
+                documents = list(wanted.values())
+                texts = [document.text or "" for document in documents]
+                if vectors is None:
+                    embeddings = encoder.encode_document(texts, batch_size=batch_size)
+                else:
+                    embeddings = hybrid_embeddings(encoder, vectors[list(wanted)], texts)
+                pending.append((documents, embeddings))
             is_large = sum(len(documents) for documents, _ in pending) >= COMMIT_SIZE
             if is_large or time.monotonic() - last > COMMIT_SECONDS:
                 _commit(index, pending, is_replacing)
@@ -83,20 +92,20 @@ def add_documents(
 
 
 def _wanted(
-    index: HybridIndex, batch: list[Document], seen: set[str], counts: Added, is_replacing: bool
-) -> list[Document]:
-    """The documents of a batch that are to be embedded; counts the others."""
-    first: list[Document] = []
-    for document in batch:
+    index: HybridIndex, batch: list[tuple[int, Document]], seen: set[str], counts: Added, is_replacing: bool
+) -> dict[int, Document]:
+    """The documents of a batch that are to be added, by position in the corpus; counts the others."""
+    first: dict[int, Document] = {}
+    for position, document in batch:
         if document.id not in seen:
             seen.add(document.id)
-            first.append(document)
+            first[position] = document
         else:
             counts.duplicates += 1
             counts.duplicate_ids += [document.id] if len(counts.duplicate_ids) < _SHOWN_IDS else []
-    known = {old.id: old for old in index.get([document.id for document in first if document.id in index])}
-    wanted = []
-    for document in first:
+    known = {old.id: old for old in index.get([document.id for document in first.values() if document.id in index])}
+    wanted = {}
+    for position, document in first.items():
         is_known = document.id in known
         is_changed = is_known and known[document.id] != document
         if is_known and not (is_changed and is_replacing):
@@ -106,7 +115,7 @@ def _wanted(
         counts.added += not is_known
         counts.replaced += is_known
         counts.empty += not (document.text or "").strip()
-        wanted.append(document)
+        wanted[position] = document
     return wanted
 
 

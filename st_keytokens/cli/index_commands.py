@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from st_keytokens.calibration import Calibration
 from st_keytokens.cli.adding import Added, add_documents
-from st_keytokens.cli.calibrating import calibrate_on
+from st_keytokens.cli.calibrating import Texts, calibrate_on, check_can_calibrate
 from st_keytokens.cli.console import Console, UserError, one_line, table
 from st_keytokens.cli.inputs import Corpus, read_texts
 from st_keytokens.cli.model_commands import describe, describe_calibration, describe_model
@@ -18,6 +19,7 @@ from st_keytokens.cli.models import StoredEncoder, load_encoder
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.index import Hit, HybridIndex, MatchedTerm
 from st_keytokens.index.filters import filter_sql
+from st_keytokens.pooled_vectors import pooled_vectors
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 _SHOWN_TERMS = 8  # matched terms of a hit that are shown to people
@@ -39,13 +41,25 @@ def index(arguments: Namespace, console: Console) -> None:
             is_new = not stored.exists and len(opened) == 0
         if arguments.calibrate and not is_new and not stored.exists:
             raise UserError(f"--calibrate must be left out for an index that holds documents already, as {directory}.")
-        if is_new and (arguments.calibrate or (arguments.calibrate is None and encoder.calibration is None)):
-            calibrate_on(encoder, corpus, console, batch_size=arguments.batch_size, state=stored.state)
+        size = arguments.batch_size
+        is_calibrating = is_new and (
+            arguments.calibrate or (arguments.calibrate is None and encoder.calibration is None)
+        )
+        if is_calibrating:
+            check_can_calibrate(corpus)
+        vectors = None
+        if is_calibrating or stored.vectors.exists():  # one pass serves the calibration and the index
+            vectors, _ = pooled_vectors(
+                encoder, Texts(corpus), path=stored.vectors, batch_size=size, show_progress_bar=console.has_progress
+            )
+        if is_calibrating:
+            calibrate_on(encoder, corpus, console, batch_size=size, vectors=vectors)
             console.message(f"Calibrated on {len(corpus):,} documents.")
         with HybridIndex(directory, encoder=encoder) as opened:
             if not stored.exists:
                 stored.save(encoder, arguments)
-            added = add_documents(opened, encoder, corpus, console, batch_size=arguments.batch_size)
+            added = add_documents(opened, encoder, corpus, console, batch_size=size, vectors=vectors)
+            shutil.rmtree(stored.vectors, ignore_errors=True)
             _report(added, opened, console)
 
 
@@ -63,8 +77,6 @@ def add(arguments: Namespace, console: Console) -> None:
 def search(arguments: Namespace, console: Console) -> None:
     """Searches an index."""
     condition = None if arguments.filter is None else _filter(arguments.filter)
-    if arguments.lookup and arguments.mode in ("dense", "hybrid"):
-        raise UserError(f"--mode must be sparse with --lookup, which makes no dense vectors, got {arguments.mode}.")
     batches = read_texts(arguments, "queries", arguments.batch_size)
     encoder = _encoder_of(arguments)
     with HybridIndex(arguments.index, encoder=encoder, read_only=True) as opened:

@@ -98,11 +98,9 @@ def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[li
         An iterator of batches.
 
     Raises:
-        UserError: If they are given twice or not at all.
+        UserError: If none are given.
     """
     given, source = arguments.texts, arguments.input
-    if given and source is not None:
-        raise UserError("texts must be given as arguments or with --input, got both. Leave one out.")
     if given and given != ["-"]:
         return batches((Record(None, text) for text in given), batch_size)
     if source is None:

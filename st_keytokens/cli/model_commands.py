@@ -13,23 +13,29 @@ from numpy.typing import NDArray
 
 from st_keytokens import sidecar
 from st_keytokens.calibration import Calibration
-from st_keytokens.cli.calibrating import Texts, calibrate_on
+from st_keytokens.cli.calibrating import Texts, calibrate_on, check_can_calibrate
+from st_keytokens.cli.checking import model_path
 from st_keytokens.cli.console import Console, UserError, one_line, table
 from st_keytokens.cli.inputs import Corpus, read_texts
-from st_keytokens.cli.models import load_encoder, model_path
+from st_keytokens.cli.models import load_encoder
 from st_keytokens.encoder import KeyTokenEncoder
 
-_RAW = {"correction": "none", "standardize": False}
 _WIDTH = 100  # characters of a text that are shown
 
 
 def tokens(arguments: Namespace, console: Console) -> None:
     """Shows the key tokens of texts."""
-    batches = read_texts(arguments, "corpus", 32)
+    batches = read_texts(arguments, "corpus", arguments.batch_size)
     encoder = load_encoder(arguments)
-    settings = _RAW if arguments.raw else {}
     for batch in batches:
-        found = encoder.key_tokens([r.text for r in batch], arguments.top_k, role=arguments.role, **settings)
+        found = encoder.key_tokens(
+            [record.text for record in batch],
+            arguments.top_k,
+            role=arguments.role,
+            decode_with="lm_head" if arguments.raw else None,
+            correction="none" if arguments.raw else None,
+            standardize=False if arguments.raw else None,
+        )
         for record, pairs in zip(batch, found, strict=True):
             console.result(
                 {"id": record.id, "text": record.text, "tokens": [{"token": t, "weight": w} for t, w in pairs]},
@@ -50,6 +56,7 @@ def calibrate(arguments: Namespace, console: Console) -> None:
         raise UserError(f"--output must be a new directory or one of an earlier calibration, got {output}.")
     with Corpus(arguments.input, arguments) as corpus:
         corpus.check_not_empty()
+        check_can_calibrate(corpus)
         encoder = load_encoder(arguments)
         output.mkdir(parents=True, exist_ok=True)
         calibration = calibrate_on(encoder, corpus, console, batch_size=arguments.batch_size, state=arguments.state)
@@ -72,10 +79,6 @@ def calibrate(arguments: Namespace, console: Console) -> None:
 def sparsify(arguments: Namespace, console: Console) -> None:
     """Turns stored dense embeddings into a sparse matrix."""
     output = Path(arguments.output)
-    if output.suffix != ".npz":
-        raise UserError(f"--output must end in .npz, got {output}.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output must be in a directory that exists, got {output}.")
     embeddings = _load_embeddings(arguments.embeddings)
     texts = None
     if arguments.texts is not None:
@@ -164,7 +167,7 @@ def _fed_tokens(encoder: KeyTokenEncoder, top_k: int = 10) -> list[str]:
     calibration = encoder.calibration
     if calibration is None:
         return []
-    decoder = encoder.head.with_settings(**_RAW, normalize=False)
+    decoder = encoder.head.with_settings(decode_with="lm_head", correction="none", standardize=False, normalize=False)
     ids, weights = decoder.decode(calibration.first_component.direction[None], max_active_dims=top_k)
     order = weights[0].argsort(descending=True).tolist()
     return [encoder.vocabulary.strings[int(ids[0, i])] for i in order if weights[0, i] > 0]
@@ -174,8 +177,6 @@ def _load_embeddings(name: str) -> NDArray[Any]:
     """A memory-mapped matrix of floats."""
     try:
         embeddings = np.load(name, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as err:
-        raise UserError(f"embeddings must be a file that exists, got {name!r}.") from err
     except (ValueError, EOFError) as err:
         raise UserError(f"{name} must be a .npy file of numbers, got something else.") from err
     if not isinstance(embeddings, np.ndarray):

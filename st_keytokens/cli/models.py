@@ -1,8 +1,9 @@
 """Loading models: by directory or name, and the one that an index was made with.
 
 An index directory of the command line holds, beside the index, the folder ``encoder``: in ``key_tokens`` all that the
-plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is. The
-model itself is not copied, since it may weigh gigabytes; the index's fingerprint refuses another one.
+plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is; until
+an index that calibrates is built, also ``vectors``, into which the documents were embedded. The model itself is not
+copied, since it may weigh gigabytes; the index's fingerprint refuses another one.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from typing import Any
 
 import transformers
 from huggingface_hub import HfApi
-from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, disable_progress_bars, validate_repo_id
+from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
 from sentence_transformers import SentenceTransformer
 
 from st_keytokens import sidecar
+from st_keytokens.cli.checking import model_path
 from st_keytokens.cli.console import UserError
+from st_keytokens.cli.memory import is_out_of_memory
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.fingerprint import is_same_sample, weights_sample
 from st_keytokens.weighting import check_method
 
 _HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used
-_LIBRARIES = ("transformers", "sentence_transformers", "huggingface_hub")
+_LIBRARIES = ("transformers", "sentence_transformers", "huggingface_hub", "st_keytokens.evaluation")
 
 
 @contextmanager
@@ -76,7 +79,7 @@ class StoredEncoder:
     def __init__(self, index: Path) -> None:
         self.folder = index / "encoder"
         self.sidecar = self.folder / sidecar.FOLDER
-        self.state = self.folder / "calibration.state"
+        self.vectors = self.folder / "vectors"
 
     @property
     def exists(self) -> bool:
@@ -94,7 +97,6 @@ class StoredEncoder:
         temporary = self.folder / "model.json.tmp"
         temporary.write_text(json.dumps(origin_of(arguments), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.folder / "model.json")
-        self.state.unlink(missing_ok=True)
 
     def check_same_options(self, arguments: Namespace) -> None:
         """Compares the options of ``index`` with those of the first run.
@@ -154,22 +156,6 @@ def origin_of(arguments: Namespace) -> dict[str, Any]:
     return {"model": model_path(arguments.model), "backbone": backbone, **options}
 
 
-def model_path(name: str) -> str:
-    """The whole path of a model's directory, or its name on the Hub.
-
-    Raises:
-        UserError: If it can be neither.
-    """
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return str(path.resolve())
-    try:
-        validate_repo_id(name)
-    except HFValidationError as err:
-        raise UserError(f"model must be a directory that exists or a name on the Hub, got {name!r}.") from err
-    return name
-
-
 def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
     """Arguments of ``SentenceTransformer``. A Hub that does not answer at once is not asked again."""
     options: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
@@ -191,6 +177,8 @@ def _clear_errors(name: str, options: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as err:
+        if is_out_of_memory(err):
+            raise
         if options.get("local_files_only") and isinstance(err, OSError):
             raise UserError(
                 f"model must be a directory that exists or a name on the Hub, got {name!r}. "

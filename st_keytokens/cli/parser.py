@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--raw", action="store_true", help="as they are before the correction of a calibration, if there is one"
     )
     _add_role(command)
+    _add_batch_size(command)
     _add_input_options(command)
     _add_model_options(command)
 
@@ -165,6 +166,48 @@ def build_parser() -> argparse.ArgumentParser:
     _add_input_options(command)
     _add_model_options(command)
 
+    command = _add(
+        commands,
+        "evaluate",
+        "compare dense, sparse and hybrid search on test collections",
+        "st-keytokens evaluate scifact cranfield --model MODEL --output results.json --table results.md",
+    )
+    command.add_argument(
+        "collections", metavar="COLLECTION", nargs="+", help="directories in the BEIR layout; several are averaged"
+    )
+    command.add_argument("--model", metavar="MODEL", required=True, help=_MODEL)
+    command.add_argument(
+        "--methods", metavar="NAMES", help="methods, with commas between (default: all; an error names them)"
+    )
+    command.add_argument(
+        "--baseline", metavar="NAME", default="dense", help="the method that differences are from (default: dense)"
+    )
+    command.add_argument("--output", metavar="FILE", required=True, help=".json file of everything, query by query")
+    command.add_argument("--table", metavar="FILE", help=".md file of tables")
+    command.add_argument(
+        "--cache", metavar="DIR", help="keep the embeddings here; runs on the same texts then embed nothing again"
+    )
+    command.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        help="calibrate the model on each collection's documents (default: if it has no calibration)",
+    )
+    command.add_argument("--split", metavar="NAME", default="test", help="judgements qrels/NAME.tsv (default: test)")
+    command.add_argument("--queries", metavar="FILE", help="queries in each collection (default: queries.jsonl)")
+    command.add_argument(
+        "--depth", metavar="N", type=_positive, default=1000, help="documents ranked for a query (default: 1000)"
+    )
+    command.add_argument(
+        "--samples",
+        metavar="N",
+        type=_positive,
+        default=10_000,
+        help="of the significance test and the intervals (default: 10000)",
+    )
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of both (default: 0)")
+    _add_batch_size(command)
+    _add_model_options(command, has_method=False)
+
     command = _add(commands, "info", "describe a model or an index", "st-keytokens info my-index --json")
     command.add_argument("model", metavar="MODEL|INDEX_DIR", help=f"{_MODEL}; or directory of an index")
     _add_model_options(command)
@@ -204,9 +247,12 @@ def _add_input_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model_options(command: argparse.ArgumentParser) -> None:
+def _add_model_options(command: argparse.ArgumentParser, has_method: bool = True) -> None:
     group = _add_device_options(command)
     group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
+    if not has_method:
+        command.set_defaults(method=None)
+        return
     group.add_argument("--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
-__all__ = ["bm25_vectors", "split_words"]
+__all__ = ["bm25_vectors", "check_bm25_installed", "import_bm25", "split_words"]
 
 
 def split_words(texts: Sequence[str]) -> list[list[str]]:
@@ -24,7 +25,7 @@ def split_words(texts: Sequence[str]) -> list[list[str]]:
     Raises:
         ImportError: If bm25s is not installed.
     """
-    found = _bm25s().tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
+    found = import_bm25("bm25s").tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
     return [list(words) for words in found]
 
 
@@ -44,7 +45,7 @@ def bm25_vectors(
     Raises:
         ImportError: If bm25s is not installed.
     """
-    bm25s = _bm25s()
+    bm25s = import_bm25("bm25s")
     if not any(documents):
         return (
             scipy.sparse.csr_matrix((len(documents), 1), dtype=np.float32),
@@ -64,9 +65,24 @@ def bm25_vectors(
     return weights, scipy.sparse.csr_matrix((values, indices, indptr), shape=(len(queries), width))
 
 
-def _bm25s() -> Any:
+def check_bm25_installed() -> None:
+    """Checks that the packages of BM25 are there, before hours are spent on a run that needs them.
+
+    Raises:
+        ImportError: If one of them is not installed.
+    """
+    for name in ("bm25s", "rank_bm25"):
+        import_bm25(name)
+
+
+def import_bm25(name: str) -> Any:
+    """A package of BM25.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     try:
-        import bm25s  # type: ignore[import-untyped]
+        return import_module(name)
     except ImportError as err:
-        raise ImportError('BM25 needs bm25s: pip install "st-keytokens[evaluation]"') from err
-    return bm25s
+        package = name.replace("_", "-")
+        raise ImportError(f'BM25 needs {package}: pip install "st-keytokens[evaluation]"') from err

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from st_keytokens.atomic_files import write_atomically
 from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.evaluation.bm25 import check_bm25_installed
+from st_keytokens.evaluation.bm25_check import Bm25Check, check_bm25
 from st_keytokens.evaluation.collections import Collection, read_collection
 from st_keytokens.evaluation.encoded import encode_collection
 from st_keytokens.evaluation.environment import describe_environment
-from st_keytokens.evaluation.measures import MEASURES, measure_queries
+from st_keytokens.evaluation.measures import MEASURES, import_ir_measures, measure_collection
 from st_keytokens.evaluation.methods import COMPARED_METHODS, run_methods
 from st_keytokens.evaluation.runs import Run
 from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
@@ -77,6 +79,8 @@ class Comparison:
         methods: Results by method, in the order they were asked for.
         seconds: Wall time of what they share: ``encode_documents``, ``encode_queries`` and, where a calibration was
             fitted on the collection's documents, ``calibrate``.
+        checks: For ``bm25-words`` and ``bm25-tokens``, where they were run on 10,000 documents or fewer, what
+            rank-bm25 gives for the first 100 queries.
         settings: Model, calibration, and what random numbers and depths were used.
         environment: Versions, hardware and date.
     """
@@ -85,6 +89,7 @@ class Comparison:
     baseline: str
     methods: dict[str, MethodResult]
     seconds: dict[str, float]
+    checks: dict[str, Bm25Check]
     settings: dict[str, Any]
     environment: dict[str, object]
 
@@ -106,6 +111,7 @@ class Comparison:
                 }
                 for name, result in self.methods.items()
             },
+            "bm25_checks": {name: vars(check) for name, check in self.checks.items()},
             "environment": self.environment,
         }
 
@@ -134,6 +140,33 @@ class Comparison:
         return paths
 
 
+def chosen_methods(methods: Sequence[str] | None, baseline: str) -> list[str]:
+    """The methods of a comparison, checked before anything is embedded.
+
+    Args:
+        methods: Of ``COMPARED_METHODS``. None: all of them.
+        baseline: Comes first where it is not among them.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ValueError: If a method is unknown or named twice.
+        ImportError: If ir-measures, or bm25s and rank-bm25 where BM25 is among the methods, are not installed.
+    """
+    names = list(COMPARED_METHODS if methods is None else methods)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"methods must be named once, got {repeated[0]!r} twice.")
+    if baseline not in names:
+        names.insert(0, baseline)
+    if unknown := [name for name in names if name not in COMPARED_METHODS]:
+        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
+    import_ir_measures()
+    if any("bm25" in name for name in names):
+        check_bm25_installed()
+    return names
+
+
 def run_comparison(
     collection: Collection,
     encoder: KeyTokenEncoder,
@@ -146,6 +179,8 @@ def run_comparison(
     samples: int = 10_000,
     seed: int = 0,
     batch_size: int = 32,
+    cache: str | Path | None = None,
+    name: str | None = None,
     show_progress_bar: bool = False,
 ) -> Comparison:
     """Compares methods on a collection, from a single pass of the encoder over documents and queries.
@@ -162,6 +197,8 @@ def run_comparison(
         samples: Of the randomisation test and the bootstrap.
         seed: Of both.
         batch_size: Texts a forward pass.
+        cache: Directory that keeps the vectors between runs; see ``encode_collection``.
+        name: What tables call the model. None: its ``model_name``, a hash.
         show_progress_bar: Whether to show one.
 
     Returns:
@@ -169,30 +206,30 @@ def run_comparison(
 
     Raises:
         ValueError: If a method is unknown or named twice, or a number is out of its range.
-        ImportError: If ir-measures, or bm25s where BM25 is among the methods, is not installed.
+        ImportError: If ir-measures, or bm25s and rank-bm25 where BM25 is among the methods, are not installed.
     """
-    names = list(COMPARED_METHODS if methods is None else methods)
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"methods must be named once, got {repeated[0]!r} twice.")
-    if baseline not in names:
-        names.insert(0, baseline)
-    if unknown := [name for name in names if name not in COMPARED_METHODS]:
-        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
-    for name, finding in collection.report.findings.items():
-        logger.warning("%s: %s: %d (%s)", collection.name, name, finding.count, ", ".join(finding.examples))
+    names = chosen_methods(methods, baseline)
+    for label, finding in collection.report.findings.items():
+        logger.warning("%s: %s: %d (%s)", collection.name, label, finding.count, ", ".join(finding.examples))
     encoded = encode_collection(
-        collection, encoder, calibrate=calibrate, batch_size=batch_size, show_progress_bar=show_progress_bar
+        collection,
+        encoder,
+        calibrate=calibrate,
+        batch_size=batch_size,
+        cache=cache,
+        show_progress_bar=show_progress_bar,
     )
-    runs = run_methods(encoded, names, depth=depth, fusion_depth=fusion_depth)
-    values = {name: _measured(collection, run) for name, run in runs.items()}
+    runs = run_methods(encoded, names, depth=depth, fusion_depth=fusion_depth, show_progress_bar=show_progress_bar)
+    values = {method: measure_collection(collection, run.rankings) for method, run in runs.items()}
     differences = _differences(values, baseline, samples, seed)
     return Comparison(
         collection=collection,
         baseline=baseline,
-        methods={name: MethodResult(runs[name], values[name], differences[name]) for name in names},
+        methods={method: MethodResult(runs[method], values[method], differences[method]) for method in names},
         seconds=encoded.seconds,
+        checks=check_bm25(collection, encoder, runs, depth),
         settings={
-            "model": encoder.model_name,
+            "model": name or encoder.model_name,
             "embedding_dimension": encoder.get_embedding_dimension(),
             "fingerprint": encoder.fingerprint,
             "calibration": "collection" if "calibrate" in encoded.seconds else "encoder",
@@ -234,14 +271,6 @@ def evaluate(
     if output is not None:
         comparison.save(output)
     return comparison
-
-
-def _measured(collection: Collection, run: Run) -> dict[str, NDArray[np.float64]]:
-    rankings = {
-        query_id: [collection.doc_ids[row] for row in rows]
-        for query_id, (rows, _) in zip(collection.query_ids, run.rankings, strict=True)
-    }
-    return measure_queries(collection.qrels, rankings)
 
 
 def _differences(

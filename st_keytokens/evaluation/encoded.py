@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sentence_transformers.util import truncate_embeddings
 
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
+from st_keytokens.fingerprint import fingerprint
 from st_keytokens.forward_pass import Role
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.weighting import Weighting
 
@@ -72,11 +73,16 @@ class EncodedCollection:
 
     def sparsify_documents(self, encoder: KeyTokenEncoder) -> SparseEmbeddings:
         """The documents' key tokens with this encoder's settings."""
-        return encoder.sparsify(self.document_pooled, self.collection.documents, batch_size=self.batch_size)
+        return self._sparsify(encoder, self.document_pooled, self.collection.documents, "document")
 
     def sparsify_queries(self, encoder: KeyTokenEncoder) -> SparseEmbeddings:
         """The queries' key tokens with this encoder's settings, from their pass."""
-        return encoder.sparsify(self.query_pooled, self.collection.queries, role="query", batch_size=self.batch_size)
+        return self._sparsify(encoder, self.query_pooled, self.collection.queries, "query")
+
+    def _sparsify(
+        self, encoder: KeyTokenEncoder, pooled: NDArray[np.float32], texts: list[str], role: Role
+    ) -> SparseEmbeddings:
+        return for_pooled(encoder).sparsify(pooled, texts, role=role, batch_size=self.batch_size)
 
     @cached_property
     def documents(self) -> tuple[SparseEmbeddings, float]:
@@ -91,6 +97,7 @@ def encode_collection(
     *,
     calibrate: bool | None = None,
     batch_size: int = 32,
+    cache: str | Path | None = None,
     show_progress_bar: bool = False,
 ) -> EncodedCollection:
     """Runs every document and every query through the model once.
@@ -101,29 +108,43 @@ def encode_collection(
         calibrate: Whether to fit a calibration on the collection's own documents, from the same pass and without
             labels. None: where the encoder has none with document frequencies.
         batch_size: Texts a forward pass.
+        cache: Directory that keeps the vectors, in a folder for each model and collection. What is there is not
+            embedded again, and an interrupted run goes on from there; seconds are then those of the first time.
         show_progress_bar: Whether to show one.
 
     Returns:
         The vectors that all methods share.
     """
     watch = Stopwatch()
-    with watch.part("encode_documents"):
-        document_pooled, document_dense = _encode(
-            encoder, collection.documents, "document", batch_size, show_progress_bar
+
+    def encode(texts: list[str], role: Role) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        path = None if cache is None else Path(cache) / _folder(collection, encoder, texts, role)
+        pooled, seconds = pooled_vectors(
+            encoder, texts, role=role, path=path, batch_size=batch_size, show_progress_bar=show_progress_bar
         )
-    with watch.part("encode_queries"):
-        query_pooled, query_dense = _encode(encoder, collection.queries, "query", batch_size, show_progress_bar)
+        part = "encode_documents" if role == "document" else "encode_queries"
+        watch.seconds[part] = seconds
+        with watch.part(part):
+            return pooled, dense_vectors(encoder, pooled)
+
+    document_pooled, document_dense = encode(collection.documents, "document")
+    query_pooled, query_dense = encode(collection.queries, "query")
     own = encoder.calibration
     if own is None or own.document_frequencies is None if calibrate is None else calibrate:
         with watch.part("calibrate"):
-            prepared = encoder.head.prepare_embeddings(torch.from_numpy(document_pooled)).numpy()
             calibration = Calibration.fit(
-                encoder, collection.documents, embeddings=prepared, show_progress_bar=show_progress_bar
+                encoder, collection.documents, embeddings=document_pooled, show_progress_bar=show_progress_bar
             )
         encoder = with_settings(encoder, encoder.weighting, calibration, **encoder.head.get_config_dict())
     return EncodedCollection(
         collection, encoder, document_pooled, query_pooled, document_dense, query_dense, watch.seconds
     )
+
+
+def _folder(collection: Collection, encoder: KeyTokenEncoder, texts: list[str], role: Role) -> str:
+    """A name for what embedding the texts depends on."""
+    content = fingerprint({"vectors": vectors_key(encoder, role), "texts": texts})
+    return f"{collection.name}-{role}-{content[:16]}"
 
 
 def with_settings(
@@ -147,21 +168,3 @@ def with_settings(
     changed.head.eval()
     changed.weighting = weighting
     return changed
-
-
-def _encode(
-    encoder: KeyTokenEncoder, texts: list[str], role: Role, batch_size: int, show_progress_bar: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Pooled vectors, and what the modules behind the head's place make of them."""
-    forward_pass, model = encoder.forward_pass, encoder.model
-    with encoder._lock, torch.inference_mode():
-        pooled = forward_pass.pooled(texts, role, batch_size, show_progress_bar)
-        dense = []
-        for start in range(0, len(pooled), 4096):
-            features = {"sentence_embedding": pooled[start : start + 4096].to(model.device)}
-            for module in forward_pass.after:
-                if (weights := next(module.parameters(), None)) is not None:
-                    features["sentence_embedding"] = features["sentence_embedding"].to(weights.dtype)
-                features = module(features)
-            dense.append(truncate_embeddings(features["sentence_embedding"], model.truncate_dim).float().cpu())
-        return pooled.numpy(), torch.cat(dense).numpy()

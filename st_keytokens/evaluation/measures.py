@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "measure_queries"]
+if TYPE_CHECKING:
+    from st_keytokens.evaluation.collections import Collection
+    from st_keytokens.evaluation.runs import Ranking
+
+__all__ = ["MEASURES", "import_ir_measures", "measure_collection", "measure_queries"]
 
 MEASURES: dict[str, str] = {"nDCG@10": "nDCG@10", "R@100": "R@100", "MRR@10": "RR@10", "MAP": "AP"}
 """The measures by the name that tables use, and what ir-measures calls them."""
@@ -37,7 +41,7 @@ def measure_queries(
     >>> {name: round(float(value[0]), 3) for name, value in values.items()}
     {'nDCG@10': 0.387, 'R@100': 0.5, 'MRR@10': 0.5, 'MAP': 0.25}
     """
-    ir_measures = _ir_measures()
+    ir_measures = import_ir_measures()
     run: dict[str, dict[str, float]] = {}
     for query_id, ranking in rankings.items():
         if query_id not in qrels:
@@ -54,7 +58,32 @@ def measure_queries(
     return values
 
 
-def _ir_measures() -> Any:
+def measure_collection(collection: Collection, rankings: Sequence[Ranking]) -> dict[str, NDArray[np.float64]]:
+    """Each measure for each query of a collection.
+
+    Args:
+        collection: Whose judgements.
+        rankings: Rows of documents for each query, in the order of the collection's queries, or for the first of them.
+
+    Returns:
+        For each measure one value a ranking, float64.
+
+    Raises:
+        ImportError: If ir-measures is not installed.
+    """
+    ids = collection.query_ids[: len(rankings)]
+    found = {
+        query_id: [collection.doc_ids[row] for row in rows] for query_id, (rows, _) in zip(ids, rankings, strict=True)
+    }
+    return measure_queries({query_id: collection.qrels[query_id] for query_id in ids}, found)
+
+
+def import_ir_measures() -> Any:
+    """The module ir_measures.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     try:
         import ir_measures
     except ImportError as err:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
@@ -44,7 +45,12 @@ class ComparedMethod:
 
 
 def run_methods(
-    encoded: EncodedCollection, names: Sequence[str], *, depth: int = 1000, fusion_depth: int = 1000
+    encoded: EncodedCollection,
+    names: Sequence[str],
+    *,
+    depth: int = 1000,
+    fusion_depth: int = 1000,
+    show_progress_bar: bool = False,
 ) -> dict[str, Run]:
     """Runs methods on the same vectors.
 
@@ -53,6 +59,7 @@ def run_methods(
         names: Of ``COMPARED_METHODS``.
         depth: How many documents are ranked for a query.
         fusion_depth: How many of each part are fused; at most ``depth`` are there.
+        show_progress_bar: Whether to show one.
 
     Returns:
         A run for each name, in their order.
@@ -74,7 +81,8 @@ def run_methods(
             runs[name] = COMPARED_METHODS[name].run(encoded, depths, get)
         return runs[name]
 
-    return {name: get(name) for name in names}
+    bar = tqdm(names, unit="method", desc="Comparing", disable=not show_progress_bar)
+    return {name: get(name) for name in bar}
 
 
 def in_text_weights(

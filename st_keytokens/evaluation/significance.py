@@ -51,13 +51,21 @@ def randomization_test(a: ArrayLike, b: ArrayLike, *, samples: int = 10_000, see
 
 
 def bootstrap_interval(
-    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, samples: int = 10_000, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    strata: ArrayLike | None = None,
+    confidence: float = 0.95,
+    samples: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of ``a - b``.
 
     Args:
         a: One value a query.
         b: The other's values of the same queries, in the same order.
+        strata: A whole number for each query, such as that of its collection: queries are resampled within theirs, and
+            the interval is that of the mean of the strata's means. None: all queries are one stratum.
         confidence: Of the interval, between 0 and 1.
         samples: Resamplings of the queries.
         seed: Of the random numbers.
@@ -66,19 +74,24 @@ def bootstrap_interval(
         Lower and upper end.
 
     Raises:
-        ValueError: If the numbers of values differ, there is none, one is not finite, samples is below 1 or
-            confidence out of its range.
+        ValueError: If the numbers of values differ, there is none, one is not finite, samples is below 1,
+            confidence out of its range, or strata not one for each query.
 
     >>> bootstrap_interval([2.0, 2.0], [1.0, 1.0])
     (1.0, 1.0)
+    >>> bootstrap_interval([1.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0], strata=[0, 1, 1, 1])
+    (3.0, 3.0)
     """
     differences = _differences(a, b, samples)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
-    generator, size = np.random.default_rng(seed), len(differences)
-    means = [differences[generator.integers(0, size, (rows, size))].mean(axis=1) for rows in _blocks(samples, size)]
+    labels = np.zeros(len(differences)) if strata is None else np.asarray(strata)
+    if labels.shape != differences.shape:
+        raise ValueError(f"strata must be one for each query, got shape {labels.shape} for {differences.shape}.")
+    generator, parts = np.random.default_rng(seed), [differences[labels == label] for label in np.unique(labels)]
+    means = np.mean([_resampled_means(part, samples, generator) for part in parts], axis=0)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -118,6 +131,12 @@ def _differences(a: ArrayLike, b: ArrayLike, samples: int) -> NDArray[np.float64
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
     return ours - theirs
+
+
+def _resampled_means(values: NDArray[np.float64], samples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    size = len(values)
+    blocks = [values[generator.integers(0, size, (rows, size))].mean(axis=1) for rows in _blocks(samples, size)]
+    return np.concatenate(blocks)
 
 
 def _blocks(samples: int, size: int) -> list[int]:

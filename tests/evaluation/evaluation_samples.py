@@ -49,3 +49,19 @@ def count_passes(model) -> list[int]:
     embeddings = model[0].auto_model.get_input_embeddings()
     embeddings.register_forward_hook(lambda module, inputs, output: batches.append(len(output)))
     return batches
+
+
+def tables_of(text: str) -> list[dict[str, dict[str, str]]]:
+    """The tables of a Markdown text: for each its rows by their first cell, as cells by column."""
+    tables: list[dict[str, dict[str, str]]] = []
+    header: list[str] | None = None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not cells:
+            header = None
+        elif header is None:
+            header = cells
+            tables.append({})
+        elif cells[0] != "---":
+            tables[-1][cells[0]] = dict(zip(header, cells, strict=True))
+    return tables

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
 
 import numpy as np
 import pytest
-from evaluation_samples import build_collection, build_encoder
+from evaluation_samples import build_collection, build_encoder, count_passes, tables_of
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-import st_keytokens.evaluation as evaluation
 from st_keytokens.evaluation.comparison import Comparison, evaluate, run_comparison
 from st_keytokens.evaluation.measures import MEASURES
 from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
@@ -74,8 +76,41 @@ class TestResults:
 
     def test_without_bm25s_the_error_says_what_to_install(self, encoder, monkeypatch):
         monkeypatch.setitem(sys.modules, "bm25s", None)
-        with pytest.raises(ImportError, match=r'pip install "st-keytokens\[evaluation\]"'):
+        with pytest.raises(ImportError, match=r'needs bm25s: pip install "st-keytokens\[evaluation\]"'):
+            run_comparison(build_collection(), encoder, methods=["dense+bm25-words-rrf"])
+
+    @pytest.mark.parametrize(("module", "name"), [("rank_bm25", "rank-bm25"), ("ir_measures", "ir-measures")])
+    def test_missing_packages_are_found_before_anything_is_embedded(self, encoder, monkeypatch, module, name):
+        monkeypatch.setitem(sys.modules, module, None)
+        passes = count_passes(encoder.model)
+        with pytest.raises(ImportError, match=rf'needs {name}: pip install "st-keytokens\[evaluation\]"'):
             run_comparison(build_collection(), encoder, methods=["bm25-words"])
+        assert passes == []
+
+    def test_cache_embeds_once_for_all_runs(self, encoder, tmp_path):
+        passes = count_passes(encoder.model)  # the empty document needs none
+        first = run_comparison(build_collection(), encoder, methods=["dense", "key-tokens"], cache=tmp_path)
+        assert sum(passes) == 49 + 5
+        again = run_comparison(build_collection(), encoder, methods=["dense", "promptreps"], cache=tmp_path)
+        assert sum(passes) == 49 + 5
+        assert again.methods["dense"].means == first.methods["dense"].means
+        for part in ("encode_documents", "encode_queries"):  # what the passes took, not what reading takes
+            assert again.seconds[part] == pytest.approx(first.seconds[part], abs=0.05)
+        assert sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir()) == ["tiny-document", "tiny-query"]
+        encoder.model.max_seq_length, before = 4, encoder.model.max_seq_length
+        try:
+            run_comparison(build_collection(), encoder, methods=["dense"], cache=tmp_path)
+        finally:
+            encoder.model.max_seq_length = before
+        assert sum(passes) == 2 * (49 + 5)
+
+    def test_models_with_a_projection_behind_pooling(self, llama_embedder):
+        modules = [*copy.deepcopy(llama_embedder), Dense(32, 8), Normalize()]
+        encoder = build_encoder(SentenceTransformer(modules=modules, device="cpu"))
+        made = run_comparison(build_collection(), encoder, methods=["dense", "key-tokens"])
+        assert made.settings["embedding_dimension"] == 8
+        assert made.methods["dense"].run.index_bytes == 50 * 8 * 4
+        assert made.methods["key-tokens"].means["MRR@10"] > 0
 
 
 class TestWriting:
@@ -95,34 +130,55 @@ class TestWriting:
         assert environment["packages"]["torch"] is not None
         assert environment["date"].endswith("+00:00")
         assert environment["device"] == "cpu"
+        assert set(read["bm25_checks"]) == {"bm25-words"}
+        assert read["bm25_checks"]["bm25-words"]["queries"] == 5
 
     def test_table_puts_losses_first(self, comparison):
-        lines = comparison.to_markdown().splitlines()
-        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
-        assert {row[0] for row in rows} == set(METHODS)
-        means = [comparison.methods[row[0]].means["nDCG@10"] for row in rows]
+        reached, costs = tables_of(comparison.to_markdown())
+        assert set(reached) == set(METHODS) and list(reached) == list(costs)
+        means = [comparison.methods[name].means["nDCG@10"] for name in reached]
         assert means == sorted(means)
-        for row in rows:
-            assert row[1:5] == [f"{value:.3f}" for value in comparison.methods[row[0]].means.values()]
-        cells = {row[0]: row for row in rows}
-        assert cells["dense"][5:9] == ["baseline", "", "", ""]
-        assert cells["bm25-words"][-3] == "0" and cells["dense"][-3] == "1"
-        assert cells["bm25-words"][-1] == "1"
+        for name, row in reached.items():
+            assert {measure: row[measure] for measure in MEASURES} == {
+                measure: f"{value:.3f}" for measure, value in comparison.methods[name].means.items()
+            }
+        assert (reached["dense"]["difference"], reached["dense"]["p"]) == ("baseline", "")
+        found = comparison.methods["bm25-words"].differences["nDCG@10"]
+        assert reached["bm25-words"]["difference"] == f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        assert reached["bm25-words"]["p"] == f"{found.p_holm:.4f}"
+
+    def test_table_of_costs(self, comparison):
+        _, costs = tables_of(comparison.to_markdown())
+        assert (costs["dense"]["passes/query"], costs["bm25-words"]["passes/query"]) == ("1", "0")
+        assert (costs["dense"]["terms/document"], costs["dense"]["fuse, s"]) == ("", "")
+        for name, row in costs.items():
+            run = comparison.methods[name].run
+            assert row["queries without terms"] == str(run.queries_without_terms)
+            assert row["index MB"] == f"{run.index_bytes / 1e6:.1f}"
+            for part in ("weigh documents", "index", "weigh queries", "score", "fuse"):
+                seconds = run.seconds.get(part.replace(" ", "_"))
+                assert row[f"{part}, s"] == ("" if seconds is None else f"{seconds:.2f}")
+        assert costs["bm25-words"]["queries without terms"] == "1"
 
     def test_table_names_what_is_odd(self, comparison):
         text = comparison.to_markdown()
         assert "50 documents, 5 queries" in text
+        assert "- queries empty: 1 (for instance nothing)" in text
+        check = comparison.checks["bm25-words"]
+        assert (
+            f"rank-bm25 over the same terms as bm25-words, first 5 queries: nDCG@10 {check.rank_bm25['nDCG@10']:.3f} "
+            f"(bm25s {check.bm25s['nDCG@10']:.3f}), {check.overlap:.1%} of bm25s' ten best documents in common."
+        ) in text
         assert "- judgements of absent documents: 1 (for instance stars absent)" in text
         assert "- documents empty: 1 (for instance d49)" in text
 
     def test_time_for_a_query_holds_the_pass_only_where_there_is_one(self, comparison):
-        lines = [line.split("|") for line in comparison.to_markdown().splitlines() if line.startswith("|")]
-        rows = {cells[1].strip(): cells for cells in lines}
+        _, rows = tables_of(comparison.to_markdown())
         for name in ("key-tokens", "key-tokens-lookup"):
             run = comparison.methods[name].run
             spent = run.seconds["weigh_queries"] + run.seconds["score"]
             spent += comparison.seconds["encode_queries"] * run.forward_passes
-            assert float(rows[name][-3]) == pytest.approx(1000 * spent / 5, abs=0.006)
+            assert float(rows[name]["ms/query"]) == pytest.approx(1000 * spent / 5, abs=0.006)
 
     def test_evaluate_reads_and_writes(self, comparison, encoder, tmp_path):
         folder = tmp_path / "small"
@@ -145,11 +201,7 @@ class TestWriting:
         assert json.loads(made.to_json())["settings"]["samples"] == 100
 
 
-class TestPackage:
-    def test_public_names(self):
-        assert len(evaluation.__all__) == 13
-        assert all(hasattr(evaluation, name) for name in evaluation.__all__)
-
+class TestValues:
     def test_values_are_numpy(self, comparison):
         for values in comparison.methods["dense"].per_query.values():
             assert values.dtype == np.float64 and values.shape == (5,)

@@ -71,9 +71,21 @@ class TestBootstrap:
         assert wide[0] < narrow[0] < narrow[1] < wide[1]
         assert wide == bootstrap_interval(differences, np.zeros(30), seed=0)
 
+    def test_strata_count_alike(self):
+        """The mean of two means, whose variances are those of each stratum's mean."""
+        generator = np.random.default_rng(0)
+        small, large = generator.normal(1.0, 1.0, 100), generator.normal(0.0, 2.0, 900)
+        error = np.sqrt(small.var() / 100 + large.var() / 900) / 2
+        mean, strata = (small.mean() + large.mean()) / 2, np.repeat([7, 3], [100, 900])
+        low, high = bootstrap_interval(np.concatenate([small, large]), np.zeros(1000), strata=strata)
+        assert low == pytest.approx(mean - 1.96 * error, abs=0.1 * error)
+        assert high == pytest.approx(mean + 1.96 * error, abs=0.1 * error)
+
     def test_refuses(self):
         with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):
             bootstrap_interval([1.0], [0.0], confidence=95)
+        with pytest.raises(ValueError, match=r"strata must be one for each query, got shape \(1,\) for \(2,\)"):
+            bootstrap_interval([1.0, 2.0], [0.0, 0.0], strata=[1])
 
 
 class TestHolm:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import st_keytokens
+import st_keytokens.evaluation
+
+NAMES = [
+    "Calibration",
+    "HybridEmbeddings",
+    "HybridIndex",
+    "KeyTokenEncoder",
+    "KeyTokenHead",
+    "LMHead",
+    "SparseEmbeddings",
+    "Vocabulary",
+    "Weighting",
+    "__version__",
+    "reciprocal_rank_fusion",
+    "score_fusion",
+]
+HEAVY = ("torch", "transformers", "sentence_transformers", "scipy", "huggingface_hub")
+
+
+def imported_by(code: str) -> list[str]:
+    """Which of the heavy packages are imported in a fresh process that runs code."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+class TestNames:
+    def test_public_names_are_pinned(self):
+        assert st_keytokens.__all__ == NAMES
+
+    @pytest.mark.parametrize("package", [st_keytokens, st_keytokens.evaluation], ids=lambda package: package.__name__)
+    def test_each_is_what_its_module_defines(self, package):
+        for name in package.__all__:
+            value = getattr(package, name)
+            module = getattr(value, "__module__", None)
+            assert module is None or getattr(sys.modules[module], name) is value
+        assert set(package.__all__) <= set(dir(package))
+
+    def test_a_star_imports_them_all(self):
+        namespace: dict[str, object] = {}
+        exec("from st_keytokens import *", namespace)
+        assert set(NAMES) <= set(namespace)
+
+    @pytest.mark.parametrize("package", [st_keytokens, st_keytokens.evaluation], ids=lambda package: package.__name__)
+    def test_unknown(self, package):
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+            package.nothing  # noqa: B018  # reading it is the test
+
+
+class TestImport:
+    def test_imports_nothing_heavy(self):
+        assert imported_by("import st_keytokens, st_keytokens.evaluation, st_keytokens.cli") == []
+
+    def test_a_name_brings_what_it_needs(self):
+        assert imported_by("from st_keytokens import reciprocal_rank_fusion") == []
+        assert "torch" in imported_by("from st_keytokens import KeyTokenHead")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--help"],
+            ["--version"],
+            ["search"],
+            ["index", "/none", "/none", "index", "--batch-size", "0"],
+            ["index", ".", "/none", "index"],
+            ["search", "/none", "query"],
+            ["sparsify", ".", __file__, "--output", "a.txt"],
+            ["evaluate", "/none", "--model", ".", "--output", "a.json"],
+        ],
+        ids=" ".join,
+    )
+    def test_help_and_errors_in_the_arguments_do_not_wait_for_torch(self, words):
+        assert imported_by(f"from st_keytokens.cli import main\nassert main({words!r}) in (0, 2)") == []
