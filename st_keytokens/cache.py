@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-Row = tuple["np.ndarray | None", np.ndarray, np.ndarray]  # dense (d,) or None, term ids (k,), weights (k,)
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+
+Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # dense (d,), term ids (k,), weights (k,)
 
 
 class EmbeddingCache:
@@ -56,3 +58,23 @@ class EmbeddingCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["size"])  # type: ignore[misc]
+
+
+def split_rows(embeddings: HybridEmbeddings) -> list[Row]:
+    """Copies of the rows, each of which can be kept alone; ``embeddings`` have dense vectors."""
+    dense: Iterable[np.ndarray] = () if embeddings.dense is None else embeddings.dense
+    rows = zip(dense, embeddings.sparse, strict=True)
+    return [(vector.copy(), ids.copy(), weights.copy()) for vector, (ids, weights) in rows]
+
+
+def join_rows(rows: Sequence[Row], embedding_dimension: int, vocab_size: int) -> HybridEmbeddings:
+    """The inverse of :func:`split_rows`, for any number of rows."""
+    vectors, ids, weights = zip(*rows, strict=True) if rows else ((), (), ())
+    sparse = SparseEmbeddings.trusted(
+        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        np.concatenate([np.zeros(0, np.int32), *ids]),
+        np.concatenate([np.zeros(0, np.float32), *weights]),
+        vocab_size,
+    )
+    dense = np.stack(vectors) if vectors else np.zeros((0, embedding_dimension), np.float32)
+    return HybridEmbeddings(dense=dense, sparse=sparse)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from st_keytokens.headed_model import HeadedModel
     from st_keytokens.key_token_head import KeyTokenHead
 
-SCORING_VERSION = 1  # counts up whenever the same settings give other scores than before
+SCORING_VERSION = 2  # counts up whenever the same settings give other scores than before
 
 
 def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
@@ -31,7 +32,7 @@ def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
         if ".pooler." in name:  # often missing from a checkpoint, random then, and not used by the embedding
             continue
         flat = tensor.detach().reshape(-1)
-        positions = torch.linspace(0, max(len(flat) - 1, 0), min(samples, len(flat))).long()
+        positions = _places(len(flat), samples)
         values = flat[positions.to(flat.device)].cpu()
         if values.is_floating_point():
             values = values.to(torch.bfloat16).float()
@@ -55,9 +56,14 @@ def weights_sample(module: torch.nn.Module, size: int = 256) -> list[float]:
     found: list[float] = []
     for tensor in tensors:
         flat = tensor.detach().reshape(-1)
-        positions = torch.linspace(0, max(len(flat) - 1, 0), min(each, len(flat))).long()
+        positions = _places(len(flat), each)
         found += flat[positions.to(flat.device)].float().cpu().tolist()
     return found
+
+
+def _places(size: int, count: int) -> torch.Tensor:
+    """Evenly spread positions; in float32 the last one of a large tensor would be rounded past its end."""
+    return torch.linspace(0, max(size - 1, 0), min(count, size), dtype=torch.float64).long()
 
 
 def is_same_sample(saved: list[float], loaded: list[float]) -> bool:
@@ -85,14 +91,42 @@ def lm_head_hash(head: KeyTokenHead) -> str:
     return fingerprint({"tensors": weights_hash(tensors), "settings": settings})
 
 
-def module_settings(modules: Iterable[torch.nn.Module]) -> tuple[str, ...]:
-    """What a model's modules are set to, one string each."""
+def module_settings(modules: Iterable[torch.nn.Module]) -> list[Any]:
+    """What a model's modules are set to: the type's name, its configuration and ``max_seq_length`` of each."""
     found = []
     for module in modules:
         get_config: Any = getattr(module, "get_config_dict", dict)
-        config = get_config()
-        found.append(f"{type(module).__name__} {config} {getattr(module, 'max_seq_length', None)}")
-    return tuple(found)
+        has_length = hasattr(type(module), "max_seq_length") or "max_seq_length" in vars(module)
+        found.append((type(module).__name__, get_config(), module.max_seq_length if has_length else None))
+    return found
+
+
+def scoring_state(encoder: HeadedModel) -> tuple[Any, ...]:
+    """All settings that change a score, as they are now; cheap, so that it can be compared before each use."""
+    model, calibration, forward_pass = encoder.model, encoder.calibration, encoder.forward_pass
+    return (
+        SCORING_VERSION,
+        [getattr(encoder.head, name) for name in encoder.head.config_keys],
+        encoder.weighting,
+        None if calibration is None else calibration.hash,
+        sorted(model.prompts.items()),
+        model.default_prompt_name,
+        model.truncate_dim,
+        module_settings((*forward_pass.before, *forward_pass.after)),
+    )
+
+
+def encoder_fingerprint(encoder: HeadedModel, state: tuple[Any, ...]) -> str:
+    """Names a state together with weights, LM head, vocabulary and tokenizer."""
+    return fingerprint(
+        {
+            "state": repr(state),
+            "weights": encoder.weights_hash,
+            "lm_head": lm_head_hash(encoder.head),
+            "vocabulary": encoder.vocabulary.hash,
+            "tokenizer": tokenizer_hash(encoder.model.tokenizer),
+        }
+    )
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -13,6 +13,7 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.vocabulary import Vocabulary
@@ -131,8 +132,7 @@ class ForwardPass:
         self, texts: list[str], role: Role, prompt: str | None, batch_size: int, show_progress_bar: bool
     ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        checked_int("batch_size", batch_size, minimum=1)
         self.model.eval()
         self.head.to(self.model.device)
         order = np.argsort([-len(text) for text in texts], kind="stable")
@@ -198,8 +198,7 @@ def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, pr
     Raises:
         ValueError: If role or prompt_name is unknown.
     """
-    if role not in _PROMPT_NAMES:
-        raise ValueError(f"role must be 'query' or 'document', got {role!r}.")
+    check_choice("role", role, _PROMPT_NAMES)
     prompts: dict[str, str] = model.prompts
     if prompt is not None:
         return prompt

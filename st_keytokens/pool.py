@@ -34,6 +34,20 @@ def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None, fing
     return {**chain.start_multi_process_pool(target_devices), "chain": chain, "fingerprint": fingerprint}
 
 
+def check_pool(pool: dict[str, Any], fingerprint: str) -> None:
+    """Checks that a pool was started with an encoder as it is now.
+
+    Raises:
+        ValueError: If something else started it, or the encoder has changed since.
+    """
+    if "chain" not in pool:
+        raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
+    if pool["fingerprint"] != fingerprint:
+        raise ValueError(
+            "pool must have been started with the encoder as it is now, got an older one. Start a new pool."
+        )
+
+
 def encode_with_pool(
     pool: dict[str, Any],
     forward_pass: ForwardPass,
@@ -43,13 +57,7 @@ def encode_with_pool(
     batch_size: int,
     show_progress_bar: bool,
 ) -> tuple[np.ndarray, SparseEmbeddings]:
-    """What ``ForwardPass.both`` gives, made by the pool's workers.
-
-    Raises:
-        ValueError: If the pool was started by something else.
-    """
-    if "chain" not in pool:
-        raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
+    """What ``ForwardPass.both`` gives, made by the pool's workers."""
     head = forward_pass.head
     dense = np.zeros((len(texts), forward_pass.embedding_dimension), dtype=np.float32)
     k = min(head.query_max_active_dims if role == "query" else head.max_active_dims, head.vocab_size)

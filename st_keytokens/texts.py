@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.word_terms import WordTerms, is_word_by_word
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -37,7 +38,7 @@ def check_texts(texts: str | Sequence[str], name: str = "texts") -> list[str]:
                 f"{name} must be a string or a sequence of strings, got {type(text).__name__} at position {position}. "
                 "Turn it into text first."
             )
-    return [_SURROGATES.sub("\ufffd", text) for text in items]
+    return [text if text.isascii() else _SURROGATES.sub("\ufffd", text) for text in items]
 
 
 class LiteralTokenizer:
@@ -52,8 +53,8 @@ class LiteralTokenizer:
     """
 
     def __init__(self, tokenizer: Any, vocabulary: Vocabulary) -> None:
-        self._term_of = np.where(vocabulary.is_masked, -1, vocabulary.terms)
-        self._slow = None
+        self._vocabulary = vocabulary
+        self._slow = self._words = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if isinstance(backend, Tokenizer):
             # A copy: the model's own tokenizer is told to truncate and to pad whenever it is used.
@@ -62,25 +63,32 @@ class LiteralTokenizer:
             self._fast.no_padding()
         else:
             self._slow = tokenizer
-        self._prefix = self._leading_space(vocabulary)
+        bare, spaced = self._tokenize(["a", " a"])
+        # What makes the first word of a text look like any other: a space, where the tokenizer adds none itself.
+        is_spaced = bare != spaced and len(spaced) <= len(bare) + (vocabulary.kind == "byte-level")
+        self._prefix = " " if is_spaced and vocabulary.kind in ("byte-level", "metaspace") else ""
+        if self._slow is None and (self._prefix or bare == spaced) and is_word_by_word(self._fast):
+            self._words = WordTerms(self._terms_of_word)
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Term ids of each text, int64, in order and with repetition; empty for a text without terms."""
-        found = (self._term_of[ids] for ids in self._tokenize([self._prefix + text.lstrip() for text in texts]))
-        return [terms[terms >= 0] for terms in found]
+        stripped = [text.lstrip() for text in texts]
+        found = [None if self._words is None else self._words(text) for text in stripped]
+        others = [i for i, terms in enumerate(found) if terms is None]
+        for i, ids in zip(others, self._tokenize([self._prefix + stripped[i] for i in others]), strict=True):
+            found[i] = self._terms(ids)
+        return [np.array(terms, dtype=np.int64) for terms in found]
 
-    def _leading_space(self, vocabulary: Vocabulary) -> str:
-        """What makes the first word of a text look like any other: a space, where the tokenizer adds none itself."""
-        if vocabulary.kind not in ("byte-level", "metaspace"):
-            return ""
-        bare, spaced = (list(ids) for ids in self._tokenize(["a", " a"]))
-        return " " if bare != spaced and len(spaced) <= len(bare) + (vocabulary.kind == "byte-level") else ""
+    def _terms_of_word(self, spaced: str) -> list[int]:
+        return self._terms(self._tokenize([spaced])[0])
 
-    def _tokenize(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    def _terms(self, ids: list[int]) -> list[int]:
+        terms: list[int] = self._vocabulary.term_ids(ids).tolist()
+        return terms
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if self._slow is not None:
-            sequences = (self._slow(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts)
-        elif len(texts) == 1:  # without the cost of starting threads
-            sequences = (encoding.ids for encoding in [self._fast.encode(texts[0], add_special_tokens=False)])
-        else:
-            sequences = (encoding.ids for encoding in self._fast.encode_batch(list(texts), add_special_tokens=False))
-        return (np.array(ids, dtype=np.int64) for ids in sequences)
+            return [self._slow(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts]
+        if len(texts) == 1:  # without the cost of starting threads
+            return [self._fast.encode(texts[0], add_special_tokens=False).ids]
+        return [encoding.ids for encoding in self._fast.encode_batch(texts, add_special_tokens=False)]

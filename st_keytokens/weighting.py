@@ -1,8 +1,9 @@
 """From terms to weights: what a document's and a query's sparse vector are made of.
 
 A *literal* term is a token of the text itself, a *decoded* term comes from the embedding. The score of a document is
-the dot product of the two vectors, so that the literal parts alone give BM25, and the decoded parts add what the
-embedder knows.
+the dot product of the two vectors. A document's literal terms carry their whole BM25 weight, idf included, and a
+query's count 1 each, so that the literal parts alone give BM25. A document's decoded terms are those that its text
+lacks; a query's are added to its own.
 """
 
 from __future__ import annotations
@@ -11,14 +12,33 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 Terms = Literal["both", "literal", "decoded"]
-DEFAULT_LENGTH = 150.0  # literal terms of a text, where no calibration has counted them: about one abstract
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What weights need to know of the corpus; the defaults stand in where no calibration has counted it.
+
+    Args:
+        idf: Inverse document frequency of each term, float32 ``(vocab_size,)``. None: all terms count alike.
+        average_length: Mean number of literal terms of a document. The default is about one abstract.
+        literal_norm: Root mean square length of the documents' literal vectors, which decoded ones are relative to.
+        decoded_trust: How far decoded terms can be trusted beside literal ones, about 1 where the embedder finds
+            documents as well as terms do, see :func:`~st_keytokens.calibration.known_items.decoded_trust`.
+    """
+
+    idf: NDArray[np.float32] | None = None
+    average_length: float = 150.0
+    literal_norm: float = 10.0
+    decoded_trust: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,11 +50,11 @@ class Weighting:
         query_terms: Which terms a query's vector holds.
         k1: Saturation of a literal term's frequency in a document.
         b: How strongly a document's length divides its term frequencies, 0 to 1.
-        document_decoded_weight: Weight of the strongest decoded term of a document, relative to a literal term that
-            occurs once in a document of average length. 0: no decoded terms.
-        query_decoded_weight: Weight of the strongest decoded term of a query, relative to its strongest literal one.
+        document_decoded_weight: Length of a document's decoded vector, in units of the corpus's ``literal_norm``, at a
+            ``decoded_trust`` of 1. 0: no decoded terms.
+        query_decoded_weight: Length of a query's decoded vector at a ``decoded_trust`` of 1; a literal term weighs 1.
         is_binary_query: Query terms count 1 each, literal and decoded alike, whatever their weights.
-        is_scaled: Decoded weights are divided by the row's largest; otherwise they are used as the head gives them.
+        is_scaled: Decoded vectors are brought to these lengths; otherwise they are used as the head gives them.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -45,7 +65,7 @@ class Weighting:
     k1: float = 1.2
     b: float = 0.75
     document_decoded_weight: float = 0.5
-    query_decoded_weight: float = 0.1
+    query_decoded_weight: float = 1.0
     is_binary_query: bool = False
     is_scaled: bool = True
 
@@ -60,7 +80,7 @@ class Weighting:
                 raise ValueError(f"{name} must not be negative, and finite, got {getattr(self, name)}.")
 
     def document(
-        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, average_length: float
+        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
     ) -> SparseEmbeddings:
         """Sparse vectors of documents.
 
@@ -68,26 +88,27 @@ class Weighting:
             literal: Term ids of each text, with repetition.
             decoded: Decoded terms of the same texts, or None.
             vocab_size: Width of the vectors.
-            average_length: Mean number of literal terms of the corpus's texts.
+            corpus: Where they come from.
 
         Returns:
             One row a text.
         """
+        if decoded is not None and self.is_scaled:
+            decoded = _of_length(decoded, self.document_decoded_weight * corpus.decoded_trust * corpus.literal_norm)
+        if decoded is not None and self.document_terms == "decoded":
+            return decoded
         counts = count_terms(literal, vocab_size)
         lengths = np.array([len(terms) for terms in literal], dtype=np.float64)
-        norms = self.k1 * (1 - self.b + self.b * lengths / max(average_length, 1.0))
+        norms = self.k1 * (1 - self.b + self.b * lengths / max(corpus.average_length, 1.0))
         frequencies = counts.values.astype(np.float64)
-        saturated = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
-        literal_part = counts.with_values(saturated)
+        weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
+        literal_part = counts.with_values(weights if corpus.idf is None else weights * corpus.idf[counts.indices])
         if decoded is None or self.document_terms == "literal":
             return literal_part
-        decoded = self._scaled(decoded)
-        if self.document_terms == "decoded":
-            return decoded
-        return literal_part.add(decoded, other_weight=self.document_decoded_weight)
+        return literal_part.add(_without(decoded, literal_part))
 
     def query(
-        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, idf: np.ndarray | None
+        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
     ) -> SparseEmbeddings:
         """Sparse vectors of queries.
 
@@ -95,29 +116,20 @@ class Weighting:
             literal: Term ids of each text, with repetition.
             decoded: Decoded terms of the same texts, or None for a query without a forward pass.
             vocab_size: Width of the vectors.
-            idf: Inverse document frequency of each term, ``(vocab_size,)``, or None to weigh all terms alike.
+            corpus: What is searched.
 
         Returns:
             One row a text.
         """
-        literal_part = count_terms(literal, vocab_size)
-        if idf is not None:
-            literal_part = literal_part.with_values(literal_part.values * idf[literal_part.indices])
+        if decoded is not None and self.is_scaled:
+            decoded = _of_length(decoded, self.query_decoded_weight * corpus.decoded_trust)
         if decoded is None or self.query_terms == "literal":
-            combined = literal_part
+            combined = count_terms(literal, vocab_size)
         elif self.query_terms == "decoded":
-            combined = self._scaled(decoded)
+            combined = decoded
         else:
-            largest = row_maxima(literal_part)
-            scaled = _scale_rows(self._scaled(decoded), np.where(largest > 0, largest, 1.0))
-            combined = literal_part.add(scaled, other_weight=self.query_decoded_weight)
+            combined = count_terms(literal, vocab_size).add(decoded)
         return combined.with_values(np.ones_like(combined.values)) if self.is_binary_query else combined
-
-    def _scaled(self, decoded: SparseEmbeddings) -> SparseEmbeddings:
-        if not self.is_scaled:
-            return decoded
-        largest = row_maxima(decoded)
-        return _scale_rows(decoded, 1.0 / np.where(largest > 0, largest, 1.0))
 
 
 @dataclass(frozen=True)
@@ -161,23 +173,33 @@ def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddi
     >>> count_terms([np.array([3, 1, 3]), np.array([], dtype=int)], 5).to_dicts()
     [{1: 1.0, 3: 2.0}, {}]
     """
-    rows = [sorted(Counter(terms.tolist()).items()) for terms in literal]  # for short texts faster than numpy
-    pairs = [pair for row in rows for pair in row]
+    rows = [Counter(terms.tolist()) for terms in literal]  # for short texts faster than numpy
+    ids = [sorted(row) for row in rows]
     return SparseEmbeddings.trusted(
-        np.cumsum([0, *map(len, rows)], dtype=np.int64),
-        np.array([term for term, _ in pairs], dtype=np.int32),
-        np.array([count for _, count in pairs], dtype=np.float32),
+        np.array([0, *accumulate(map(len, rows))], dtype=np.int64),
+        np.array([term for row in ids for term in row], dtype=np.int32),
+        np.array([row[term] for row, terms in zip(rows, ids, strict=True) for term in terms], dtype=np.float32),
         vocab_size,
     )
 
 
-def row_maxima(embeddings: SparseEmbeddings) -> np.ndarray:
-    """Largest weight of each row, float32 ``(N,)``; 0 for an empty row."""
-    maxima = np.zeros(len(embeddings), dtype=np.float32)
+def _of_length(embeddings: SparseEmbeddings, length: float) -> SparseEmbeddings:
+    """Rows scaled to one Euclidean length; an empty row stays empty."""
+    if length == 0:
+        return SparseEmbeddings.empty(len(embeddings), embeddings.vocab_size)
     rows = np.repeat(np.arange(len(embeddings)), embeddings.active_dims)
-    np.maximum.at(maxima, rows, embeddings.values)
-    return maxima
-
-
-def _scale_rows(embeddings: SparseEmbeddings, factors: np.ndarray) -> SparseEmbeddings:
+    squares = np.bincount(rows, weights=embeddings.values.astype(np.float64) ** 2, minlength=len(embeddings))
+    factors = length / np.sqrt(np.where(squares > 0, squares, 1.0))
     return embeddings.with_values(embeddings.values * np.repeat(factors, embeddings.active_dims))
+
+
+def _without(embeddings: SparseEmbeddings, others: SparseEmbeddings) -> SparseEmbeddings:
+    """Rows without the terms that the same rows of ``others`` hold."""
+    places, taken = (
+        np.repeat(np.arange(len(part), dtype=np.int64) * part.vocab_size, part.active_dims) + part.indices
+        for part in (embeddings, others)
+    )
+    is_kept = np.isin(places, taken, invert=True)
+    indptr = np.concatenate([[0], np.cumsum(is_kept)])[embeddings.indptr]
+    kept = embeddings.indices[is_kept], embeddings.values[is_kept]
+    return SparseEmbeddings.trusted(indptr, *kept, embeddings.vocab_size)

@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from st_keytokens.cache import EmbeddingCache
+from st_keytokens.cache import EmbeddingCache, join_rows, split_rows
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 
 def row(value: float):
@@ -40,3 +41,29 @@ class TestEmbeddingCache:
     def test_negative_size(self):
         with pytest.raises(ValueError, match=r"cache_size must not be negative, got -1"):
             EmbeddingCache(-1)
+
+
+class TestRows:
+    embeddings = HybridEmbeddings(
+        np.arange(6, dtype=np.float32).reshape(3, 2), SparseEmbeddings.from_dicts([{1: 0.5, 4: 2.0}, {}, {0: 1.0}], 5)
+    )
+
+    def test_split_and_joined_are_the_same(self):
+        assert join_rows(split_rows(self.embeddings), 2, 5) == self.embeddings
+        assert join_rows(split_rows(self.embeddings)[::-1], 2, 5) == self.embeddings[::-1]
+
+    def test_rows_are_copies(self):
+        (vector, ids, weights), *_ = split_rows(self.embeddings)
+        assert not any(
+            np.shares_memory(ours, theirs)
+            for ours, theirs in (
+                (vector, self.embeddings.dense),
+                (ids, self.embeddings.sparse.indices),
+                (weights, self.embeddings.sparse.values),
+            )
+        )
+
+    def test_no_rows(self):
+        joined = join_rows([], 2, 5)
+        assert joined.dense.shape == (0, 2)
+        assert joined.sparse.shape == (0, 5)

@@ -50,6 +50,31 @@ class TestLiteralTokenizer:
         tokenizer("fox " * 9, truncation=True, max_length=3)
         assert [len(f) for f in literal(["fox " * 50, "fox", ""])] == [50, 1, 0]
 
+    def test_alone_and_in_company(self, byte_level_tokenizer):
+        literal = LiteralTokenizer(byte_level_tokenizer, Vocabulary.from_tokenizer(byte_level_tokenizer))
+        texts = ["Stars form", "", "two  gaps", "Sterne für\nalle", " stars", "x" * 400 + " stars"]
+        for text, found in zip(texts, literal(texts), strict=True):
+            assert found.dtype == np.int64
+            assert np.array_equal(found, literal([text])[0])
+        assert literal([]) == []
+
+    def test_slow_tokenizer(self):
+        words = ["[UNK]", "red", "Red", "fox"]
+
+        class SlowTokenizer:
+            all_special_ids = (0,)
+
+            def get_vocab(self):
+                return {word: i for i, word in enumerate(words)}
+
+            def __call__(self, text, add_special_tokens, truncation):
+                assert (add_special_tokens, truncation) == (False, False)
+                return {"input_ids": [words.index(word) if word in words else 0 for word in text.split()]}
+
+        tokenizer = SlowTokenizer()
+        found = LiteralTokenizer(tokenizer, Vocabulary.from_tokenizer(tokenizer))(["Red fox red unheard", ""])
+        assert [terms.tolist() for terms in found] == [[1, 3, 1], []]
+
     def test_travels(self, tokenizer):
         literal = LiteralTokenizer(tokenizer, Vocabulary.from_tokenizer(tokenizer))
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(literal))(["fox red"])[0], literal(["fox red"])[0])

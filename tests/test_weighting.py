@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.weighting import METHODS, Weighting, count_terms, row_maxima
+from st_keytokens.weighting import METHODS, Corpus, Weighting, count_terms
 
 VOCAB = 10
 
@@ -25,14 +25,12 @@ class TestCounts:
     def test_no_texts(self):
         assert count_terms([], VOCAB).shape == (0, VOCAB)
 
-    def test_row_maxima_of_an_empty_row_is_zero(self):
-        assert row_maxima(rows({1: 0.5, 3: 2.0}, {})).tolist() == [2.0, 0.0]
-
 
 class TestLiteralDocuments:
     def test_is_bm25_on_a_hand_worked_case(self):
         # Lengths 4 and 1, average 2.5, k1 1.2, b .75: norms 1.2 * (.25 + .75 * 4 / 2.5), 1.2 * (.25 + .75 / 2.5).
-        documents = Weighting(document_terms="literal").document([terms(4, 2, 4, 4), terms(9)], None, VOCAB, 2.5)
+        corpus = Corpus(average_length=2.5)
+        documents = Weighting(document_terms="literal").document([terms(4, 2, 4, 4), terms(9)], None, VOCAB, corpus)
         long, short = 1.2 * 1.45, 1.2 * 0.55
         expected = [{2: 2.2 / (1 + long), 4: 3 * 2.2 / (3 + long)}, {9: 2.2 / (1 + short)}]
         for row, expected_row in zip(documents.to_dicts(), expected, strict=True):
@@ -46,9 +44,9 @@ class TestLiteralDocuments:
         frequencies = np.array([sum(t in d for d in documents) for t in range(VOCAB)])
         idf = np.log(1 + (40 - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
         weighting = Weighting(document_terms="literal", query_terms="literal", k1=1.5)
-        average = float(np.mean([len(d) for d in documents]))
-        ours = weighting.document(documents, None, VOCAB, average)
-        asked = weighting.query([query], None, VOCAB, idf)
+        corpus = Corpus(idf, average_length=float(np.mean([len(d) for d in documents])))
+        ours = weighting.document(documents, None, VOCAB, corpus)
+        asked = weighting.query([query], None, VOCAB, corpus)
         retriever = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
         retriever.index([[str(t) for t in d] for d in documents], show_progress=False)
         # bm25s's "lucene" leaves out the constant factor k1 + 1 of the numerator.
@@ -57,35 +55,45 @@ class TestLiteralDocuments:
 
 
 class TestDecoded:
-    decoded = rows({1: 2.0, 4: 1.0}, {})
+    decoded = rows({1: 3.0, 4: 4.0}, {})
 
-    def test_strongest_decoded_term_weighs_what_is_said(self):
-        documents = Weighting(document_decoded_weight=0.3).document([terms(), terms(5)], self.decoded, VOCAB, 1.0)
-        first, second = documents.to_dicts()
-        assert first == pytest.approx({1: 0.3, 4: 0.15})
-        assert second == pytest.approx({5: 2.2 / 2.2})
+    def test_a_documents_decoded_vector_has_the_length_that_is_said(self):
+        corpus = Corpus(average_length=1.0, literal_norm=20.0, decoded_trust=0.8)
+        weighting = Weighting(document_decoded_weight=0.25)  # 0.25 * 0.8 * 20 = 4
+        first, second = weighting.document([terms(), terms(5)], self.decoded, VOCAB, corpus).to_dicts()
+        assert first == pytest.approx({1: 4 * 0.6, 4: 4 * 0.8})
+        assert second == pytest.approx({5: 1.0})
 
-    def test_query_decoded_terms_are_relative_to_the_strongest_literal_one(self):
-        idf = np.arange(VOCAB, dtype=np.float32)
-        query = Weighting(query_decoded_weight=0.5).query([terms(3, 8), terms(2)], self.decoded, VOCAB, idf)
+    def test_a_term_of_the_text_keeps_its_literal_weight(self):
+        corpus = Corpus(np.full(VOCAB, 2.0, np.float32), average_length=1.0, literal_norm=10.0, decoded_trust=1.0)
+        document = Weighting().document([terms(4)], rows({1: 3.0, 4: 4.0}), VOCAB, corpus)
+        assert document.to_dicts() == [pytest.approx({1: 3.0, 4: 2.0})]
+
+    def test_a_query_is_its_counts_and_a_decoded_vector_of_a_length(self):
+        corpus = Corpus(np.arange(VOCAB, dtype=np.float32), decoded_trust=0.5)
+        query = Weighting(query_decoded_weight=2.0).query([terms(3, 4, 4), terms(2)], self.decoded, VOCAB, corpus)
         first, second = query.to_dicts()
-        assert first == pytest.approx({1: 4.0, 3: 3.0, 4: 2.0, 8: 8.0})
-        assert second == pytest.approx({2: 2.0})
+        assert first == pytest.approx({1: 0.6, 3: 1.0, 4: 2.8})
+        assert second == {2: 1.0}
 
-    def test_a_query_without_literal_terms_keeps_its_decoded_ones(self):
-        query = Weighting(query_decoded_weight=0.5).query([terms(), terms()], self.decoded, VOCAB, None)
-        assert query.to_dicts()[0] == pytest.approx({1: 0.5, 4: 0.25})
+    def test_without_trust_or_weight_there_are_literal_terms_only(self):
+        untrusted, unweighted = Corpus(decoded_trust=0.0), Weighting(document_decoded_weight=0, query_decoded_weight=0)
+        texts = [terms(7), terms(7)]
+        for weighting, corpus in ((Weighting(), untrusted), (unweighted, Corpus())):
+            assert weighting.query(texts, self.decoded, VOCAB, corpus).to_dicts() == [{7: 1.0}, {7: 1.0}]
+            expected = weighting.document(texts, None, VOCAB, corpus)
+            assert weighting.document(texts, self.decoded, VOCAB, corpus) == expected
 
     def test_decoded_alone_and_literal_alone(self):
-        only = METHODS["decoded"].weighting.document([terms(7), terms(7)], self.decoded, VOCAB, 1.0)
-        assert only.to_dicts()[0] == pytest.approx({1: 1.0, 4: 0.5})
-        literal = METHODS["literal"].weighting.query([terms(7), terms(7)], self.decoded, VOCAB, None)
-        assert literal.to_dicts() == [{7: 1.0}, {7: 1.0}]
+        texts = [terms(7), terms(7)]
+        only = METHODS["decoded"].weighting.document(texts, self.decoded, VOCAB, Corpus(decoded_trust=1.0))
+        assert only.to_dicts() == [pytest.approx({1: 3.0, 4: 4.0}), {}]
+        assert METHODS["literal"].weighting.query(texts, self.decoded, VOCAB, Corpus()).to_dicts() == [{7: 1.0}] * 2
 
     def test_the_papers_method_has_scores_against_binary_queries(self):
-        weighting = METHODS["nie2025"].weighting
-        assert weighting.document([terms(7), terms()], self.decoded, VOCAB, 1.0) == self.decoded
-        query = weighting.query([terms(7, 7), terms(2)], self.decoded, VOCAB, np.full(VOCAB, 5.0, np.float32))
+        weighting, corpus = METHODS["nie2025"].weighting, Corpus(np.full(VOCAB, 5.0, np.float32))
+        assert weighting.document([terms(7), terms()], self.decoded, VOCAB, corpus) == self.decoded
+        query = weighting.query([terms(7, 7), terms(2)], self.decoded, VOCAB, corpus)
         assert query.to_dicts() == [{1: 1.0, 4: 1.0, 7: 1.0}, {2: 1.0}]
 
 

@@ -1,33 +1,29 @@
 """What decoding costs: on top of encoding, and over stored vectors against the bare matrix product.
 
-    python examples/benchmarks/decoding.py
-
-A randomly initialised Qwen3-0.6B-shaped model stands for a real embedder: its speed does not depend on its weights.
+python examples/benchmarks/decoding.py
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from environment import write_results
+from qwen3_shape import DIMENSION, TINY, calibrated, qwen3_shaped, sample_embeddings
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tqdm import tqdm
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from st_keytokens import Calibration, KeyTokenEncoder, KeyTokenHead, LMHead, Vocabulary
+from st_keytokens import KeyTokenEncoder
 
-HERE = Path(__file__).resolve().parent
-TINY = HERE.parent / "tiny-embedder" / "embedder"
-VOCAB_SIZE, DIMENSION = 151_936, 1024
 TEXT_TOKENS = 128
+MEMORY_SCRIPT = Path(__file__).with_name("sparsify_memory.py")
 
 
 def interleaved(parts: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -46,48 +42,14 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds)}
 
 
-def large_vocabulary() -> Vocabulary:
-    """As many tokens as Qwen3's, a third of them variants in case or space of another."""
-    words = [f"w{i}" for i in range(VOCAB_SIZE // 3 + 1)]
-    tokens = [form for word in words for form in ("Ġ" + word, "Ġ" + word.upper(), f"{word}x")][:VOCAB_SIZE]
-    return Vocabulary(tokens, kind="byte-level")
-
-
-def qwen3_shaped(folder: Path, dtype: torch.dtype) -> SentenceTransformer:
-    """The shape of Qwen3-Embedding-0.6B, 16-bit weights, with the tiny embedder's tokenizer in front."""
-    config = Qwen3Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=DIMENSION,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    )
-    Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
-    transformer = Transformer(str(folder), model_kwargs={"dtype": dtype})
-    transformer.max_seq_length = TEXT_TOKENS
-    return SentenceTransformer(modules=[transformer, Pooling(DIMENSION, "lasttoken"), Normalize()], device="cpu")
-
-
 def texts_of(count: int) -> list[str]:
-    """Texts of about a hundred words, which fill the model's length and little more."""
-    return [f"{i} " + "genes encode proteins and stars form from gas " * 13 for i in range(count)]
-
-
-def sample_embeddings(dimension: int) -> np.ndarray:
-    sample = np.random.default_rng(0).normal(size=(2000, dimension)).astype(np.float32)
-    return sample / np.linalg.norm(sample, axis=1, keepdims=True)
+    """Texts of 130 tokens, which fill the model's length and little more."""
+    return [f"{i} " + "genes encode proteins and stars form from gas " * 16 for i in range(count)]
 
 
 def on_top_of_encoding(model: SentenceTransformer, batch: int, repeats: int) -> dict:
     """Time of the model's own encode, of the same pass with both vectors, and of decoding alone."""
-    encoder = KeyTokenEncoder(model, cache_size=0)
-    encoder.head.set_calibration(
-        Calibration.fit_embeddings(sample_embeddings(encoder.head.lm_head_dimension), show_progress_bar=False)
-    )
+    encoder = calibrated(model)
     texts = texts_of(batch)
     vectors = torch.from_numpy(model.encode(texts, batch_size=batch))
 
@@ -110,63 +72,78 @@ def on_top_of_encoding(model: SentenceTransformer, batch: int, repeats: int) -> 
     }
 
 
-def sparsify_throughput(vocabulary: Vocabulary, dtype: torch.dtype, batch: int, repeats: int) -> dict:
-    """Rows a second of ``decode`` against the bare product of the same sizes and dtype."""
-    embedding = torch.nn.Embedding(VOCAB_SIZE, DIMENSION).to(dtype)
-    sample = sample_embeddings(DIMENSION)
-    calibration = Calibration.fit_embeddings(sample, show_progress_bar=False)
-    head = KeyTokenHead(LMHead(embedding), vocabulary, calibration).eval()
-    vectors = torch.from_numpy(sample[:batch])
-    cast = vectors.to(dtype)
+def sparsify_throughput(encoder: KeyTokenEncoder, batch: int, rows: int, repeats: int) -> dict:
+    """Rows a second of ``sparsify``, decoded terms only, against the bare product of the same sizes and dtype."""
+    vectors = sample_embeddings(rows, DIMENSION)
+    matrix = encoder.model[0].auto_model.get_input_embeddings().weight
+    cast = torch.from_numpy(vectors).to(matrix.dtype)
 
     def product() -> None:
         with torch.inference_mode():
-            cast @ embedding.weight.T
+            for block in torch.split(cast, batch):
+                block @ matrix.T
 
-    def decode() -> None:
-        with torch.inference_mode():
-            head.decode(vectors)
-
-    seconds = interleaved({"product": product, "decode": decode}, repeats)
-    ratio = statistics.median(seconds["product"]) / statistics.median(seconds["decode"])
+    parts = {"product": product, "sparsify": lambda: encoder.sparsify(vectors, batch_size=batch)}
+    seconds = interleaved(parts, repeats)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(matrix.dtype).removeprefix("torch."),
         "batch": batch,
-        "terms": head.max_active_dims,
-        **{k: summary(v) for k, v in seconds.items()},
-        "share_of_product_throughput": ratio,
-        "rows_per_second": batch / statistics.median(seconds["decode"]),
+        "rows": rows,
+        "terms": encoder.head.max_active_dims,
+        **{name: summary(values) for name, values in seconds.items()},
+        "share_of_product_throughput": medians["product"] / medians["sparsify"],
+        "rows_per_second": rows / medians["sparsify"],
     }
+
+
+def sparsify_memory(rows: int) -> dict:
+    """Peak memory in a process of its own."""
+    command = [sys.executable, str(MEMORY_SCRIPT), "--rows", str(rows)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=1024, help="stored vectors")
+    parser.add_argument("--memory-rows", type=int, nargs="+", default=[2048, 8192])
     parser.add_argument("--batch", type=int, default=8, help="texts a batch of the Qwen3-shaped model")
+    parser.add_argument("--only-sparsify", action="store_true", help="print the first two tables, write nothing")
     arguments = parser.parse_args()
-    vocabulary = large_vocabulary()
-    results: dict = {"sparsify": [], "on_top_of_encoding": {}}
+    throughput = []
     for dtype in (torch.bfloat16, torch.float32):
+        encoder = calibrated(qwen3_shaped(dtype, TEXT_TOKENS, layers=1))
         for batch in (256, 1024):
-            results["sparsify"].append(sparsify_throughput(vocabulary, dtype, batch, arguments.repeats))
-    tiny = SentenceTransformer(str(TINY), device="cpu")
-    tiny.max_seq_length = TEXT_TOKENS
-    results["on_top_of_encoding"]["tiny embedder"] = on_top_of_encoding(tiny, 32, 20)
-    with tempfile.TemporaryDirectory() as folder:
-        model = qwen3_shaped(Path(folder), torch.bfloat16)
-        results["on_top_of_encoding"]["Qwen3-0.6B-shaped, bfloat16"] = on_top_of_encoding(
-            model, arguments.batch, arguments.repeats
-        )
-    path = write_results("decoding", results)
+            throughput.append(sparsify_throughput(encoder, batch, arguments.rows, arguments.repeats))
+        del encoder
+    memory = [sparsify_memory(rows) for rows in arguments.memory_rows]
     print("| stored vectors, d = 1024, V = 151,936 | batch | share of the bare product | rows a second |")
     print("|---|---|---|---|")
-    for row in results["sparsify"]:
+    for row in throughput:
         share, rate = row["share_of_product_throughput"], row["rows_per_second"]
         print(f"| {row['dtype']} | {row['batch']} | {share:.0%} | {rate:.0f} |")
+    print(
+        "\n| memory of sparsify | batch | at its peak | of which result | all scores would be |\n|---|---|---|---|---|"
+    )
+    for row in memory:
+        sizes = (f"{row[name]:.0f} MB" for name in ("peak_mb", "of_which_result_mb", "all_scores_would_be_mb"))
+        print(f"| {row['rows']} rows, {row['dtype']} | {row['batch']} | {' | '.join(sizes)} |")
+    if arguments.only_sparsify:
+        return
+    tiny = SentenceTransformer(str(TINY), device="cpu")
+    tiny.max_seq_length = TEXT_TOKENS
+    on_top = {
+        "tiny embedder": on_top_of_encoding(tiny, 32, 20),
+        "Qwen3-0.6B-shaped, bfloat16": on_top_of_encoding(
+            qwen3_shaped(torch.bfloat16, TEXT_TOKENS), arguments.batch, arguments.repeats
+        ),
+    }
     print("\n| 128-token texts, of the time of `encode` | decoding | both vectors |\n|---|---|---|")
-    for name, row in results["on_top_of_encoding"].items():
+    for name, row in on_top.items():
         print(f"| {name} | {row['decode_over_encode']:.1%} | {row['both_over_encode']:.1%} |")
-    print(f"\n{path}")
+    results = {"sparsify": throughput, "sparsify_memory": memory, "on_top_of_encoding": on_top}
+    print(f"\n{write_results('decoding', results)}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
     texts = [document["text"] for document in documents]
     encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", cache_size=0)
     encoder.calibrate(texts, show_progress_bar=False)
-    seconds: dict[str, list[float]] = {"encode": [], "lookup": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"encode": [], "lookup": []}  # of encode_query, of search
     with HybridIndex(encoder=encoder) as index:
         index.add([document["_id"] for document in documents], texts)
         for mode in ("encode", "lookup"):  # compiles kernels, fills caches
@@ -41,21 +41,27 @@ def main() -> None:
             for mode in ("encode", "lookup"):
                 for title in titles[first : first + BLOCK]:
                     start = time.perf_counter()
-                    index.search(encoder.encode_query(title, query=mode), mode="sparse", top_k=10)
-                    seconds[mode].append(time.perf_counter() - start)
-    medians = {mode: statistics.median(values) for mode, values in seconds.items()}
+                    query = encoder.encode_query(title, query=mode)
+                    between = time.perf_counter()
+                    index.search(query, mode="sparse", top_k=10)
+                    seconds[mode].append((between - start, time.perf_counter() - between))
+    totals = {mode: sorted(map(sum, parts)) for mode, parts in seconds.items()}
+    medians = {mode: statistics.median(values) for mode, values in totals.items()}
+    encoding = {mode: statistics.median(first for first, _ in parts) for mode, parts in seconds.items()}
     ratio = medians["encode"] / medians["lookup"]
     results = {
         "documents": len(documents),
         "queries": len(titles),
         "median_s": medians,
-        "p99_s": {mode: sorted(values)[int(len(values) * 0.99)] for mode, values in seconds.items()},
+        "median_encode_query_s": encoding,
+        "p99_s": {mode: values[int(len(values) * 0.99)] for mode, values in totals.items()},
         "encode_over_lookup": ratio,
     }
     path = write_results("lookup", results)
-    print("| a query, text to ten hits | median | p99 |\n|---|---|---|")
+    print("| a query, text to ten hits | median | of that encode_query | p99 |\n|---|---|---|---|")
     for mode in medians:
-        print(f"| {mode} | {medians[mode] * 1e3:.2f} ms | {results['p99_s'][mode] * 1e3:.2f} ms |")
+        times = (medians[mode], encoding[mode], results["p99_s"][mode])
+        print(f"| {mode} | " + " | ".join(f"{value * 1e3:.3f} ms" for value in times) + " |")
     print(f"\nwith a pass / without: {ratio:.0f}\n{path}")
 
 
