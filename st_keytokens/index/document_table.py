@@ -73,22 +73,28 @@ class DocumentTable:
         known = self._known
         found = {key: known[key] for key in keys if key in known}
         unknown = [key for key in keys if key not in found]
+        read: dict[int, PackedFields] = {}
         for start in range(0, len(unknown), _CHUNK):
             chunk = unknown[start : start + _CHUNK]
             statement = f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})"
             for key, name, text, metadata in connection.execute(statement, chunk):
-                found[key] = _unpacked(name), None if text is None else _unpacked(text), metadata
-                self._remember(key, found[key])
+                read[key] = _unpacked(name), None if text is None else _unpacked(text), metadata
+        self._remember(read)
+        found |= read
         try:
             return [found[key] for key in keys]
         except KeyError as err:
             raise ValueError(f"the index is damaged: its document {err} is missing. Restore it from a copy.") from err
 
-    def _remember(self, key: int, fields: PackedFields) -> None:
+    def _remember(self, read: dict[int, PackedFields]) -> None:
+        self._num_known_characters += sum(
+            _FIELDS_OVERHEAD + len(name) + len(text or "") + len(metadata or "")
+            for name, text, metadata in read.values()
+        )
         if self._num_known_characters > _MAX_KNOWN_CHARACTERS:
             self._known, self._num_known_characters = {}, 0
-        self._known[key] = fields
-        self._num_known_characters += _FIELDS_OVERHEAD + sum(len(field or "") for field in fields)
+        else:
+            self._known.update(read)
 
     def all(self, connection: sqlite3.Connection) -> Iterator[tuple[int, Fields]]:
         """Key, and id, text and metadata, of every document in order of insertion."""

@@ -109,7 +109,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        fusion: Literal["rrf", "score"] | Fusion = "score",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[Hit]: ...
@@ -122,7 +122,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        fusion: Literal["rrf", "score"] | Fusion = "score",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[list[Hit]]: ...
@@ -134,7 +134,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "rrf",
+        fusion: Literal["rrf", "score"] | Fusion = "score",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[Hit] | list[list[Hit]]:
