@@ -256,7 +256,7 @@ class KeyTokenHead(BoundHead):
         """What decodes, made anew where a setting, a part or the device has changed."""
         lm_head, vocabulary = self._bound()
         calibration = None if self.calibration is None else self.calibration.hash
-        state = (self._settings(), calibration, vocabulary, lm_head, lm_head.device)
+        state = (self.get_config_dict(), calibration, vocabulary, lm_head, lm_head.device)
         if self._ready is None or self._ready[0] != state:
             check_fit(lm_head, vocabulary, self.calibration)
             self._ready = state, self._made_decoding(lm_head, vocabulary)
@@ -299,7 +299,7 @@ class KeyTokenHead(BoundHead):
                 "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
                 "decode_with='lm_head'."
             )
-        ridge = self.calibration.ridge_decoder().with_normalized_terms().to(lm_head.device)
+        ridge = self.calibration.ridge_decoder().with_normalized_terms().to(lm_head.device, lm_head.compute_dtype)
         terms = torch.from_numpy(ridge.term_ids).to(lm_head.device)
         scale, offset = torch.ones(len(terms), device=terms.device), torch.zeros(len(terms), device=terms.device)
         return Decoding(ridge, self.is_normalizing, "none", None, None, 0.0, scale, offset, terms)

@@ -184,6 +184,20 @@ def _ours_lookup(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run
     return _scored(encoded, depths, documents, queries, 0, {"weigh_documents": seconds, **watch.seconds})
 
 
+def _ours_pruned(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
+    watch = Stopwatch()
+    documents, seconds = encoded.documents
+    with watch.part("weigh_queries"):
+        queries = encoded.sparsify_queries(encoded.encoder)
+    return _scored(encoded, depths, documents.prune(64), queries, 1, {"weigh_documents": seconds, **watch.seconds})
+
+
+def _ours_by_lm_head(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
+    own = encoded.encoder
+    settings = {**own.head.get_config_dict(), "decode_with": "lm_head"}
+    return _key_tokens(encoded, depths, with_settings(own, own.weighting, own.calibration, **settings))
+
+
 def _key_tokens(encoded: EncodedCollection, depths: Depths, encoder: KeyTokenEncoder) -> Run:
     watch = Stopwatch()
     if encoder is encoded.encoder:
@@ -232,6 +246,8 @@ COMPARED_METHODS: dict[str, ComparedMethod] = {
     ),
     "key-tokens": ComparedMethod("ours, a forward pass for the query", _ours),
     "key-tokens-lookup": ComparedMethod("ours, no forward pass for the query", _ours_lookup),
+    "key-tokens-64": ComparedMethod("ours, documents pruned to their 64 strongest terms", _ours_pruned),
+    "key-tokens-lm-head": ComparedMethod("ours, decoded by the LM head, not the ridge decoder", _ours_by_lm_head),
     **{f"dense+{part}-rrf": _hybrid(part, "rrf") for part in _PARTNERS},
     **{f"dense+{part}-score": _hybrid(part, "score") for part in _PARTNERS},
 }

