@@ -43,6 +43,7 @@ class BoundHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyprojec
         "normalize",
         "fold",
         "output_mode",
+        "compute_dtype",
     ]
 
     def __init__(
@@ -81,7 +82,7 @@ class BoundHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyprojec
         self._tokenizer: Any = None
         self._statistics = LogitStatistics()
         self._ready: tuple[tuple[Any, ...], Decoding] | None = None  # a state, and what decodes in it
-        self._settings()
+        self.get_config_dict()  # checks the settings
         if lm_head is not None:
             self.lm_head = lm_head if compute_dtype is None else lm_head.sharing(compute_dtype=DTYPES[compute_dtype])
         check_fit(self.lm_head, self.vocabulary, self.calibration)
@@ -252,16 +253,16 @@ class BoundHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyprojec
         return self.decoder.is_scale_free if self.normalize is None else self.normalize
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Settings as they are saved: all, but ``compute_dtype`` only where one is set and no LM head is saved.
+        """Settings as they are now, as JSON values.
+
+        Returns:
+            The value of each of the class's keyword arguments.
 
         Raises:
             TypeError: If a setting was changed to another type.
             ValueError: If a setting was changed to what is not one of its choices.
         """
-        settings: dict[str, Any] = {**self._settings()}
-        if settings["compute_dtype"] is None or not (self.lm_head is None or self.lm_head.is_tied):
-            del settings["compute_dtype"]
-        return settings
+        return {**checked_settings({name: getattr(self, name) for name in self.config_keys})}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}
@@ -273,6 +274,3 @@ class BoundHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyprojec
                 "model is complete, or build it with KeyTokenHead.for_model(model)."
             )
         return self.lm_head, self.vocabulary
-
-    def _settings(self) -> HeadSettings:
-        return checked_settings({name: getattr(self, name) for name in (*self.config_keys, "compute_dtype")})

@@ -473,7 +473,7 @@ class TestSpeed:
         tokens = list({"".join(letters[i] for i in row) for row in generator.integers(0, 256, (160_000, 6))})[:151_936]
         tokenizer = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens)}, []))
         tokenizer.decoder = decoders.ByteLevel()
-        start = time.perf_counter()
+        start = time.process_time()
         vocabulary = Vocabulary.from_tokenizer(tokenizer, 152_064)
-        assert time.perf_counter() - start < 4
+        assert time.process_time() - start < 4
         assert len(vocabulary) == 152_064

@@ -13,6 +13,8 @@ from types import TracebackType
 
 __all__ = ["Database", "Transaction"]
 
+FileState = tuple[int, int, int]
+
 # A forked process must not use or close its parent's connections, nor open another to a file that they have open:
 # SQLite would take the parent's locks for its own. So idle ones are closed before a fork, and opened anew after it.
 _pools = threading.RLock()  # held over a fork, so that none is opened meanwhile
@@ -38,7 +40,7 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._running: set[Transaction] = set()
         self._is_closed = False
-        self._is_frozen = False
+        self._frozen: FileState | None = None  # what the file was when it was found that nobody can be writing to it
         with _pools:
             _databases.add(self)
 
@@ -59,13 +61,15 @@ class Database:
     def transaction(self, begin: str = "BEGIN") -> Transaction:
         """Lend a connection in a transaction, which is rolled back at the end if it was not committed.
 
+        The errors come when it is entered or left.
+
         Args:
             begin: ``"BEGIN"`` to read the state of the last commit, ``"BEGIN IMMEDIATE"`` to hold the write lock.
 
-        Raises (when entered or left):
+        Raises:
             OSError: If the disk is full or fails.
             PermissionError: If the file cannot be written.
-            RuntimeError: If another thread was inside a transaction when this process was forked.
+            RuntimeError: If this process was forked inside a transaction.
             TimeoutError: If another writer holds the lock for longer than the timeout.
             ValueError: If the database is closed or damaged.
         """
@@ -75,16 +79,23 @@ class Database:
         with _pools:
             if self._is_closed:
                 raise ValueError(f"{self._index} is closed. Open it again.")
+            if self._frozen is not None and self._frozen != self._state():
+                self._close_idle()
+                self._frozen = None
             self._running.add(transaction)
+            transaction.frozen = self._frozen
             if self._idle:
                 return self._idle.pop()
-        return self._connected()
+        return self._connected(transaction)
 
     def _taken_back(self, transaction: Transaction, connection: sqlite3.Connection | None) -> None:
         with _pools:
             self._running.discard(transaction)
             if connection is not None:
-                self._idle.append(connection)
+                if transaction.frozen == self._frozen:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
             if self._is_closed:
                 self._close_idle()
 
@@ -92,38 +103,52 @@ class Database:
     def _holder(self) -> Path:
         return self.file.with_name("writer")
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self, transaction: Transaction) -> sqlite3.Connection:
         if _unsafe_files and _identity(self.file) in _unsafe_files:
             raise RuntimeError(
                 f"{self._index} must not be in use when a process is forked, but it was, by a search or a change. "
                 "Fork at another time, or start processes by spawn."
             )
         if self.read_only:
-            connection = self._connected_read_only()
+            connection = self._connected_read_only(transaction)
         else:
-            is_new = not self.file.exists() or not self.file.stat().st_size
-            connection = self._opened("mode=rwc")
-            if is_new:
-                connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self.is_durable else 'OFF'}")
-            connection.execute(f"PRAGMA journal_size_limit = {1 << 26}")
+            connection = self._connected_to_write()
         connection.execute("PRAGMA cache_size = -32768")  # 32 MiB, taken as needed
         connection.execute(f"PRAGMA mmap_size = {1 << 30}")  # halves the time to read a document for the first time
         return connection
 
-    def _connected_read_only(self) -> sqlite3.Connection:
-        if not self._is_frozen:
+    def _connected_to_write(self) -> sqlite3.Connection:
+        is_new = not self.file.exists() or not self.file.stat().st_size
+        connection = self._opened("mode=rwc")
+        try:
+            if is_new:
+                connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self.is_durable else 'OFF'}")
+            connection.execute(f"PRAGMA journal_size_limit = {1 << 26}")
+            return connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def _connected_read_only(self, transaction: Transaction) -> sqlite3.Connection:
+        if transaction.frozen is None:
+            state = self._state()
             connection = self._opened("mode=ro")
             try:
                 connection.execute("SELECT count(*) FROM sqlite_master")
                 return connection
             except sqlite3.OperationalError:  # no shared memory can be made beside the file: then nobody writes to it
                 connection.close()
-                log = self.file.with_name(self.file.name + "-wal")
-                if log.exists() and log.stat().st_size:
+                if state[2]:
                     raise
-                self._is_frozen = True
+            with _pools:
+                transaction.frozen = self._frozen = state
         return self._opened("mode=ro&immutable=1")
+
+    def _state(self) -> FileState:
+        """Time and size of the file, and size of the write-ahead log."""
+        status, log = self.file.stat(), self.file.with_name(self.file.name + "-wal")
+        return status.st_mtime_ns, status.st_size, log.stat().st_size if log.exists() else 0
 
     def _opened(self, options: str) -> sqlite3.Connection:
         uri = f"{self.file.absolute().as_uri()}?{options}"
@@ -149,10 +174,11 @@ class Database:
 class Transaction:
     """What :meth:`Database.transaction` gives: a context with a connection. Generators cost a search more time."""
 
-    __slots__ = ("_begin", "_connection", "_database")
+    __slots__ = ("_begin", "_connection", "_database", "frozen")
 
     def __init__(self, database: Database, begin: str) -> None:
         self._database, self._begin = database, begin
+        self.frozen: FileState | None = None
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> sqlite3.Connection:

@@ -28,8 +28,8 @@ class HybridIndex(IndexReader):
 
     Every change is one transaction: it is there in full when the method returns, and not at all if the process dies
     before. Any number of threads and processes may search beside one writer; each search sees one commit, the newest.
-    A second writer waits for the first. The directory must be on a local file system. A forked process must
-    open it anew.
+    A second writer waits for the first. The directory must be on a local file system, and nothing else may alter its
+    files. Where a process is forked, both sides may go on with an open index, if nothing uses it at that moment.
 
     Args:
         path: Directory of the index, made where it is missing (its parent is not). None: a temporary one.
@@ -49,6 +49,8 @@ class HybridIndex(IndexReader):
         ImportError: If numba is asked for and not installed.
         NotADirectoryError: If the path is a file.
         PermissionError: If the directory cannot be written and ``read_only`` is not set.
+        RuntimeError: If this process was forked while a search or a change was going on in the index.
+        TypeError: If an argument is of the wrong type.
         ValueError: If the directory is something else than an index, if the index was made with other settings or by
             another encoder, or if a file is damaged.
 
@@ -100,7 +102,7 @@ class HybridIndex(IndexReader):
             TimeoutError: If another writer does not finish in time.
             TypeError: If an argument is of the wrong type, or metadata is no JSON object.
             ValueError: If lengths, vocabulary or dimension differ, a value is not finite, an id is given twice, or is
-                there already and is not to be replaced. Nothing is added.
+                there already and is not to be replaced, or a file is damaged. Nothing is added.
         """
         check_choice("on_conflict", on_conflict, ("error", "replace"))
         saved = self.settings
@@ -143,7 +145,10 @@ class HybridIndex(IndexReader):
         return names
 
     def delete(self, ids: Collection[str]) -> int:
-        """Delete documents; ids that are not there are passed over.
+        """Delete documents, all in one commit; ids that are not there are passed over.
+
+        Args:
+            ids: Their ids, in any collection.
 
         Returns:
             How many were there.
@@ -152,6 +157,7 @@ class HybridIndex(IndexReader):
             OSError: If the disk is full or fails; nothing is deleted.
             PermissionError: If the index is read-only.
             TimeoutError: If another writer does not finish in time.
+            TypeError: If it is a single string, or holds something else than strings.
         """
         names = checked_strings("ids", ids)
         with self._store.write() as connection:
@@ -162,16 +168,25 @@ class HybridIndex(IndexReader):
     def compact(self) -> None:
         """Write the segments anew, as few, without what was deleted. Needs as much free space as the largest.
 
+        Each new segment is a commit of its own; those made before an error stay.
+
         Raises:
-            OSError: If the disk is full or fails; nothing is changed.
+            OSError: If the disk is full or fails.
             PermissionError: If the index is read-only.
             TimeoutError: If another writer does not finish in time.
+            ValueError: If a file is damaged.
         """
-        with self._store.write() as connection:
-            snapshot = self._load(connection)
-            for group in snapshot.groups():
-                if len(group) > 1 or any(snapshot.alive_in(number) is not None for number in group):
-                    self._merge(connection, snapshot, group)
+        first = 0
+        while True:
+            with self._store.write() as connection:
+                snapshot = self._load(connection)
+                for number, group in enumerate(snapshot.groups()):
+                    if number >= first and (len(group) > 1 or any(snapshot.alive_in(n) is not None for n in group)):
+                        self._merge(connection, snapshot, group)
+                        break
+                else:
+                    return
+            first = number + 1
 
     def _merge(
         self, connection: sqlite3.Connection, snapshot: Snapshot, numbers: range, new: Segment | None = None

@@ -90,10 +90,17 @@ class IndexReader:
             return isinstance(id, str) and bool(self._store.documents.keys(connection, [id]))
 
     def get(self, ids: Collection[str]) -> list[Document]:
-        """Documents by id, in the order of the ids.
+        """Read documents.
+
+        Args:
+            ids: Their ids.
+
+        Returns:
+            The documents, in the order of the ids.
 
         Raises:
             KeyError: If an id is unknown.
+            TypeError: If it is a single string, or holds something else than strings.
         """
         names = checked_strings("ids", ids)
         with self._store.read() as connection:
@@ -158,8 +165,9 @@ class IndexReader:
             of lists for a list of texts or embeddings.
 
         Raises:
-            TypeError: If an argument is of the wrong type.
-            ValueError: If ``top_k`` is below 1, or the queries are not over the index's vocabulary or dimension.
+            TypeError: If an argument is of the wrong type, or texts are given and the index has no encoder.
+            ValueError: If ``top_k`` or ``depth`` is below 1, a name, an operator or a weight is not allowed, the
+                queries are not over the index's vocabulary or dimension, or a dense value is not finite.
         """
         if isinstance(queries, (list, tuple)) and not queries:
             return []
@@ -191,6 +199,7 @@ class IndexReader:
 
         Raises:
             KeyError: If the document is not in the index.
+            TypeError: If an argument is of the wrong type, or a text is given and the index has no encoder.
             ValueError: If there is not one query, or it is not over the index's vocabulary.
         """
         batch = self._embedded("query", query)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 APPLICATION_ID = 0x53544B54  # "STKT"
-FORMAT = 1
+FORMAT = 2
 SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
@@ -146,14 +146,18 @@ class Store:
             raise PermissionError(f"the index {self.directory} was opened with read_only=True. Open it without.")
         with self._database.transaction("BEGIN IMMEDIATE") as connection:
             before = set(self.segment_files(connection))
+            is_committing = False
             try:
                 self._remove_segments_but(before)  # what a writer left that died
                 yield connection
                 connection.execute("UPDATE state SET generation = generation + 1")
                 after = set(self.segment_files(connection))
+                is_committing = True
                 connection.execute("COMMIT")
             except BaseException as err:
-                if connection.in_transaction:  # the lock is still held, so nobody else's segment is half written
+                # The lock is still held, so nobody else's segment is half written. A commit that fails may still be
+                # found in the log after a crash, so its segments are left to the next writer.
+                if connection.in_transaction and not is_committing:
                     self._remove_segments_but(before)
                 if isinstance(err, FileNotFoundError):  # no other writer can have removed it
                     raise self._damaged(err) from err

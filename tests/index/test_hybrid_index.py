@@ -390,6 +390,27 @@ class TestSegments:
             index.compact()
             assert list(index.path.glob("segments/*")) == []
 
+    def test_compact_commits_segment_by_segment(self, rng, monkeypatch):
+        monkeypatch.setattr("st_keytokens.index.snapshot.MAX_MERGED_ROWS", 30)
+        with HybridIndex() as index:
+            for _ in range(6):
+                index.add(embeddings=sparse_rows(20, rng))
+            index.delete([str(number) for number in range(0, 120, 2)])
+            assert self.counts(index) == [20] * 6
+            sizes, replace = [], index._store.replace_segments
+
+            def watched(*arguments):
+                sizes.append(len(list(index.path.glob("segments/*"))))
+                replace(*arguments)
+
+            monkeypatch.setattr(index._store, "replace_segments", watched)
+            index.compact()
+            assert self.counts(index) == [30, 30]
+            assert sizes == [7, 5]  # one more than before, then the rest and one more
+            index.compact()
+            assert len(sizes) == 2
+            index.verify()
+
     def test_dense_rows_survive_merging(self, rng):
         rows = hybrid_rows(40, rng)
         with HybridIndex(similarity="dot") as index:

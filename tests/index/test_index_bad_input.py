@@ -286,7 +286,7 @@ class TestPath:
         connection = sqlite3.connect(path / "index.sqlite")
         connection.execute("PRAGMA user_version = 7")
         connection.close()
-        with pytest.raises(ValueError, match=r"the index .* has format 7, but this version reads 1"):
+        with pytest.raises(ValueError, match=r"the index .* has format 7, but this version reads 2"):
             HybridIndex(path)
 
     def test_characters_that_mean_something_in_a_uri(self, tmp_path, rng):
@@ -417,6 +417,16 @@ def ask_read_only_directory(path):
     return found
 
 
+def count_when_asked(path, connection):
+    """As an ordinary user."""
+    os.setgid(65534)
+    os.setuid(65534)
+    rows = hybrid_rows(1, np.random.default_rng(0))
+    with HybridIndex(path, read_only=True) as index:
+        while connection.recv():
+            connection.send((len(index), len(index.search(rows, mode="dense")[0])))
+
+
 def delete_and_stay_open(path, deleted, release):
     """Leave the write-ahead log beside the file."""
     with HybridIndex(path) as index:
@@ -449,6 +459,35 @@ class TestReadOnly:
         if has_log:
             release.set()
             holder.join()
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="needs a user who may write and one who may not")
+    def test_commits_of_a_user_who_may_write_are_seen(self, tmp_path, path, rng):
+        for parent in (tmp_path, *tmp_path.parents[:2]):
+            parent.chmod(0o755)
+        receiver, sender = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=count_when_asked, args=(path, sender))
+        process.start()
+        counts = []
+
+        def ask():
+            receiver.send(True)
+            assert receiver.poll(60)
+            counts.append(receiver.recv())
+
+        ask()  # nobody has the index open for writing
+        with HybridIndex(path) as index:
+            index.add(["c"], embeddings=hybrid_rows(1, rng))
+            ask()
+            index.add(["d"], embeddings=hybrid_rows(1, rng))
+            index.compact()
+            ask()
+        ask()
+        with HybridIndex(path) as index:
+            index.delete(["a"])
+        ask()
+        receiver.send(False)
+        process.join()
+        assert counts == [(2, 2), (3, 3), (4, 4), (4, 4), (3, 3)]
 
     def test_writing_is_refused(self, path, rng):
         with HybridIndex(path, read_only=True) as index:

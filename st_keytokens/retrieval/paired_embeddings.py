@@ -1,0 +1,150 @@
+"""Dense and sparse vectors asked for one after the other, as frameworks do, from one forward pass."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from st_keytokens.cache import Row, join_rows, split_rows
+from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.index.documents import checked_strings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from st_keytokens.forward_pass import Role
+    from st_keytokens.sparse_embeddings import SparseEmbeddings
+
+__all__ = ["IndicesValues", "PairedEmbeddings"]
+
+IndicesValues = tuple[list[int], list[float]]  # of one text, by ascending token id
+Side = Literal["dense", "sparse"]
+Key = tuple[str, str, str, str]
+
+WAITING_BYTES = 1 << 26  # 64 MiB: sparse vectors of some 50,000 texts, or 16,000 dense ones of dimension 1,024
+
+
+class PairedEmbeddings:
+    """The vectors of one encoder in the plain forms that stores take.
+
+    A framework asks for the dense vectors of a batch, and then for the sparse ones of the same texts, or the other way
+    round. Whichever comes first runs the model, and the half that was not asked for waits until it is, once, whatever
+    the size of the encoder's cache. All pairs of one encoder share what waits, and threads that ask for the same text
+    at the same time wait for one pass.
+
+    Args:
+        encoder: The encoder.
+
+    Raises:
+        TypeError: If it is no ``KeyTokenEncoder``.
+    """
+
+    def __init__(self, encoder: KeyTokenEncoder) -> None:
+        if not isinstance(encoder, KeyTokenEncoder):
+            raise TypeError(
+                f"encoder must be a KeyTokenEncoder, got {type(encoder).__name__}. "
+                "Make one with KeyTokenEncoder(model)."
+            )
+        self.encoder = encoder
+        with _SHARED_LOCK:
+            self._waiting = _SHARED.setdefault(encoder, _Waiting())
+
+    def dense_documents(self, texts: Sequence[str]) -> list[list[float]]:
+        """Dense vectors of documents, as the model gives them."""
+        return self.dense(texts, "document").tolist()  # type: ignore[no-any-return]
+
+    def dense_query(self, text: str) -> list[float]:
+        """Dense vector of a query."""
+        return self.dense([text], "query")[0].tolist()  # type: ignore[no-any-return]
+
+    def sparse_documents(self, texts: Sequence[str]) -> list[IndicesValues]:
+        """Token ids and weights of documents; two empty lists for a text without a term."""
+        return as_lists(self.sparse(texts, "document"))
+
+    def sparse_query(self, text: str) -> IndicesValues:
+        """Token ids and weights of a query, made as the encoder's ``query`` says."""
+        return as_lists(self.sparse([text], "query"))[0]
+
+    def dense(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
+        """Dense vectors, float32 ``(N, embedding_dimension)``.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+        """
+        vectors = [row[0] for row in self._half(texts, role, "dense")]
+        return np.stack(vectors) if vectors else np.zeros((0, self.encoder.get_embedding_dimension()), np.float32)
+
+    def sparse(self, texts: Sequence[str], role: Role) -> SparseEmbeddings:
+        """Sparse vectors, ``(N, vocab_size)``.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+        """
+        if role == "query" and self.encoder.query == "lookup":
+            return self.encoder.encode_query(checked_strings("texts", texts), query="lookup").sparse
+        rows = self._half(texts, role, "sparse")
+        return join_rows(rows, 0, self.encoder.vocabulary.vocab_size).sparse
+
+    def _half(self, texts: Sequence[str], role: Role, side: Side) -> list[Row]:
+        names = checked_strings("texts", texts)
+        with self._waiting.locks[role]:
+            state = self.encoder.fingerprint
+            found = {text: self._waiting.take((state, role, text, side)) for text in dict.fromkeys(names)}
+            missing = [text for text, row in found.items() if row is None]
+            if missing:
+                made = self.encoder.encode(missing, role=role)
+                for text, (vector, ids, weights) in zip(missing, split_rows(made), strict=True):
+                    dense, sparse = (vector, ids[:0], weights[:0]), (vector[:0], ids, weights)
+                    found[text], other = (dense, sparse) if side == "dense" else (sparse, dense)
+                    self._waiting.put((state, role, text, "sparse" if side == "dense" else "dense"), other)
+        return [row for row in map(found.get, names) if row is not None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"encoder": self.encoder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["encoder"])  # type: ignore[misc]
+
+
+class _Waiting:
+    """Halves that nobody has asked for yet, the oldest of which go first above a number of bytes."""
+
+    def __init__(self) -> None:
+        self.locks = {"document": threading.Lock(), "query": threading.Lock()}  # a query need not wait for documents
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[Key, Row] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, key: Key, row: Row) -> None:
+        with self._lock:
+            self._drop(self._rows.pop(key, None))
+            self._rows[key] = row
+            self._bytes += _size(row)
+            while self._bytes > WAITING_BYTES:
+                self._drop(self._rows.popitem(last=False)[1])
+
+    def take(self, key: Key) -> Row | None:
+        with self._lock:
+            return self._drop(self._rows.pop(key, None))
+
+    def _drop(self, row: Row | None) -> Row | None:
+        self._bytes -= 0 if row is None else _size(row)
+        return row
+
+
+def as_lists(sparse: SparseEmbeddings) -> list[IndicesValues]:
+    """The rows as lists of token ids and weights."""
+    return [(ids.tolist(), weights.tolist()) for ids, weights in sparse]
+
+
+def _size(row: Row) -> int:
+    return sum(array.nbytes for array in row)
+
+
+_SHARED: WeakKeyDictionary[KeyTokenEncoder, _Waiting] = WeakKeyDictionary()
+_SHARED_LOCK = threading.Lock()

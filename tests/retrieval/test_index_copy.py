@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from st_keytokens import HybridIndex, SparseEmbeddings
+from st_keytokens.retrieval.index_copy import copy_index
+
+
+def rows(count):
+    return SparseEmbeddings.from_dicts([{i % 5: 1.0 + i} for i in range(count)], vocab_size=5)
+
+
+def fill(index, count):
+    index.add([str(i) for i in range(count)], [f"text {i}" for i in range(count)], embeddings=rows(count))
+
+
+@pytest.fixture
+def source():
+    with HybridIndex(vocab_size=5, kernel="scipy") as index:
+        fill(index, 10)
+        index.delete(["3"])
+        yield index
+
+
+def content(path):
+    with HybridIndex(path, kernel="scipy") as index:
+        index.verify()
+        return [hit.id for hit in index.search(rows(1), top_k=99)[0]], len(index)
+
+
+def test_the_copy_is_the_same(source, tmp_path):
+    copy_index(source.path, tmp_path / "a" / "copy")
+    assert content(tmp_path / "a" / "copy") == ([hit.id for hit in source.search(rows(1), top_k=99)[0]], 9)
+
+
+def test_the_copy_is_its_own(source, tmp_path):
+    copy_index(source.path, tmp_path / "copy")
+    source.delete(["0"])
+    assert content(tmp_path / "copy")[1] == 9
+    with HybridIndex(tmp_path / "copy") as copy:
+        copy.delete(["1", "2"])
+    assert len(source) == 8
+
+
+def test_an_older_index_is_replaced_as_a_whole(source, tmp_path):
+    copy_index(source.path, tmp_path / "copy")
+    source.add(["new"], ["new"], embeddings=rows(1))
+    copy_index(source.path, tmp_path / "copy")
+    assert content(tmp_path / "copy")[1] == 10
+    assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
+
+
+def test_an_empty_directory_is_taken(source, tmp_path):
+    copy_index(source.path, tmp_path)
+    assert content(tmp_path)[1] == 9
+
+
+def test_copies_beside_a_writer_hold_one_commit(source, tmp_path):
+    is_done = threading.Event()
+
+    def write():
+        for i in range(30):
+            source.add([f"x{i}", f"y{i}"], ["x", "y"], embeddings=rows(2))
+        is_done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    lengths = []
+    while not is_done.is_set():
+        copy_index(source.path, tmp_path / "copy")
+        lengths.append(content(tmp_path / "copy")[1])
+    writer.join()
+    assert lengths == sorted(lengths)
+    assert all(length % 2 == 1 for length in lengths)  # nine at first, then two at a time
+
+
+def test_other_files_are_left_alone(source, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    for target in (tmp_path, tmp_path / "precious.txt"):
+        with pytest.raises(ValueError, match=r"path must be an index, .* with other files"):
+            copy_index(source.path, target)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["precious.txt"]
