@@ -55,7 +55,7 @@ def reference(weight, vocabulary, vectors, k, mean=None, deviation=None):
 def as_dicts(ids, weights):
     return [
         {int(i): float(w) for i, w in zip(row, row_weights, strict=True) if w > 0}
-        for row, row_weights in zip(ids, weights, strict=True)
+        for row, row_weights in zip(ids, weights.detach(), strict=True)
     ]
 
 
