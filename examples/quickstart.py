@@ -71,7 +71,7 @@ def main() -> None:
         ("corrected", {"decode_with": "lm_head"}),
         ("by the decoder of the corpus", {}),
     ):
-        (tokens,) = encoder.key_tokens(text, top_k=10, **settings)
+        (tokens,) = encoder.key_tokens(text, top_k=8, **settings)
         print(f"Key tokens, {label + ':':30} {' '.join(token for token, _ in tokens)}")
 
     # 4. The same vectors become sparse as well; one index holds both.
