@@ -1,0 +1,336 @@
+"""KeyTokensHybridRetriever: dense and sparse retrieval fused, without an LLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
+from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.simple import SimpleVectorStore
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
+from st_keytokens import KeyTokenEncoder
+from st_keytokens.retrieval import Fusion, OutsideHit, SearchSettings
+
+from llama_index.retrievers.keytokens.embeddings import KeyTokensEmbedding
+from llama_index.retrievers.keytokens.filters import joined_filters, metadata_test
+from llama_index.retrievers.keytokens.hits import KeyTokensQueryBundle
+from llama_index.retrievers.keytokens.node_index import OnConflict
+from llama_index.retrievers.keytokens.nodes import NODE_KEY, filterable_metadata, restored_node, source_nodes
+from llama_index.retrievers.keytokens.retriever import KeyTokensRetriever, scored_node
+
+if TYPE_CHECKING:
+    from llama_index.core.storage.docstore.types import BaseDocumentStore
+    from typing_extensions import Self
+
+__all__ = ["KeyTokensHybridRetriever"]
+
+
+class KeyTokensHybridRetriever(KeyTokensRetriever):
+    """Retrieves nodes by a dense and a sparse ranking, fused by weighted scores or reciprocal ranks, without an LLM.
+
+    The dense ranking comes from this retriever's own exact index or from any vector store that you have, whatever its
+    embedding model. Where that is :class:`KeyTokensEmbedding` of the same encoder, a query takes one forward pass, and
+    so does a node. Each hit carries the scores of both sides in ``scores``.
+
+    Install it with ``pip install llama-index-retrievers-keytokens``.
+
+    Args:
+        encoder: Makes the vectors; calibrate it on your texts first.
+        nodes: Nodes to begin with. Beside a vector store: those that it holds.
+        dense: Where the dense ranking comes from: a ``VectorStoreIndex`` with its own embedding model, or a vector
+            store, which is then asked with this encoder's vectors. It takes part in :meth:`add_nodes` and
+            :meth:`delete_nodes`. None: this retriever's own index.
+        fusion: ``"score"`` for min-max normalised scores, ``"rrf"`` for reciprocal ranks.
+        weights: Factors of ``"dense"`` and ``"sparse"``; 1 where not named.
+        depth: Hits of each side that are fused; None for ``max(100, 10 * similarity_top_k)``.
+        path: See :class:`KeyTokensRetriever`, as for the rest.
+        similarity_top_k: At most so many hits.
+        filters: What nodes must be like to be found, on both sides.
+        explain: Whether hits say which tokens they matched.
+        callback_manager: Gets the events of each retrieval.
+        objects: Index nodes with objects.
+        object_map: The same by ``index_id``.
+        verbose: Whether retrieving from objects is printed.
+
+    Attributes:
+        vector_index: Where the dense ranking comes from, or None.
+        fusion: As given; may be changed, as the next two.
+        weights: As given.
+        depth: As given.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a value is out of its range, or the index was made by another encoder.
+
+    Example:
+        .. code-block:: python
+
+            from llama_index.core import VectorStoreIndex
+            from llama_index.retrievers.keytokens import KeyTokensEmbedding, KeyTokensHybridRetriever
+
+            index = VectorStoreIndex(nodes, embed_model=KeyTokensEmbedding(encoder))
+            retriever = KeyTokensHybridRetriever.from_defaults(index=index, encoder=encoder, weights={"sparse": 2.0})
+            for hit in retriever.retrieve("planets around other stars"):
+                print(hit.score, hit.scores, hit.node.get_content())
+    """
+
+    def __init__(
+        self,
+        encoder: KeyTokenEncoder,
+        nodes: Sequence[BaseNode] = (),
+        *,
+        dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
+        fusion: Fusion = "score",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+        path: str | PathLike[str] | None = None,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        filters: MetadataFilters | None = None,
+        explain: bool = False,
+        callback_manager: CallbackManager | None = None,
+        objects: list[IndexNode] | None = None,
+        object_map: dict[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.vector_index = _vector_index(dense, encoder)
+        self.fusion: Fusion = fusion
+        self.weights = weights
+        self.depth = depth
+        self._has_dense = dense is None
+        super().__init__(
+            encoder,
+            nodes,
+            path=path,
+            similarity_top_k=similarity_top_k,
+            filters=filters,
+            explain=explain,
+            callback_manager=callback_manager,
+            objects=objects,
+            object_map=object_map,
+            verbose=verbose,
+        )
+
+    @classmethod
+    def from_defaults(
+        cls,
+        index: VectorStoreIndex | None = None,
+        nodes: Sequence[BaseNode] | None = None,
+        docstore: BaseDocumentStore | None = None,
+        *,
+        encoder: KeyTokenEncoder,
+        dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
+        fusion: Fusion = "score",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+        path: str | PathLike[str] | None = None,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        filters: MetadataFilters | None = None,
+        explain: bool = False,
+        callback_manager: CallbackManager | None = None,
+        objects: list[IndexNode] | None = None,
+        object_map: dict[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> Self:
+        """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
+
+        Exactly one of ``index``, whose docstore holds its nodes, ``nodes`` and ``docstore`` is given; an index gives
+        the dense ranking too, unless ``dense`` does. The other arguments are those of the class.
+
+        Raises:
+            ValueError: If not exactly one is given, or the docstore of an index is empty as its vector store keeps the
+                text; give ``nodes`` and ``dense`` then.
+        """
+        return cls(
+            encoder,
+            source_nodes(index, nodes, docstore),
+            dense=index if dense is None else dense,
+            fusion=fusion,
+            weights=weights,
+            depth=depth,
+            path=path,
+            similarity_top_k=similarity_top_k,
+            filters=filters,
+            explain=explain,
+            callback_manager=callback_manager,
+            objects=objects,
+            object_map=object_map,
+            verbose=verbose,
+        )
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        path: str | PathLike[str],
+        encoder: KeyTokenEncoder,
+        *,
+        dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
+        callback_manager: CallbackManager | None = None,
+        objects: list[IndexNode] | None = None,
+        object_map: dict[str, Any] | None = None,
+    ) -> Self:
+        """Opens what :meth:`persist` kept, with all its settings; further changes go into that directory.
+
+        Args:
+            path: The directory.
+            encoder: The encoder that made the index.
+            dense: The vector store, which is kept by itself; given if and only if there was one.
+            callback_manager: Gets the events.
+            objects: Index nodes whose objects were retrievers or query engines, which no file holds.
+            object_map: The same by ``index_id``.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it was made by another encoder or class or is damaged, or ``dense`` is missing or too much.
+        """
+        settings = cls._saved_settings(path)
+        if settings["has_dense"] == (dense is not None):
+            rule = "not be given, as the vectors are in" if settings["has_dense"] else "be given again for"
+            raise ValueError(f"dense must {rule} {path}, got {type(dense).__name__}.")
+        return cls(
+            encoder,
+            dense=dense,
+            fusion=settings["fusion"],
+            weights=settings["weights"],
+            depth=settings["depth"],
+            path=path,
+            similarity_top_k=settings["similarity_top_k"],
+            filters=settings["filters"],
+            explain=settings["explain"],
+            verbose=settings["verbose"],
+            callback_manager=callback_manager,
+            objects=objects,
+            object_map=object_map,
+        )
+
+    def add_nodes(self, nodes: Sequence[BaseNode], *, on_conflict: OnConflict = "replace") -> list[str]:
+        """Adds nodes to the vector store, if there is one, and to our index, which needs to embed nothing again.
+
+        If the vector store fails, its error is raised and our index stays as it was. What the store has kept until
+        then is its own affair; adding the nodes once more puts both right. All else is as in
+        :meth:`KeyTokensRetriever.add_nodes`.
+        """
+        if self.vector_index is not None and nodes:
+            known = self._check_addable(nodes, on_conflict)
+            if known:
+                self.vector_index.delete_nodes(known)
+            self.vector_index.insert_nodes(nodes)
+        return super().add_nodes(nodes, on_conflict=on_conflict)
+
+    def delete_nodes(self, node_ids: Collection[str]) -> int:
+        """Deletes nodes by id, from the vector store too; ids that our index does not hold are passed over.
+
+        Returns:
+            How many were there.
+        """
+        if self.vector_index is not None and (known := self._retriever.known_ids(node_ids)):
+            self.vector_index.delete_nodes(known, delete_from_docstore=True)
+        return super().delete_nodes(node_ids)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if self.vector_index is None:
+            return super()._retrieve(query_bundle)
+        settings = self._settings(query_bundle)
+        if not query_bundle.query_str.strip():
+            return []
+        found = self._dense_retriever(self.vector_index, query_bundle, settings)._retrieve(_plain(query_bundle))
+        return self._fused(query_bundle, settings, found)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if self.vector_index is None or not _is_asynchronous(self.vector_index.vector_store):
+            return await super()._aretrieve(query_bundle)
+        settings = self._settings(query_bundle)
+        if not query_bundle.query_str.strip():
+            return []
+        found = await self._dense_retriever(self.vector_index, query_bundle, settings)._aretrieve(_plain(query_bundle))
+        return await asyncio.to_thread(self._fused, query_bundle, settings, found)
+
+    def _retrieve_batch(
+        self, queries: list[str], filters: MetadataFilters | None, similarity_top_k: int | None
+    ) -> list[list[NodeWithScore]]:
+        if self.vector_index is None:
+            return super()._retrieve_batch(queries, filters, similarity_top_k)
+        bundles = [KeyTokensQueryBundle(text, filters=filters, similarity_top_k=similarity_top_k) for text in queries]
+        embed_model = self.vector_index._embed_model
+        if isinstance(embed_model, KeyTokensEmbedding) and embed_model.encoder is self.encoder:
+            for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
+                bundle.embedding = vector  # all queries in one go; their sparse halves wait
+        return [self._retrieve(bundle) for bundle in bundles]
+
+    def _dense_retriever(
+        self, index: VectorStoreIndex, query_bundle: QueryBundle, settings: SearchSettings
+    ) -> VectorIndexRetriever:
+        own = query_bundle.filters if isinstance(query_bundle, KeyTokensQueryBundle) else None
+        filters = joined_filters(self.filters, own)
+        node_ids = None
+        if filters is not None and isinstance(index.vector_store, SimpleVectorStore):  # it knows no nested filters
+            holds = metadata_test(filters)
+            known = index.vector_store.data.metadata_dict
+            filters, node_ids = None, [node_id for node_id, metadata in known.items() if holds(metadata)]
+        return VectorIndexRetriever(index, similarity_top_k=settings.fused_depth, filters=filters, node_ids=node_ids)
+
+    def _fused(
+        self, query_bundle: QueryBundle, settings: SearchSettings, found: Sequence[NodeWithScore]
+    ) -> list[NodeWithScore]:
+        outside = [
+            OutsideHit(hit.node.node_id, hit.node.get_content(), hit.score, filterable_metadata(hit.node))
+            for hit in found
+        ]
+        hits = self._retriever.search(query_bundle.query_str, settings, outside=outside)
+        return [
+            scored_node(
+                restored_node(hit.text, hit.metadata)
+                if hit.outside is None or NODE_KEY in hit.metadata
+                else found[hit.outside].node,
+                hit,
+            )
+            for hit in hits
+        ]
+
+    def _settings(self, query_bundle: QueryBundle | None) -> SearchSettings:
+        settings = super()._settings(query_bundle)
+        return replace(settings, mode="hybrid", fusion=self.fusion, weights=self.weights, depth=self.depth)
+
+    def _persisted_settings(self) -> dict[str, Any]:
+        own = {
+            "has_dense": self.vector_index is None,
+            "fusion": self.fusion,
+            "weights": None if self.weights is None else dict(self.weights),
+            "depth": self.depth,
+        }
+        return {**super()._persisted_settings(), **own}
+
+
+def _vector_index(
+    dense: VectorStoreIndex | BasePydanticVectorStore | None, encoder: KeyTokenEncoder
+) -> VectorStoreIndex | None:
+    if dense is None or isinstance(dense, VectorStoreIndex):
+        return dense
+    if not isinstance(dense, BasePydanticVectorStore):
+        raise TypeError(f"dense must be a VectorStoreIndex or a vector store, got {type(dense).__name__}.")
+    if not dense.stores_text:
+        raise ValueError(
+            f"dense must be a vector store that keeps the text, got {type(dense).__name__}. Give a VectorStoreIndex."
+        )
+    return VectorStoreIndex.from_vector_store(dense, embed_model=KeyTokensEmbedding(encoder))
+
+
+def _plain(query_bundle: QueryBundle) -> QueryBundle:
+    """The query for a vector store's retriever, which writes into it."""
+    return QueryBundle(
+        query_bundle.query_str,
+        custom_embedding_strs=query_bundle.custom_embedding_strs,
+        embedding=query_bundle.embedding,
+    )
+
+
+def _is_asynchronous(store: BasePydanticVectorStore) -> bool:
+    """Whether a store has asynchronous queries of its own; the base class's would block the event loop."""
+    return type(store).aquery is not BasePydanticVectorStore.aquery

@@ -1,0 +1,120 @@
+"""Nodes as documents of our index, and back as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llama_index.core.constants import DATA_KEY
+from llama_index.core.schema import BaseNode, IndexNode, MetadataMode
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+
+if TYPE_CHECKING:
+    from llama_index.core.indices.vector_store.base import VectorStoreIndex
+    from llama_index.core.storage.docstore.types import BaseDocumentStore
+
+__all__ = [
+    "NODE_KEY",
+    "StoredNode",
+    "filterable_metadata",
+    "index_objects",
+    "restored_node",
+    "source_nodes",
+    "stored_node",
+]
+
+NODE_KEY = "_keytokens_node"  # beside the metadata: all else of a node, as JSON
+_SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")  # what filters of vector stores call the source document
+
+
+class StoredNode(NamedTuple):
+    """A node as the index keeps it.
+
+    Attributes:
+        id: The node's id.
+        text: Its text.
+        embedded_text: What is embedded: with the metadata that ``MetadataMode.EMBED`` adds.
+        metadata: Its metadata, which filters see, the id of its source, and the rest of it as JSON.
+    """
+
+    id: str
+    text: str
+    embedded_text: str
+    metadata: dict[str, Any]
+
+
+def stored_node(node: BaseNode) -> StoredNode:
+    """What the index keeps of a node. The node is not modified; its embedding and an object in it are not kept.
+
+    Raises:
+        TypeError: If it is no node.
+        ValueError: If its metadata have the key that is used for the rest of the node.
+    """
+    if not isinstance(node, BaseNode):
+        raise TypeError(f"nodes must be LlamaIndex nodes, got {type(node).__name__} {node!r:.60}.")
+    if NODE_KEY in node.metadata:
+        raise ValueError(f"metadata must not have the key {NODE_KEY!r}, which is used inside. Rename it.")
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    bare = node.model_copy(update={"metadata": {}, "embedding": None})
+    if isinstance(bare, IndexNode) and not isinstance(bare.obj, BaseNode):
+        bare.obj = None  # a retriever or query engine: the retriever holds it
+    content = doc_to_json(bare)
+    if content[DATA_KEY].get("text"):
+        content[DATA_KEY]["text"] = ""  # kept once
+    elif content[DATA_KEY].get("text_resource"):
+        content[DATA_KEY]["text_resource"]["text"] = ""
+    metadata = filterable_metadata(node)
+    rest = {"node": content, "added": [key for key in metadata if key not in node.metadata]}
+    metadata[NODE_KEY] = json.dumps(rest, ensure_ascii=False)
+    return StoredNode(node.node_id, text, node.get_content(metadata_mode=MetadataMode.EMBED), metadata)
+
+
+def filterable_metadata(node: BaseNode) -> dict[str, Any]:
+    """What filters see of a node: its metadata and, under keys that these leave free, the id of its source."""
+    return {**(dict.fromkeys(_SOURCE_KEYS, node.ref_doc_id) if node.ref_doc_id else {}), **node.metadata}
+
+
+def restored_node(text: str | None, metadata: Mapping[str, Any]) -> BaseNode:
+    """The node of a document in the index.
+
+    Raises:
+        ValueError: If the document is no node, as in an index that something else filled.
+    """
+    if NODE_KEY not in metadata:
+        raise ValueError("the index must hold nodes, got a document that is none. Fill it with add_nodes.")
+    rest = json.loads(metadata[NODE_KEY])
+    node = json_to_doc(rest["node"])
+    left_out = {NODE_KEY, *rest["added"]}
+    node.metadata = {key: value for key, value in metadata.items() if key not in left_out}
+    if text:
+        node.set_content(text)
+    return node
+
+
+def index_objects(nodes: Sequence[BaseNode]) -> dict[str, Any]:
+    """The objects of index nodes by ``index_id``."""
+    return {node.index_id: node.obj for node in nodes if isinstance(node, IndexNode) and node.obj is not None}
+
+
+def source_nodes(
+    index: VectorStoreIndex | None, nodes: Sequence[BaseNode] | None, docstore: BaseDocumentStore | None
+) -> list[BaseNode]:
+    """The nodes of whichever is given.
+
+    Raises:
+        ValueError: If not exactly one is given, or an index has an empty docstore as its vector store keeps the text.
+    """
+    given = [name for name, value in (("index", index), ("nodes", nodes), ("docstore", docstore)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"exactly one of index, nodes and docstore must be given, got {', '.join(given) or 'none'}.")
+    if nodes is not None:
+        return list(nodes)
+    if index is not None:
+        docstore = index.docstore
+        if not docstore.docs and index.vector_store.stores_text:
+            raise ValueError(
+                "index must keep its nodes in its docstore, got an empty one, as its vector store keeps the text. "
+                "Give nodes, or make the index with store_nodes_override=True."
+            )
+    return [] if docstore is None else list(docstore.docs.values())
