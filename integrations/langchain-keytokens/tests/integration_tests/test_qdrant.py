@@ -1,0 +1,142 @@
+"""Qdrant's in-process client, real abstracts, nothing mocked."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+
+from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
+
+pytest.importorskip("langchain_qdrant")
+
+from langchain_qdrant import QdrantVectorStore, RetrievalMode
+from qdrant_client import models
+
+from langchain_keytokens import KeyTokensSparseEmbeddings
+
+QUERIES = ["electrons in an atom", "planets around other stars", "prime numbers", "疫苗 mRNA"]
+DUMMY = 1  # langchain-qdrant embeds "dummy_text" to learn the dimension
+
+
+@pytest.fixture
+def documents(abstracts):
+    """The abstracts under ids that Qdrant takes."""
+    return [
+        Document(id=str(uuid.uuid5(uuid.NAMESPACE_URL, d.id)), page_content=d.page_content, metadata=d.metadata)
+        for d in abstracts
+    ]
+
+
+def qdrant(documents, encoder, mode):
+    return QdrantVectorStore.from_documents(
+        documents,
+        embedding=KeyTokensEmbeddings(encoder),
+        sparse_embedding=KeyTokensSparseEmbeddings(encoder),
+        retrieval_mode=mode,
+        location=":memory:",
+    )
+
+
+@pytest.fixture(params=[RetrievalMode.SPARSE, RetrievalMode.DENSE, RetrievalMode.HYBRID])
+def mode(request):
+    return request.param
+
+
+def test_every_text_and_every_query_takes_one_forward_pass(documents, passes, encoder, mode):
+    store = qdrant(documents, encoder, mode)
+    dummy = 0 if mode is RetrievalMode.SPARSE else DUMMY
+    assert passes.texts == len(documents) + dummy
+    passes.texts = 0
+    for query in QUERIES:
+        store.similarity_search_with_score(query, k=10)
+    assert passes.texts == len(QUERIES)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_sparse_ranking_is_that_of_our_index(documents, encoder, query):
+    store = qdrant(documents, encoder, RetrievalMode.SPARSE)
+    theirs = [(d.metadata["_id"], score) for d, score in store.similarity_search_with_score(query, k=20)]
+    ours = KeyTokensRetriever.from_documents(documents, encoder, k=20).invoke(query)
+    scores = [d.metadata["score"] for d in ours]
+    assert [score for _, score in theirs] == pytest.approx(scores, rel=1e-4)
+    distinct = [i for i in range(19) if min(abs(np.diff(scores)[max(0, i - 1) : i + 1])) > 1e-3]  # ties aside
+    assert len(distinct) > 5
+    assert [theirs[i][0] for i in distinct] == [ours[i].id for i in distinct]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_dense_ranking_is_that_of_our_index(documents, encoder, query):
+    store = qdrant(documents, encoder, RetrievalMode.DENSE)
+    theirs = [score for _, score in store.similarity_search_with_score(query, k=20)]
+    ours = KeyTokensHybridRetriever.from_documents(documents, encoder, k=60).invoke(query)
+    assert theirs == pytest.approx(sorted((d.metadata["scores"]["dense"] for d in ours), reverse=True)[:20], abs=1e-5)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_hybrid_ranking_is_the_fusion_of_both(documents, encoder, query):
+    """Qdrant's own fusion counts ranks from 0 with a constant of its own, so both sides are taken from its answers."""
+    store = qdrant(documents, encoder, RetrievalMode.HYBRID)
+    found = {d.metadata["_id"] for d, _ in store.similarity_search_with_score(query, k=10)}
+    sides = [
+        [d.metadata["_id"] for d in qdrant(documents, encoder, mode).similarity_search(query, k=10)]
+        for mode in (RetrievalMode.DENSE, RetrievalMode.SPARSE)
+    ]
+    assert {side[0] for side in sides} <= found <= set(sides[0]) | set(sides[1])
+
+
+def test_as_the_dense_side_of_our_hybrid_retriever(documents, passes, encoder):
+    store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
+    passes.texts = 0
+    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=10)
+    assert passes.texts == len(documents)
+    own = KeyTokensHybridRetriever.from_documents(documents, encoder, k=10)
+    passes.texts = 0
+    for query in QUERIES:
+        found, expected = retriever.invoke(query), own.invoke(query)
+        assert [d.metadata["score"] for d in found] == pytest.approx([d.metadata["score"] for d in expected])
+        assert {d.id for d in found[:5]} == {d.id for d in expected[:5]}
+        assert all("_id" not in d.metadata for d in found)
+    assert passes.texts == len(QUERIES)
+
+
+async def test_asynchronously(documents, encoder):
+    store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
+    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=10)
+    assert await retriever.ainvoke(QUERIES[0]) == retriever.invoke(QUERIES[0])
+
+
+def test_our_filter_and_the_stores_own(documents, encoder):
+    store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
+    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=60)
+    condition = models.FieldCondition(key="metadata.position", range=models.Range(lt=10))
+    arguments = {"filter": models.Filter(must=[condition])}
+    found = retriever.invoke(QUERIES[0], filter={"position": {"$lt": 10}}, search_kwargs=arguments)
+    assert sorted(d.metadata["position"] for d in found) == list(range(10))
+    ours_alone = retriever.invoke(QUERIES[0], filter={"position": {"$lt": 10}})
+    assert {d.id: d.metadata["score"] for d in found} == {d.id: pytest.approx(d.metadata["score"]) for d in ours_alone}
+
+
+def test_ids_that_qdrant_refuses_leave_the_index_as_it_was(abstracts, encoder):
+    store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
+    retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store)
+    with pytest.raises(ValueError, match="is not a valid"):
+        retriever.add_documents(abstracts[:2])
+    assert len(retriever.retriever) == 0
+
+
+def test_deleted_from_both(documents, encoder):
+    store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
+    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=60)
+    assert retriever.delete([documents[0].id]) == 1
+    assert documents[0].id not in {d.id for d in retriever.invoke(QUERIES[0])}
+    assert documents[0].page_content not in {d.page_content for d in store.similarity_search(QUERIES[0], k=60)}
+
+
+def test_an_empty_text_and_an_empty_query(documents, encoder):
+    empty = Document(id=str(uuid.uuid4()), page_content="")
+    store = qdrant([*documents, empty], encoder, RetrievalMode.SPARSE)
+    assert "" not in {d.page_content for d in store.similarity_search(QUERIES[0], k=61)}
+    assert store.similarity_search("", k=5) == []

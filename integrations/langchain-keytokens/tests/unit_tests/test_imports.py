@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+
+import langchain_keytokens
+
+OPTIONAL = [
+    ("KeyTokensSparseEmbeddings", "langchain_keytokens.qdrant", "langchain_qdrant", "qdrant"),
+    ("KeyTokensMilvusSparseEmbeddings", "langchain_keytokens.milvus", "langchain_milvus", "milvus"),
+]
+
+
+def test_public_names():
+    assert sorted(langchain_keytokens.__all__) == [
+        "KeyTokensEmbeddings",
+        "KeyTokensHybridRetriever",
+        "KeyTokensMilvusSparseEmbeddings",
+        "KeyTokensRetriever",
+        "KeyTokensSparseEmbeddings",
+        "__version__",
+    ]
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'KeyTokenRetriever'"):
+        langchain_keytokens.KeyTokenRetriever  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "module", "package", "extra"), OPTIONAL)
+def test_a_missing_extra_is_an_import_error_with_the_pip_line(monkeypatch, name, module, package, extra):
+    for loaded in [key for key in sys.modules if key == module or key.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, package, None)  # what Python does for a package that is not installed
+    with pytest.raises(ImportError, match=rf'{name} needs .*: pip install "langchain-keytokens\[{extra}\]"'):
+        getattr(langchain_keytokens, name)
+
+
+@pytest.mark.parametrize(("name", "module", "package", "extra"), OPTIONAL)
+def test_an_installed_extra_gives_the_class(name, module, package, extra):
+    pytest.importorskip(package)
+    assert getattr(langchain_keytokens, name) is getattr(importlib.import_module(module), name)
