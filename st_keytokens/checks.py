@@ -30,7 +30,8 @@ def checked_int(name: str, value: int, minimum: int, maximum: int | None = None)
     10
     """
     try:
-        number = None if isinstance(value, bool) else operator.index(value)
+        is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"  # numpy 1's is an index
+        number = None if is_bool else operator.index(value)
     except TypeError:
         number = None
     if number is None:
