@@ -40,9 +40,7 @@ class TestRouter:
         assert shared[1].lm_head.is_tied
         assert shared[1].lm_head.weight is transformer.auto_model.get_input_embeddings().weight
         models = [shared]
-        if (
-            int(sentence_transformers.__version__.partition(".")[0]) >= 6
-        ):  # before, each route loads its own model
+        if int(sentence_transformers.__version__.partition(".")[0]) >= 6:  # before, each route loads its own model
             shared.save(str(tmp_path))
             models.append(SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True))
             models[1][1].bind(models[1])
