@@ -7,7 +7,7 @@ pytest.importorskip("llama_index.core")
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from st_keytokens import HybridIndex, SparseEmbeddings
 
-from llama_index.retrievers.keytokens.filters import index_filter, metadata_test
+from llama_index.retrievers.keytokens.filters import index_filter, joined_filters, metadata_test
 
 METADATA = (
     {},
@@ -105,7 +105,7 @@ def test_conditions_by_hand(index):
 
 class TestNothingToFilterBy:
     def test_none(self):
-        assert index_filter(None, None) is None
+        assert index_filter(None) is None
 
     def test_empty_filters_let_all_through(self, index):
         empty = MetadataFilters(filters=[])
@@ -116,7 +116,8 @@ class TestNothingToFilterBy:
 
 def test_several_filters_hold_together(index):
     query = SparseEmbeddings.from_dicts([{1: 1.0}], vocab_size=3)
-    both = index_filter(MetadataFilters(filters=[leaf("GT", 1)]), None, MetadataFilters(filters=[leaf("LT", 3)]))
+    one, two = MetadataFilters(filters=[leaf("GT", 1)]), MetadataFilters(filters=[leaf("LT", 3)])
+    both = index_filter(joined_filters(one, None, two))
     assert [hit.id for hit in index.search(query, filter=both)[0]] == ["2"]
 
 

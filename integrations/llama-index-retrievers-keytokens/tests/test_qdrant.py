@@ -16,6 +16,7 @@ from st_keytokens import HybridIndex
 
 from llama_index.retrievers.keytokens import KeyTokensEmbedding, KeyTokensHybridRetriever, qdrant_sparse_functions
 
+WOLF = "00000000-0000-0000-0000-000000000001"
 QUERIES = ("planets around other stars", "how proteins fold", "superconductivity at high temperature")
 
 
@@ -113,7 +114,17 @@ class TestVectorStore:
             )
             await index.ainsert_nodes(nodes)
             retriever = KeyTokensHybridRetriever(fresh_encoder, nodes, dense=index, similarity_top_k=5)
-            return await retriever.aretrieve(QUERIES[0])
+            hits = await retriever.aretrieve(QUERIES[0])
+            await retriever.aadd_nodes([TextNode(text="Wolves hunt deer.", id_=WOLF)])
+            (first, *_) = await retriever.aretrieve("wolves hunt deer")
+            assert (first.node.node_id, set(first.scores)) == (WOLF, {"dense", "sparse"})
+            await retriever.aadd_nodes([TextNode(text="Bees carry pollen.", id_=WOLF)])
+            (first, *_) = await retriever.aretrieve("bees carry pollen")
+            assert (first.node.node_id, set(first.scores)) == (WOLF, {"dense", "sparse"})
+            assert await retriever.adelete_nodes([WOLF]) == 1
+            assert WOLF not in {hit.node.node_id for hit in await retriever.aretrieve("bees carry pollen")}
+            assert await retriever.aretrieve(" ") == []
+            return hits
 
         own = KeyTokensHybridRetriever(fresh_encoder, nodes, similarity_top_k=5)
         hits = asyncio.run(main())

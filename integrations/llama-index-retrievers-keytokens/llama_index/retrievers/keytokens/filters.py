@@ -25,8 +25,8 @@ _OPERATORS = {
 }
 
 
-def index_filter(*filters: MetadataFilters | None) -> IndexFilter | None:
-    """One filter of our index that holds where all of some LlamaIndex filters do.
+def index_filter(filters: MetadataFilters | None) -> IndexFilter | None:
+    """LlamaIndex filters as a filter of our index.
 
     Comparisons are looked up in the database. ``ANY``, ``ALL``, ``CONTAINS``, the text matches and ``IS_EMPTY``, which
     look into lists and strings, are tested on every document. A document without the key matches ``NE``, ``NIN`` and
@@ -39,10 +39,10 @@ def index_filter(*filters: MetadataFilters | None) -> IndexFilter | None:
         A filter for the index, or None if there is nothing to filter by.
 
     Raises:
-        TypeError: If one is no ``MetadataFilters``.
+        TypeError: If they are no ``MetadataFilters``.
         ValueError: If an operator needs a list and has none, or the other way round.
     """
-    whole = joined_filters(*filters)
+    whole = joined_filters(filters)
     if whole is None:
         return None
     if _is_comparison(whole):

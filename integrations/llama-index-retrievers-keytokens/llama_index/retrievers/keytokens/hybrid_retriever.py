@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
-from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
+from llama_index.core.indices.vector_store import VectorStoreIndex
 from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
-from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.retrieval import Fusion, OutsideHit, SearchSettings
 
-from llama_index.retrievers.keytokens.embeddings import KeyTokensEmbedding
-from llama_index.retrievers.keytokens.filters import joined_filters, metadata_test
 from llama_index.retrievers.keytokens.hits import KeyTokensQueryBundle
-from llama_index.retrievers.keytokens.node_index import OnConflict
+from llama_index.retrievers.keytokens.node_index import NodeIndex, OnConflict
 from llama_index.retrievers.keytokens.nodes import NODE_KEY, filterable_metadata, restored_node, source_nodes
 from llama_index.retrievers.keytokens.retriever import KeyTokensRetriever, scored_node
+from llama_index.retrievers.keytokens.vector_store_side import VectorStoreSide
 
 if TYPE_CHECKING:
     from llama_index.core.storage.docstore.types import BaseDocumentStore
@@ -59,7 +57,6 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         verbose: Whether retrieving from objects is printed.
 
     Attributes:
-        vector_index: Where the dense ranking comes from, or None.
         fusion: As given; may be changed, as the next two.
         weights: As given.
         depth: As given.
@@ -98,7 +95,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         object_map: dict[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.vector_index = _vector_index(dense, encoder)
+        self._side = None if dense is None else VectorStoreSide(dense, encoder)
         self.fusion: Fusion = fusion
         self.weights = weights
         self.depth = depth
@@ -208,6 +205,11 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             object_map=object_map,
         )
 
+    @property
+    def vector_index(self) -> VectorStoreIndex | None:
+        """Where the dense ranking comes from; None for our own index."""
+        return None if self._side is None else self._side.index
+
     def add_nodes(self, nodes: Sequence[BaseNode], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds nodes to the vector store, if there is one, and to our index, which needs to embed nothing again.
 
@@ -215,12 +217,16 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         then is its own affair; adding the nodes once more puts both right. All else is as in
         :meth:`KeyTokensRetriever.add_nodes`.
         """
-        if self.vector_index is not None and nodes:
-            known = self._check_addable(nodes, on_conflict)
-            if known:
-                self.vector_index.delete_nodes(known)
-            self.vector_index.insert_nodes(nodes)
+        if self._side is not None and nodes:
+            self._side.add(nodes, self._check_addable(nodes, on_conflict))
         return super().add_nodes(nodes, on_conflict=on_conflict)
+
+    async def aadd_nodes(self, nodes: Sequence[BaseNode], *, on_conflict: OnConflict = "replace") -> list[str]:
+        """:meth:`add_nodes` without blocking the event loop."""
+        if self._side is None or not nodes or not self._side.is_asynchronous:
+            return await super().aadd_nodes(nodes, on_conflict=on_conflict)
+        await self._side.aadd(nodes, await asyncio.to_thread(self._check_addable, nodes, on_conflict))
+        return await asyncio.to_thread(NodeIndex.add_nodes, self, nodes, on_conflict=on_conflict)
 
     def delete_nodes(self, node_ids: Collection[str]) -> int:
         """Deletes nodes by id, from the vector store too; ids that our index does not hold are passed over.
@@ -228,53 +234,45 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         Returns:
             How many were there.
         """
-        if self.vector_index is not None and (known := self._retriever.known_ids(node_ids)):
-            self.vector_index.delete_nodes(known, delete_from_docstore=True)
+        if self._side is not None:
+            self._side.delete(self._retriever.known_ids(node_ids))
         return super().delete_nodes(node_ids)
+
+    async def adelete_nodes(self, node_ids: Collection[str]) -> int:
+        """:meth:`delete_nodes` without blocking the event loop."""
+        if self._side is None or not self._side.is_asynchronous:
+            return await super().adelete_nodes(node_ids)
+        await self._side.adelete(await asyncio.to_thread(self._retriever.known_ids, node_ids))
+        return await asyncio.to_thread(NodeIndex.delete_nodes, self, node_ids)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if self.vector_index is None:
+        if self._side is None:
             return super()._retrieve(query_bundle)
-        settings = self._settings(query_bundle)
         if not query_bundle.query_str.strip():
             return []
-        found = self._dense_retriever(self.vector_index, query_bundle, settings)._retrieve(_plain(query_bundle))
+        settings = self._settings(query_bundle)
+        found = self._side.retrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
         return self._fused(query_bundle, settings, found)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if self.vector_index is None or not _is_asynchronous(self.vector_index.vector_store):
+        if self._side is None or not self._side.is_asynchronous or not query_bundle.query_str.strip():
             return await super()._aretrieve(query_bundle)
         settings = self._settings(query_bundle)
-        if not query_bundle.query_str.strip():
-            return []
-        found = await self._dense_retriever(self.vector_index, query_bundle, settings)._aretrieve(_plain(query_bundle))
+        found = await self._side.aretrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
         return await asyncio.to_thread(self._fused, query_bundle, settings, found)
 
     def _retrieve_batch(
         self, queries: list[str], filters: MetadataFilters | None, similarity_top_k: int | None
     ) -> list[list[NodeWithScore]]:
-        if self.vector_index is None:
+        if self._side is None:
             return super()._retrieve_batch(queries, filters, similarity_top_k)
         bundles = [KeyTokensQueryBundle(text, filters=filters, similarity_top_k=similarity_top_k) for text in queries]
-        embed_model = self.vector_index._embed_model
-        if isinstance(embed_model, KeyTokensEmbedding) and embed_model.encoder is self.encoder:
+        if self._side.shares_encoder:
             for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
                 bundle.embedding = vector  # all queries in one go; their sparse halves wait
         return [self._retrieve(bundle) for bundle in bundles]
-
-    def _dense_retriever(
-        self, index: VectorStoreIndex, query_bundle: QueryBundle, settings: SearchSettings
-    ) -> VectorIndexRetriever:
-        own = query_bundle.filters if isinstance(query_bundle, KeyTokensQueryBundle) else None
-        filters = joined_filters(self.filters, own)
-        node_ids = None
-        if filters is not None and isinstance(index.vector_store, SimpleVectorStore):  # it knows no nested filters
-            holds = metadata_test(filters)
-            known = index.vector_store.data.metadata_dict
-            filters, node_ids = None, [node_id for node_id, metadata in known.items() if holds(metadata)]
-        return VectorIndexRetriever(index, similarity_top_k=settings.fused_depth, filters=filters, node_ids=node_ids)
 
     def _fused(
         self, query_bundle: QueryBundle, settings: SearchSettings, found: Sequence[NodeWithScore]
@@ -300,37 +298,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     def _persisted_settings(self) -> dict[str, Any]:
         own = {
-            "has_dense": self.vector_index is None,
+            "has_dense": self._side is None,
             "fusion": self.fusion,
             "weights": None if self.weights is None else dict(self.weights),
             "depth": self.depth,
         }
         return {**super()._persisted_settings(), **own}
-
-
-def _vector_index(
-    dense: VectorStoreIndex | BasePydanticVectorStore | None, encoder: KeyTokenEncoder
-) -> VectorStoreIndex | None:
-    if dense is None or isinstance(dense, VectorStoreIndex):
-        return dense
-    if not isinstance(dense, BasePydanticVectorStore):
-        raise TypeError(f"dense must be a VectorStoreIndex or a vector store, got {type(dense).__name__}.")
-    if not dense.stores_text:
-        raise ValueError(
-            f"dense must be a vector store that keeps the text, got {type(dense).__name__}. Give a VectorStoreIndex."
-        )
-    return VectorStoreIndex.from_vector_store(dense, embed_model=KeyTokensEmbedding(encoder))
-
-
-def _plain(query_bundle: QueryBundle) -> QueryBundle:
-    """The query for a vector store's retriever, which writes into it."""
-    return QueryBundle(
-        query_bundle.query_str,
-        custom_embedding_strs=query_bundle.custom_embedding_strs,
-        embedding=query_bundle.embedding,
-    )
-
-
-def _is_asynchronous(store: BasePydanticVectorStore) -> bool:
-    """Whether a store has asynchronous queries of its own; the base class's would block the event loop."""
-    return type(store).aquery is not BasePydanticVectorStore.aquery

@@ -269,9 +269,14 @@ class KeyTokensRetriever(NodeIndex):
         return SearchSettings(
             mode="sparse",
             top_k=self.similarity_top_k if own.similarity_top_k is None else own.similarity_top_k,
-            filter=index_filter(self.filters, own.filters),
+            filter=index_filter(self._filters(own)),
             has_matches=self.explain,
         )
+
+    def _filters(self, query_bundle: QueryBundle) -> MetadataFilters | None:
+        """All filters that hold for a query."""
+        own = query_bundle.filters if isinstance(query_bundle, KeyTokensQueryBundle) else None
+        return joined_filters(self.filters, own)
 
     def _nodes(self, hits: Sequence[RetrievedHit]) -> list[NodeWithScore]:
         return [scored_node(restored_node(hit.text, hit.metadata), hit) for hit in hits]
