@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from st_keytokens.index.segments import sync_directory
+
 __all__ = ["copy_index"]
 
 _DATABASE, _SEGMENTS = "index.sqlite", "segments"
+_TIMEOUT = 30.0  # seconds to wait for a writer
 
 
 def copy_index(source: Path, target: Path) -> None:
@@ -23,7 +27,7 @@ def copy_index(source: Path, target: Path) -> None:
         target: Directory; made where it is missing, with its parents.
 
     Raises:
-        OSError: If it cannot be written; the old one is kept.
+        OSError: If it cannot be written, or a writer does not finish in time; the old one is kept.
         ValueError: If the target holds other files, but no index.
     """
     if target.exists() and not (target / _DATABASE).exists() and (not target.is_dir() or any(target.iterdir())):
@@ -32,15 +36,10 @@ def copy_index(source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         new, old = Path(folder, "new"), Path(folder, "old")
         new.mkdir()
-        with (
-            closing(sqlite3.connect(source / _DATABASE, isolation_level=None)) as writer,
-            closing(sqlite3.connect(source / _DATABASE)) as reader,
-            closing(sqlite3.connect(new / _DATABASE)) as copy,
-        ):
-            writer.execute("BEGIN IMMEDIATE")  # nobody changes segments meanwhile
-            shutil.copytree(source / _SEGMENTS, new / _SEGMENTS)
-            reader.backup(copy)
-            writer.execute("ROLLBACK")
+        try:
+            _copy(source, new)
+        except sqlite3.OperationalError as err:
+            raise OSError(f"the index {source} could not be copied: {err}. Nothing was changed; try again.") from err
         if target.exists():
             target.rename(old)
         try:
@@ -49,3 +48,24 @@ def copy_index(source: Path, target: Path) -> None:
             if old.exists():
                 old.rename(target)
             raise
+        sync_directory(target.parent)
+
+
+def _copy(source: Path, new: Path) -> None:
+    with (
+        closing(sqlite3.connect(source / _DATABASE, timeout=_TIMEOUT, isolation_level=None)) as writer,
+        closing(sqlite3.connect(source / _DATABASE)) as reader,
+        closing(sqlite3.connect(new / _DATABASE)) as copy,
+    ):
+        writer.execute("BEGIN IMMEDIATE")  # nobody changes segments meanwhile
+        (new / _SEGMENTS).mkdir()
+        for (name,) in writer.execute("SELECT name FROM segments"):  # what is beside them is about to be removed
+            shutil.copytree(source / _SEGMENTS / name, new / _SEGMENTS / name, copy_function=_copy_file)
+        reader.backup(copy)
+        writer.execute("ROLLBACK")
+
+
+def _copy_file(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    with open(target, "rb+") as file:
+        os.fsync(file.fileno())

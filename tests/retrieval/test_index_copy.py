@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
 from st_keytokens import HybridIndex, SparseEmbeddings
+from st_keytokens.retrieval import index_copy
 from st_keytokens.retrieval.index_copy import copy_index
 
 
@@ -68,10 +71,12 @@ def test_copies_beside_a_writer_hold_one_commit(source, tmp_path):
     writer = threading.Thread(target=write)
     writer.start()
     lengths = []
-    while not is_done.is_set():
-        copy_index(source.path, tmp_path / "copy")
-        lengths.append(content(tmp_path / "copy")[1])
-    writer.join()
+    try:
+        while not is_done.is_set():
+            copy_index(source.path, tmp_path / "copy")
+            lengths.append(content(tmp_path / "copy")[1])
+    finally:
+        writer.join()
     assert lengths == sorted(lengths)
     assert all(length % 2 == 1 for length in lengths)  # nine at first, then two at a time
 
@@ -82,3 +87,15 @@ def test_other_files_are_left_alone(source, tmp_path):
         with pytest.raises(ValueError, match=r"path must be an index, .* with other files"):
             copy_index(source.path, target)
     assert [entry.name for entry in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_writer_that_does_not_finish(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_copy, "_TIMEOUT", 0.01)
+    copy_index(source.path, tmp_path / "copy")
+    source.delete(["0"])
+    with closing(sqlite3.connect(source.path / "index.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OSError, match="could not be copied: database is locked"):
+            copy_index(source.path, tmp_path / "copy")
+    assert content(tmp_path / "copy")[1] == 9
+    assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
