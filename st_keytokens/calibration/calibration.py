@@ -57,7 +57,8 @@ class Calibration(DecodableStatistics):
                 ``KeyTokenEncoder``.
             texts: Unlabelled documents, best those that will be searched; may be a generator.
             embeddings: The texts' vectors, where they are stored already, shape ``(N, d)``, memory-mapped or not, as
-                the model gives them. None: the texts are embedded.
+                the model gives them. None: the texts are embedded. In both cases up to 600 short texts are embedded
+                at the end, to learn :attr:`decoded_trust`.
             fit_decoder: Whether the ridge decoder can be had from the calibration afterwards, see
                 :meth:`ridge_decoder`. It takes ``4 d`` bytes a term that occurs, in memory and in the files.
             batch_size: Texts a forward pass.

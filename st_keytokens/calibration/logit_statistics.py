@@ -86,14 +86,10 @@ def _spread(moments: SecondMoments) -> Tensor:
 
 
 def _blocks(lm_head: LMHead, block_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of the output weight, shape ``(block, hidden_size)``, and of the scaled bias, in float32."""
+    """Blocks of the output weight, shape ``(block, hidden_size)``, and of the scaled bias, as logits are computed."""
     for start in range(0, lm_head.vocab_size, block_size):
-        weight = lm_head.weight[start : start + block_size].float()
-        bias = lm_head.bias
-        if bias is None:
-            yield weight, weight.new_zeros(len(weight))
-        else:
-            yield weight, bias[start : start + block_size].float() * lm_head.scale
+        weight, bias = lm_head.rows(start, start + block_size)
+        yield weight, weight.new_zeros(len(weight)) if bias is None else bias
 
 
 def _widest(lm_head: LMHead) -> torch.dtype:

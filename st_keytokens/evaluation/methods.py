@@ -109,7 +109,7 @@ def in_text_weights(
         Zhuang et al. 2024 (arXiv 2404.18424). Differs from it in: the vector is an embedder's, not that of a prompt
         that asks for one word; variants of a token are folded, weights are not rounded, and stop words stay.
     """
-    head = with_settings(encoder, encoder.weighting, None).head
+    head = with_settings(encoder, encoder.weighting, None, decode_with="lm_head").head
     literal, size = encoder.literal_terms(texts), encoder.vocabulary.vocab_size
     rows = [SparseEmbeddings.empty(0, size)]
     with torch.inference_mode():
