@@ -16,6 +16,7 @@ __all__ = [
     "Vocabulary",
     "Weighting",
     "__version__",
+    "adaptive_fusion",
     "reciprocal_rank_fusion",
     "score_fusion",
 ]
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from st_keytokens.calibration import Calibration
     from st_keytokens.encoder import KeyTokenEncoder
-    from st_keytokens.fusion import reciprocal_rank_fusion, score_fusion
+    from st_keytokens.fusion import adaptive_fusion, reciprocal_rank_fusion, score_fusion
     from st_keytokens.index import HybridIndex
     from st_keytokens.key_token_head import KeyTokenHead
     from st_keytokens.lm_head import LMHead
@@ -43,6 +44,7 @@ else:  # on first use: torch, transformers and sentence-transformers take second
         "SparseEmbeddings": "sparse_embeddings",
         "Vocabulary": "vocabulary",
         "Weighting": "weighting",
+        "adaptive_fusion": "fusion",
         "reciprocal_rank_fusion": "fusion",
         "score_fusion": "fusion",
     }

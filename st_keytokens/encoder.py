@@ -133,6 +133,7 @@ class KeyTokenEncoder(HeadedModel):
         texts: str | Sequence[str],
         *,
         query: Query | None = None,
+        is_hybrid: bool = False,
         prompt: str | None = None,
         prompt_name: str | None = None,
         batch_size: int = 32,
@@ -142,13 +143,15 @@ class KeyTokenEncoder(HeadedModel):
         """:meth:`encode` with ``role="query"``; or the literal terms alone, without a forward pass.
 
         ``query`` is ``"encode"`` or ``"lookup"``, None as the encoder is set (anything else: ValueError). A lookup
-        looks at no other argument, and its ``dense`` is None. All else is as in :meth:`encode`.
+        looks at no other argument, and its ``dense`` is None. With ``is_hybrid``, for a search by both vectors, the
+        sparse one holds the literal terms alone, unless the weighting is for decoded ones only: what the embedding
+        says is in the dense one, and would count twice. All else is as in :meth:`encode`.
         """
         query = self.query if query is None else query
         check_choice("query", query, QUERIES)
         if query == "lookup":
             return HybridEmbeddings(dense=None, sparse=self._weigh(check_texts(texts), None, "query"))
-        return self.encode(
+        embeddings = self.encode(
             texts,
             role="query",
             prompt=prompt,
@@ -157,6 +160,9 @@ class KeyTokenEncoder(HeadedModel):
             show_progress_bar=show_progress_bar,
             pool=pool,
         )
+        if is_hybrid and self.weighting.query_terms == "both":
+            return HybridEmbeddings(embeddings.dense, self._weigh(check_texts(texts), None, "query"))
+        return embeddings
 
     def sparsify(
         self,

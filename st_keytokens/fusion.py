@@ -1,7 +1,8 @@
 """Fusion of rankings: several scored lists of the same things become one.
 
 A ranking is a sequence of ``(id, score)`` pairs, best first. Reciprocal rank fusion looks at the ranks only and so
-needs no common scale; score fusion adds normalised scores and so keeps how clear a lead was.
+needs no common scale; score fusion adds normalised scores and so keeps how clear a lead was; adaptive fusion is score
+fusion with a sparse side that counts as far as it singles out documents for this query.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Generic, Literal, TypeVar, get_args
 
 from st_keytokens.checks import check_choice, checked_float
 
-__all__ = ["FusedHit", "reciprocal_rank_fusion", "score_fusion"]
+__all__ = ["FusedHit", "adaptive_fusion", "reciprocal_rank_fusion", "score_fusion"]
+
+_TYPICAL_LEAD, _LEAD_RANK = 0.3, 10
 
 Id = TypeVar("Id", bound=Hashable)
 Normalization = Literal["min-max", "z-score", "none"]
@@ -102,6 +105,43 @@ def score_fusion(
     points = {name: _normalized([score for _, score in ranking], normalization) for name, ranking in rankings.items()}
     absent = {name: min(row, default=0.0) if normalization == "z-score" else 0.0 for name, row in points.items()}
     return _fused(rankings, points, absent, factors)
+
+
+def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | None = None) -> list[FusedHit[Id]]:
+    """Score fusion in which each query decides how much its ``"sparse"`` ranking counts: by its lead.
+
+    The lead is what the tenth score lacks of the first, as a share of it, and 1 where there are fewer hits. Words that
+    single out few documents have a large lead, words that many documents share about equally a small one. The sparse
+    ranking's weight is multiplied by its lead over 0.3, a lead that counts as usual.
+
+    Args:
+        rankings: Rankings by name, each best first, without an id twice; ``"sparse"`` may be among them, with scores
+            above zero.
+        weights: Factor of each ranking, finite, at least 0; 1 where not named.
+
+    Returns:
+        As :func:`score_fusion`.
+
+    Raises:
+        TypeError: See :func:`score_fusion`.
+        ValueError: See :func:`score_fusion`.
+
+    Source:
+        Predicting from its scores how well a ranking serves a query is common, see Shtok et al. 2012, "Predicting
+        Query Performance by Query-Drift Estimation"; this predictor is a simple one of our own.
+
+    >>> words = [("a", 10.0)] + [(f"other {n}", 9.0) for n in range(20)]
+    >>> adaptive_fusion({"dense": [("b", 0.9), ("c", 0.7)], "sparse": words})[0].id
+    'b'
+    >>> adaptive_fusion({"dense": [("b", 0.9), ("c", 0.7)], "sparse": [*words[:9], ("d", 3.0)]})[0].id
+    'a'
+    """
+    factors = _checked(rankings, weights)
+    sparse = [score for _, score in rankings.get("sparse", ())]
+    if sparse and sparse[0] > 0:
+        tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
+        factors["sparse"] *= max(0.0, 1 - tenth / sparse[0]) / _TYPICAL_LEAD
+    return score_fusion(rankings, weights=factors)
 
 
 def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dict[str, float]:

@@ -37,7 +37,7 @@ class HeadedModel:
         model: SentenceTransformer | str | PathLike[str],
         *,
         head: KeyTokenHead | None = None,
-        backbone: str | PathLike[str] | None = None,
+        backbone: str | PathLike[str] | LMHead | None = None,
         calibration: Calibration | None = None,
         method: str = "default",
         weighting: Weighting | None = None,
@@ -64,7 +64,8 @@ class HeadedModel:
             self.head = existing
         else:
             if head is None:
-                lm_head = None if backbone is None else LMHead.from_checkpoint(str(backbone))
+                is_given = backbone is None or isinstance(backbone, LMHead)
+                lm_head = backbone if is_given else LMHead.from_checkpoint(str(backbone))
                 head = KeyTokenHead(lm_head, **{**METHODS[method].head, **dims})
             elif settings:
                 raise ValueError(
@@ -137,6 +138,16 @@ class HeadedModel:
             frozen = {id(self.weighting): self.weighting}  # compared by identity first, which a copy would prevent
             self._fingerprint = copy.deepcopy(state, frozen), encoder_fingerprint(self, state)
         return self._fingerprint[1]
+
+    @property
+    def fusion_weights(self) -> dict[str, float]:
+        """How much each side of a hybrid search counts, by ``"dense"`` and ``"sparse"``.
+
+        1 for the sparse side, and for the dense one the calibration's ``decoded_trust``, which says how far the
+        embedder finds documents beside literal terms; 1 where there is none.
+        """
+        trust = None if self.calibration is None else self.calibration.decoded_trust
+        return {"dense": 1.0 if trust is None else trust, "sparse": 1.0}
 
     def get_embedding_dimension(self) -> int:
         """Dimension of the dense vectors."""

@@ -209,6 +209,17 @@ class TestLookup:
         assert encoder.encode_query("wolves").dense is None
         assert batches == []
         assert encoder.encode_query("wolves", query="encode").dense.shape == (1, 32)
+
+    def test_hybrid_queries_are_their_own_terms_beside_the_dense_vector(self, encoder):
+        texts = ["wolves hunt deer", " ", "a deer"]
+        found = encoder.encode_query(texts, is_hybrid=True)
+        np.testing.assert_array_equal(found.dense, encoder.encode_query(texts).dense)
+        assert found.sparse == encoder.encode_query(texts, query="lookup").sparse
+        decoded = KeyTokenEncoder(encoder.model, method="decoded")
+        assert decoded.encode_query(texts, is_hybrid=True).sparse == decoded.encode_query(texts).sparse
+        assert encoder.encode_query(texts, query="lookup", is_hybrid=True).dense is None
+
+    def test_unknown_query(self, embedder):
         with pytest.raises(ValueError, match=r"query must be one of 'encode', 'lookup', got 'bm25'"):
             KeyTokenEncoder(embedder, query="bm25")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_keytokens.fusion import FusedHit, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 
 DENSE = [("a", 0.9), ("b", 0.8), ("c", 0.1)]
 SPARSE = [("c", 7.0), ("b", 5.0), ("d", 2.0)]
@@ -104,8 +104,28 @@ class TestScoreFusion:
         assert after == pytest.approx(before, abs=1e-6)
 
 
-@pytest.mark.parametrize("fuse", [reciprocal_rank_fusion, score_fusion])
-class TestBoth:
+class TestAdaptiveFusion:
+    @pytest.mark.parametrize(
+        ("tenth", "factor"),
+        [(7.0, 1.0), (4.0, 2.0), (10.0, 0.0), (8.5, 0.5)],
+    )
+    def test_weighs_the_sparse_side_by_its_lead(self, tenth, factor):
+        sparse = [("a", 10.0), *((f"filler {n}", 10.0 - (10.0 - tenth) * n / 9) for n in range(1, 10)), ("z", 1.0)]
+        found = adaptive_fusion({"dense": DENSE, "sparse": sparse}, weights={"dense": 0.5, "sparse": 3.0})
+        expected = score_fusion({"dense": DENSE, "sparse": sparse}, weights={"dense": 0.5, "sparse": 3.0 * factor})
+        assert {hit.id: hit.score for hit in found} == pytest.approx({hit.id: hit.score for hit in expected})
+
+    def test_fewer_than_ten_hits_lead_by_all(self):
+        found = adaptive_fusion({"dense": DENSE, "sparse": SPARSE})
+        assert found == score_fusion({"dense": DENSE, "sparse": SPARSE}, weights={"sparse": 1 / 0.3})
+
+    def test_is_score_fusion_without_a_sparse_side(self):
+        rankings = {"dense": DENSE, "other": SPARSE}
+        assert adaptive_fusion(rankings, weights={"other": 2.0}) == score_fusion(rankings, weights={"other": 2.0})
+
+
+@pytest.mark.parametrize("fuse", [reciprocal_rank_fusion, score_fusion, adaptive_fusion])
+class TestAll:
     def test_nothing_gives_nothing(self, fuse):
         assert fuse({}) == []
         assert fuse({"dense": [], "sparse": []}) == []

@@ -20,6 +20,7 @@ NAMES = [
     "Vocabulary",
     "Weighting",
     "__version__",
+    "adaptive_fusion",
     "reciprocal_rank_fusion",
     "score_fusion",
 ]

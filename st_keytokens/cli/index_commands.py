@@ -80,8 +80,9 @@ def search(arguments: Namespace, console: Console) -> None:
     batches = read_texts(arguments, "queries", arguments.batch_size)
     encoder = _encoder_of(arguments)
     with HybridIndex(arguments.index, encoder=encoder, read_only=True) as opened:
+        is_hybrid = arguments.mode in (None, "hybrid") and bool(opened.settings["embedding_dimension"])
         for batch in batches:
-            queries = _embed_queries(encoder, [record.text for record in batch], arguments)
+            queries = _embed_queries(encoder, [record.text for record in batch], arguments, is_hybrid)
             found = opened.search(queries, mode=arguments.mode, top_k=arguments.top_k, filter=condition)
             for position, (record, hits) in enumerate(zip(batch, found, strict=True)):
                 terms = None
@@ -100,7 +101,7 @@ def explain(arguments: Namespace, console: Console) -> None:
         (document,) = opened.get([arguments.document])
     encoder = _encoder_of(arguments)
     with HybridIndex(arguments.index, encoder=encoder, read_only=True) as opened:
-        terms = opened.explain(_embed_queries(encoder, [arguments.query], arguments), arguments.document)
+        terms = opened.explain(_embed_queries(encoder, [arguments.query], arguments, False), arguments.document)
     score = sum(term.contribution for term in terms)
     rows = [[term.contribution, term.query_weight, term.document_weight, one_line(term.token or "")] for term in terms]
     console.result(
@@ -165,8 +166,10 @@ def _encoder_of(arguments: Namespace) -> KeyTokenEncoder:
     return load_encoder(arguments)
 
 
-def _embed_queries(encoder: KeyTokenEncoder, texts: list[str], arguments: Namespace) -> HybridEmbeddings:
-    return encoder.encode_query(texts, query="lookup" if arguments.lookup else None)
+def _embed_queries(
+    encoder: KeyTokenEncoder, texts: list[str], arguments: Namespace, is_hybrid: bool
+) -> HybridEmbeddings:
+    return encoder.encode_query(texts, query="lookup" if arguments.lookup else None, is_hybrid=is_hybrid)
 
 
 def _filter(text: str) -> dict[str, Any]:

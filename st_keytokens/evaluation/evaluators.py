@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from st_keytokens.checks import check_choice
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.runs import Ranking, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import FusedHit, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 
 __all__ = ["HybridInformationRetrievalEvaluator"]
 
-_FUSIONS: dict[str, Callable[..., list[FusedHit[int]]]] = {"rrf": reciprocal_rank_fusion, "score": score_fusion}
+_FUSIONS: dict[str, Callable[..., list[FusedHit[int]]]] = {
+    "adaptive": adaptive_fusion,
+    "score": score_fusion,
+    "rrf": reciprocal_rank_fusion,
+}
 View = Literal["dense", "sparse", "hybrid"]
 
 
@@ -37,7 +42,8 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         precision_recall_at_k: Cuts of precision and recall.
         map_at_k: Cuts of MAP.
         main: Whose nDCG, at the largest cut, is the primary metric.
-        fusion: ``"rrf"``, reciprocal ranks, or ``"score"``, the sum of min-max normalised scores.
+        fusion: ``"adaptive"``, ``"score"`` or ``"rrf"``, with the encoder's ``fusion_weights`` and, in the hybrid,
+            queries of literal terms, as in ``HybridIndex``.
         fusion_depth: How many documents of each side are fused.
         show_progress_bar: Whether to show one.
         batch_size: Texts a forward pass.
@@ -61,7 +67,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         map_at_k: Sequence[int] = (100,),
         main: View = "hybrid",
-        fusion: Literal["rrf", "score"] = "rrf",
+        fusion: Literal["adaptive", "score", "rrf"] = "adaptive",
         fusion_depth: int = 1000,
         show_progress_bar: bool = False,
         batch_size: int = 32,
@@ -70,8 +76,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
     ) -> None:
         if main not in ("dense", "sparse", "hybrid"):
             raise ValueError(f"main must be 'dense', 'sparse' or 'hybrid', got {main!r}.")
-        if fusion not in _FUSIONS:
-            raise ValueError(f"fusion must be 'rrf' or 'score', got {fusion!r}.")
+        check_choice("fusion", fusion, tuple(_FUSIONS))
         if fusion_depth < 1:
             raise ValueError(f"fusion_depth must be at least 1, got {fusion_depth}.")
         super().__init__(
@@ -148,9 +153,15 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         cuts = (self.mrr_at_k, self.ndcg_at_k, self.accuracy_at_k, self.precision_recall_at_k, self.map_at_k)
         depth = max(self.fusion_depth, *(k for cut in cuts for k in cut))
         dense = dense_run(model, _rows(documents.dense), _rows(queries.dense), ties, depth)
-        matrices = documents.sparse.to_scipy(), queries.sparse.to_scipy()
-        sparse = sparse_run(*matrices, ties, depth, forward_passes=1, seconds={})
-        hybrid = fused_run(dense, sparse, _FUSIONS[self.fusion], ties, depth, self.fusion_depth)
+        matrix = documents.sparse.to_scipy()
+        sparse = sparse_run(matrix, queries.sparse.to_scipy(), ties, depth, forward_passes=1, seconds={})
+        literal = sparse
+        if encoder.weighting.query_terms == "both":
+            terms = encoder.encode_query(self.queries, query="lookup").sparse
+            literal = sparse_run(matrix, terms.to_scipy(), ties, depth, forward_passes=0, seconds={})
+        hybrid = fused_run(
+            dense, literal, _FUSIONS[self.fusion], ties, depth, self.fusion_depth, encoder.fusion_weights
+        )
         self.sparsity = {
             "query_active_dims": float(sparse.query_active_dims or 0),
             "corpus_active_dims": float(sparse.document_active_dims or 0),

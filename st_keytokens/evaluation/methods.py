@@ -15,7 +15,7 @@ from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
 from st_keytokens.evaluation.encoded import EncodedCollection, Stopwatch, with_settings
 from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.weighting import METHODS
 
@@ -223,14 +223,19 @@ def _scored(
     return sparse_run(*matrices, ties, depths.ranked, forward_passes=forward_passes, seconds=seconds)
 
 
-def _hybrid(part: str, fusion: Literal["rrf", "score"]) -> ComparedMethod:
+def _hybrid(part: str, fusion: Literal["rrf", "score", "adaptive"]) -> ComparedMethod:
     def run(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-        fuse = reciprocal_rank_fusion if fusion == "rrf" else score_fusion
+        fuse = {"rrf": reciprocal_rank_fusion, "score": score_fusion, "adaptive": adaptive_fusion}[fusion]
+        weights = encoded.encoder.fusion_weights if fusion == "adaptive" else None
         ties = tie_order(encoded.collection.doc_ids)
-        return fused_run(get("dense"), get(part), fuse, ties, depths.ranked, depths.fused)
+        return fused_run(get("dense"), get(part), fuse, ties, depths.ranked, depths.fused, weights)
 
-    how = "reciprocal ranks (k = 60)" if fusion == "rrf" else "the sum of min-max normalised scores"
-    return ComparedMethod(f"dense and {part} fused by {how}", run)
+    how = {
+        "rrf": "reciprocal ranks (k = 60)",
+        "score": "the sum of min-max normalised scores",
+        "adaptive": "min-max normalised scores, weighed by the calibration's trust and the query's lead",
+    }
+    return ComparedMethod(f"dense and {part} fused by {how[fusion]}", run)
 
 
 _PARTNERS = ("bm25-words", "bm25-tokens", "key-tokens", "key-tokens-lookup")
@@ -250,5 +255,6 @@ COMPARED_METHODS: dict[str, ComparedMethod] = {
     "key-tokens-lm-head": ComparedMethod("ours, decoded by the LM head, not the ridge decoder", _ours_by_lm_head),
     **{f"dense+{part}-rrf": _hybrid(part, "rrf") for part in _PARTNERS},
     **{f"dense+{part}-score": _hybrid(part, "score") for part in _PARTNERS},
+    **{f"dense+{part}-adaptive": _hybrid(part, "adaptive") for part in _PARTNERS},
 }
 """The methods by name."""

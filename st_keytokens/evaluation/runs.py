@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,8 +168,9 @@ def fused_run(
     ties: NDArray[np.int64],
     depth: int,
     fusion_depth: int,
+    weights: Mapping[str, float] | None = None,
 ) -> Run:
-    """Fuses two runs of the same queries, with equal weights.
+    """Fuses two runs of the same queries.
 
     Args:
         dense: The run by dense vectors.
@@ -178,6 +179,7 @@ def fused_run(
         ties: See :func:`tie_order`.
         depth: How many documents are ranked for a query.
         fusion_depth: How many of each part are fused.
+        weights: Factors of ``"dense"`` and ``"sparse"``; None: 1 each.
 
     Returns:
         The run. Seconds and bytes are the sums of the parts', and one forward pass serves both.
@@ -189,7 +191,7 @@ def fused_run(
             name: list(zip(rows[:fusion_depth].tolist(), scores[:fusion_depth].tolist(), strict=True))
             for name, (rows, scores) in zip(("dense", "sparse"), pair, strict=True)
         }
-        fused = fuse(named)
+        fused = fuse(named, weights=weights)
         rows = np.array([hit.id for hit in fused], dtype=np.int64)
         rankings.append(best(rows, np.array([hit.score for hit in fused]), ties, depth))
     fusing = {"fuse": time.perf_counter() - start}

@@ -38,6 +38,7 @@ class Hit:
         text: Its text, or None where none was given.
         metadata: Its metadata, empty where none was given.
         scores: The scores behind it: ``"sparse"``, ``"dense"`` or, in a hybrid search, of the sides that found it.
+        is_hybrid: Whether both sides were searched.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Hit:
     text: str | None
     metadata: dict[str, Any]
     scores: dict[str, float]
+    is_hybrid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from st_keytokens.index.dense import Similarity
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings
 from st_keytokens.index.filters import Filter, filtered_keys
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
-from st_keytokens.index.search import Fusion, Mode, Plan, matched_terms
+from st_keytokens.index.search import Fusion, FusionName, Mode, Plan, matched_terms
 from st_keytokens.index.segments import verify_segment
 from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings, given_settings
 from st_keytokens.index.snapshot import Snapshot
@@ -116,7 +116,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "score",
+        fusion: FusionName | Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[Hit]: ...
@@ -129,7 +129,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "score",
+        fusion: FusionName | Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[list[Hit]]: ...
@@ -141,7 +141,7 @@ class IndexReader:
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Filter | None = None,
-        fusion: Literal["rrf", "score"] | Fusion = "score",
+        fusion: FusionName | Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> list[Hit] | list[list[Hit]]:
@@ -155,9 +155,11 @@ class IndexReader:
             top_k: At most so many hits a query.
             filter: Which documents may be found: a dictionary over the metadata (see
                 :mod:`st_keytokens.index.filters`), a function of a :class:`Document` (slow), or a collection of ids.
-            fusion: ``"rrf"`` for reciprocal ranks, ``"score"`` for min-max normalised scores, or a function such as
-                those of :mod:`st_keytokens.fusion`. Only for hybrid.
-            weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion.
+            fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's
+                terms single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks; or
+                a function such as these, of :mod:`st_keytokens.fusion`. Only for hybrid.
+            weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion. None: the encoder's ``fusion_weights``, or
+                1 each without an encoder.
             depth: How many hits of each side are fused; by default ``max(100, 10 * top_k)``.
 
         Returns:
@@ -171,18 +173,22 @@ class IndexReader:
         """
         if isinstance(queries, (list, tuple)) and not queries:
             return []
-        batch = self._embedded("queries", queries)
+        is_hybrid = mode == "hybrid" or (mode is None and bool(self.settings["embedding_dimension"]))
+        batch = self._embedded("queries", queries, is_hybrid=is_hybrid)
         with self._store.read() as connection:
             snapshot = self._current(connection)
             settings = snapshot.settings
             if mode is None:
                 mode = "hybrid" if batch.dense is not None and settings["embedding_dimension"] else "sparse"
+            if weights is None and self.encoder is not None:
+                weights = self.encoder.fusion_weights
             plan = Plan(mode, top_k, depth, fusion, weights)
             check_embeddings("queries", batch, settings, needs_dense=mode != "sparse")
             mask = snapshot.alive if filter is None else snapshot.mask(filtered_keys(self._store, connection, filter))
             if len(snapshot):
                 ranked = plan.rank(snapshot, batch, mask, *self._sparse_tools(snapshot))
-                results = [self._hits(connection, snapshot.keys(rows), scored) for rows, scored in ranked]
+                is_hybrid = mode == "hybrid"
+                results = [self._hits(connection, snapshot.keys(rows), scored, is_hybrid) for rows, scored in ranked]
             else:
                 results = [[] for _ in range(len(batch))]
         return results[0] if isinstance(queries, str) else results
@@ -192,7 +198,8 @@ class IndexReader:
 
         Args:
             query: A text, or embeddings of one query.
-            hit: A hit, or a document's id.
+            hit: A hit, or a document's id. A text's terms are those of the search that found the hit, and for an id
+                those of a sparse one.
 
         Returns:
             The matched terms by falling contribution; these sum to the sparse score, up to rounding.
@@ -202,7 +209,7 @@ class IndexReader:
             TypeError: If an argument is of the wrong type, or a text is given and the index has no encoder.
             ValueError: If there is not one query, or it is not over the index's vocabulary.
         """
-        batch = self._embedded("query", query)
+        batch = self._embedded("query", query, is_hybrid=isinstance(hit, Hit) and hit.is_hybrid)
         if len(batch) != 1:
             raise ValueError(f"query must be one query, got {len(batch)}.")
         names = checked_strings("hit", [hit.id if isinstance(hit, Hit) else hit])
@@ -242,12 +249,12 @@ class IndexReader:
         self._snapshot = None
         self._closer()
 
-    def _embedded(self, name: str, queries: str | Sequence[str] | Embeddings) -> HybridEmbeddings:
+    def _embedded(self, name: str, queries: str | Sequence[str] | Embeddings, *, is_hybrid: bool) -> HybridEmbeddings:
         """Embeddings of queries, which are texts or embeddings already."""
         if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
             return as_hybrid(name, queries)
         texts = checked_strings(name, [queries] if isinstance(queries, str) else queries)
-        return self._checked_encoder(name).encode_query(texts)
+        return self._checked_encoder(name).encode_query(texts, is_hybrid=is_hybrid)
 
     def _checked_encoder(self, name: str) -> Encoder:
         if self.encoder is None:
@@ -267,11 +274,15 @@ class IndexReader:
         return self._kernel, scores
 
     def _hits(
-        self, connection: sqlite3.Connection, keys: list[int], scored: list[tuple[float, dict[str, float]]]
+        self,
+        connection: sqlite3.Connection,
+        keys: list[int],
+        scored: list[tuple[float, dict[str, float]]],
+        is_hybrid: bool,
     ) -> list[Hit]:
         documents = self._store.documents.get(connection, keys)
         return [
-            Hit(name, score, rank, text, metadata, scores)
+            Hit(name, score, rank, text, metadata, scores, is_hybrid)
             for rank, ((name, text, metadata), (score, scores)) in enumerate(zip(documents, scored, strict=True), 1)
         ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.fusion import FusedHit, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.kernels import Kernel, Ranking
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from st_keytokens.index.snapshot import Snapshot
     from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Fusion", "Mode", "Plan", "matched_terms"]
+__all__ = ["Fusion", "FusionName", "Mode", "Plan", "matched_terms"]
 
 Mode = Literal["hybrid", "sparse", "dense"]
 Fusion = Callable[..., list[FusedHit[int]]]
 Scored = tuple[float, dict[str, float]]
 
 _MODES = ("hybrid", "sparse", "dense")
-_FUSIONS: dict[str, Fusion] = {"rrf": reciprocal_rank_fusion, "score": score_fusion}
+FusionName = Literal["adaptive", "score", "rrf"]
+
+_FUSIONS: dict[str, Fusion] = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
 
 
 @dataclass(slots=True)

@@ -25,11 +25,15 @@ class Encoder(Protocol):
     def vocabulary(self) -> Any:
         """With ``vocab_size``, and ``strings``: a readable token for each term id."""
 
+    @property
+    def fusion_weights(self) -> Mapping[str, float]:
+        """Factors of ``"sparse"`` and ``"dense"`` in a hybrid search."""
+
     def encode_document(self, texts: list[str]) -> HybridEmbeddings:
         """Embed documents."""
 
-    def encode_query(self, texts: list[str]) -> HybridEmbeddings:
-        """Embed queries."""
+    def encode_query(self, texts: list[str], *, is_hybrid: bool) -> HybridEmbeddings:
+        """Embed queries, for a search by both vectors or by one of them."""
 
 
 def given_settings(encoder: Encoder | None, **given: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.evaluation.encoded import encode_collection
+from st_keytokens.evaluation.encoded import encode_collection, with_settings
 from st_keytokens.evaluation.methods import COMPARED_METHODS, in_text_weights, run_methods
+from st_keytokens.fusion import adaptive_fusion
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.weighting import METHODS
 
@@ -97,7 +99,7 @@ class TestEncoding:
 
 class TestMethods:
     def test_all_of_them_rank(self, runs, encoded):
-        assert len(runs) == 18
+        assert len(runs) == 22
         for run in runs.values():
             assert len(run.rankings) == 5
             for rows, scores in run.rankings:
@@ -129,6 +131,24 @@ class TestMethods:
             np.testing.assert_allclose(found, np.sort(row[row > 0])[::-1], rtol=1e-4)
         removed = [rows.tolist() for rows, _ in runs["nie2025-remove"].rankings]
         assert removed != [rows.tolist() for rows, _ in runs["nie2025"].rankings]
+
+    def test_trust_and_lead_weigh_the_sides(self, encoded):
+        own = encoded.encoder
+        calibration = copy.copy(own.calibration)
+        calibration.decoded_trust = 0.3
+        encoder = with_settings(own, own.weighting, calibration, **own.head.get_config_dict())
+        weights = encoder.fusion_weights
+        assert weights == {"dense": 0.3, "sparse": 1.0}
+        names = ["dense", "key-tokens", "dense+key-tokens-adaptive"]
+        runs = run_methods(replace(encoded, encoder=encoder), names)
+        for number in range(5):
+            sides = {
+                side: list(zip(*map(np.ndarray.tolist, runs[name].rankings[number]), strict=True))
+                for side, name in (("dense", "dense"), ("sparse", "key-tokens"))
+            }
+            expected = {hit.id: hit.score for hit in adaptive_fusion(sides, weights=weights)}
+            found = dict(zip(*map(np.ndarray.tolist, runs["dense+key-tokens-adaptive"].rankings[number]), strict=True))
+            assert found == pytest.approx(expected)
 
     def test_passes_and_queries_without_terms(self, runs):
         passes = {name: run.forward_passes for name, run in runs.items()}

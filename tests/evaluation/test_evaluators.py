@@ -52,7 +52,7 @@ class TestMetrics:
         encoded = encode_collection(collection, encoder)
         assert encoded.encoder is encoder
         calibrated = HybridInformationRetrievalEvaluator(**data, precision_recall_at_k=[10, 100])(encoder)
-        runs = run_methods(encoded, ["dense", "key-tokens", "dense+key-tokens-rrf"])
+        runs = run_methods(encoded, ["dense", "key-tokens", "dense+key-tokens-lookup-adaptive"])
         binary = {query: dict.fromkeys(docs, 1) for query, docs in data["relevant_docs"].items()}
         for view, run in zip(("dense", "sparse", "hybrid"), runs.values(), strict=True):
             rankings = {
@@ -136,7 +136,7 @@ class TestHostForm:
     def test_refuses(self, data):
         with pytest.raises(ValueError, match="main must be 'dense', 'sparse' or 'hybrid', got 'both'"):
             HybridInformationRetrievalEvaluator(**data, main="both")
-        with pytest.raises(ValueError, match="fusion must be 'rrf' or 'score', got 'sum'"):
+        with pytest.raises(ValueError, match="fusion must be one of 'adaptive', 'score', 'rrf', got 'sum'"):
             HybridInformationRetrievalEvaluator(**data, fusion="sum")
         with pytest.raises(ValueError, match="fusion_depth must be at least 1, got 0"):
             HybridInformationRetrievalEvaluator(**data, fusion_depth=0)

@@ -69,5 +69,11 @@ class HashingEncoder:
                 dense[number, term % 8] += count if term % 3 else -count
         return HybridEmbeddings(dense if self.has_dense else None, sparse)
 
-    def encode_query(self, texts):
-        return self.encode_document(texts)
+    @property
+    def fusion_weights(self):
+        return {"dense": 0.5, "sparse": 1.0}
+
+    def encode_query(self, texts, *, is_hybrid=False):
+        """In a hybrid search, every word counts twice."""
+        found = self.encode_document(texts)
+        return HybridEmbeddings(found.dense, found.sparse.with_values(found.sparse.values * 2)) if is_hybrid else found

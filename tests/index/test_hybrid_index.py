@@ -8,7 +8,7 @@ import pytest
 from index_samples import HashingEncoder, best, hybrid_rows, sparse_rows, sparse_score
 
 import st_keytokens.index
-from st_keytokens.fusion import reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index import Document, Hit, HybridIndex
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
@@ -210,6 +210,7 @@ class TestHybrid:
     @pytest.mark.parametrize(
         ("fusion", "function"),
         [
+            ("adaptive", adaptive_fusion),
             ("rrf", reciprocal_rank_fusion),
             ("score", score_fusion),
             (lambda rankings, *, weights: score_fusion(rankings, weights=weights, normalization="z-score"), None),
@@ -218,11 +219,18 @@ class TestHybrid:
     @pytest.mark.parametrize("weights", [None, {"dense": 0.3, "sparse": 2.0}])
     def test_fuses_what_the_two_sides_find(self, encoded, fusion, function, weights):
         sides = {mode: pairs(encoded.search("stars and genes", mode=mode, top_k=4)) for mode in ("dense", "sparse")}
-        expected = (function or fusion)(sides, weights=weights)
+        sides["sparse"] = [(id, 2 * score) for id, score in sides["sparse"]]  # as the encoder weighs them for a hybrid
+        expected = (function or fusion)(sides, weights=weights or encoded.encoder.fusion_weights)
         hits = encoded.search("stars and genes", mode="hybrid", top_k=3, depth=4, fusion=fusion, weights=weights)
         assert pairs(hits) == [(hit.id, hit.score) for hit in expected][:3]
         assert [hit.scores for hit in hits] == [hit.components for hit in expected][:3]
         assert len({hit.id for hit in hits}) == 3
+
+    def test_without_an_encoder_both_sides_count_alike(self, rng):
+        rows = hybrid_rows(30, rng)
+        with HybridIndex() as index:
+            index.add(embeddings=rows)
+            assert index.search(rows[:5]) == index.search(rows[:5], weights={"dense": 1.0, "sparse": 1.0})
 
     def test_depth_defaults_to_ten_times_top_k(self, rng):
         rows = hybrid_rows(300, rng)
@@ -232,6 +240,15 @@ class TestHybrid:
             assert given == default
             (shallow,) = index.search(rows[:1], top_k=12, depth=1)
             assert len(shallow) <= 2
+
+    def test_explains_the_terms_of_its_own_query(self, encoded):
+        for hit in encoded.search("stars and genes"):
+            assert hit.is_hybrid
+            matched = encoded.explain("stars and genes", hit)
+            assert sum(term.contribution for term in matched) == hit.scores.get("sparse", 0)
+            assert [2 * term.contribution for term in encoded.explain("stars and genes", hit.id)] == [
+                term.contribution for term in matched
+            ]
 
     def test_is_the_default_where_both_sides_have_dense_rows(self, encoded):
         assert encoded.search("genes") == encoded.search("genes", mode="hybrid")

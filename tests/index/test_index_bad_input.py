@@ -141,7 +141,11 @@ class TestAsking:
             ({"top_k": None}, TypeError, r"top_k must be an integer, got NoneType None"),
             ({"depth": 0}, ValueError, r"depth must be >= 1, got 0"),
             ({"mode": "both"}, ValueError, r"mode must be one of 'hybrid', 'sparse', 'dense', got 'both'"),
-            ({"fusion": "max"}, ValueError, r"fusion must be one of 'rrf', 'score' or a function, got 'max'"),
+            (
+                {"fusion": "max"},
+                ValueError,
+                r"fusion must be one of 'adaptive', 'score', 'rrf' or a function",
+            ),
             (
                 {"weights": {"bm25": 1.0}},
                 ValueError,
