@@ -1,0 +1,347 @@
+"""Engine: one collection of a vector or search engine, behind one small interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, Literal, TypeVar
+
+from typing_extensions import Self
+
+from st_keytokens.checks import check_choice, checked_int
+from st_keytokens.engines.collection_settings import CollectionSettings
+from st_keytokens.engines.filter_tree import Condition, parse_filter
+from st_keytokens.engines.records import Records
+from st_keytokens.engines.retrying import Retry
+from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.index.dense import Similarity, checked_dense
+from st_keytokens.index.documents import Hit, checked_strings
+from st_keytokens.index.search import Mode
+from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+
+__all__ = ["Engine"]
+
+Side = Literal["sparse", "dense"]
+Fusion = Callable[..., list[FusedHit[Any]]]
+Result = TypeVar("Result")
+
+_MAX_QUERIES = 64  # of one request
+_OWN_FUSIONS: dict[str, Fusion] = {
+    "adaptive": adaptive_fusion,
+    "score": score_fusion,
+    "rrf": reciprocal_rank_fusion,
+}
+
+
+class Engine(ABC):
+    """One collection of an engine: sparse and dense embeddings, texts and metadata under the documents' own ids.
+
+    What all engines share is here: arguments are checked, large batches are split into requests, temporary errors are
+    tried again, and rankings are fused where the engine does not do it. An implementation fills in the methods whose
+    names begin with an underscore, and :meth:`smallest_wait`; they get checked arguments.
+
+    Args:
+        collection: Its name in the engine.
+        encoder: Turns texts of queries into embeddings; its fingerprint must be the collection's. Without it,
+            embeddings are passed.
+        retry: How to try again what failed for the moment.
+
+    Attributes:
+        max_rows: At most so many documents in a request.
+        max_bytes: About so many bytes in a request, counted as JSON.
+        server_fusions: The names of the fusions that the engine does itself.
+    """
+
+    server_fusions: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, collection: str, *, encoder: Encoder | None = None, retry: Retry | None = None) -> None:
+        (self.collection,) = checked_strings("collection", [collection])
+        self.encoder = encoder
+        self.retry = Retry() if retry is None else retry
+        self.max_rows = 512
+        self.max_bytes = 8 << 20
+        self._settings: CollectionSettings | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def settings(self) -> CollectionSettings:
+        """What the collection was made with.
+
+        Raises:
+            ValueError: If it is not there, was not made by :meth:`create`, or has another fingerprint than the
+                encoder.
+        """
+        if self._settings is None:
+            saved = self._try(self._read_settings)
+            if saved is None:
+                raise ValueError(f"{self._where} must be there, got none. Call create() first.")
+            self._check_encoder(saved)
+            self._settings = saved
+        return self._settings
+
+    def create(
+        self,
+        *,
+        vocab_size: int | None = None,
+        embedding_dimension: int = 0,
+        similarity: Similarity = "cosine",
+        fingerprint: str | None = None,
+    ) -> None:
+        """Make the collection. Where it is there already with the same settings, nothing happens.
+
+        Args:
+            vocab_size: Number of terms; by default the encoder's.
+            embedding_dimension: Dimension of the dense rows, 0 for none.
+            similarity: ``"cosine"`` or ``"dot"`` for dense rows.
+            fingerprint: Names what made the embeddings; by default the encoder's. Kept with the collection.
+
+        Raises:
+            TypeError: If an argument is of the wrong type, or no number of terms is known.
+            ValueError: If an argument is not allowed, or the collection is there with other settings.
+        """
+        if self.encoder is not None:
+            vocab_size = self.encoder.vocabulary.vocab_size if vocab_size is None else vocab_size
+            fingerprint = self.encoder.fingerprint if fingerprint is None else fingerprint
+        if vocab_size is None:
+            raise TypeError("vocab_size must be given where there is no encoder, got None.")
+        wanted = CollectionSettings(vocab_size, embedding_dimension, similarity, fingerprint)
+        self._check_encoder(wanted)
+        self._check_settings(wanted)
+        self._settings = None
+        saved = self._try(self._read_settings)
+        if saved is None:
+            self._try(lambda: self._create(wanted))
+            saved = self._try(self._read_settings) or wanted
+        check_settings(saved.to_dict(), wanted.to_dict(), f"{self._where} has")
+        self._settings = saved
+
+    def upsert(self, records: Records) -> None:
+        """Write documents; those whose ids are there already are replaced in full.
+
+        Doing it again changes nothing, so that what was interrupted can be repeated.
+
+        Raises:
+            RuntimeError: If the engine refuses for too long.
+            TypeError: If they are no Records.
+            ValueError: If the embeddings are not over the collection's vocabulary or dimension, or a document is
+                beyond a limit of the engine. What came before it in the batch may be written.
+        """
+        if not isinstance(records, Records):
+            raise TypeError(f"records must be Records, got {type(records).__name__}.")
+        check_embeddings("embeddings", records.hybrid, self.settings.to_dict(), needs_dense=True)
+        for part in records.split(self.max_rows, self.max_bytes):
+            self._try(lambda part=part: self._upsert(part))  # type: ignore[misc]  # bound now
+
+    def delete(self, ids: Collection[str]) -> None:
+        """Delete documents; ids that are not there are passed over.
+
+        Raises:
+            RuntimeError: If the engine refuses for too long.
+            TypeError: If it is a single string, or holds something else than strings.
+        """
+        names = list(dict.fromkeys(checked_strings("ids", ids)))
+        _ = self.settings
+        for start in range(0, len(names), self.max_rows):
+            part = names[start : start + self.max_rows]
+            self._try(lambda part=part: self._delete(part))  # type: ignore[misc]  # bound now
+
+    def search(
+        self,
+        queries: Sequence[str] | HybridEmbeddings | SparseEmbeddings,
+        *,
+        mode: Mode | None = None,
+        top_k: int = 10,
+        filter: Mapping[str, Any] | Collection[str] | None = None,
+        fusion: str | Fusion = "adaptive",
+        weights: Mapping[str, float] | None = None,
+        depth: int | None = None,
+    ) -> list[list[Hit]]:
+        """Find the best documents for each query.
+
+        Args:
+            queries: Embeddings, or a list of texts where there is an encoder.
+            mode: ``"sparse"``: documents that share a term, by the sum of the products of weights. ``"dense"``: all,
+                by similarity. ``"hybrid"``: both, fused. None: ``"hybrid"`` where collection and queries have dense
+                rows, else ``"sparse"``.
+            top_k: At most so many hits a query.
+            filter: Which documents may be found: a dictionary over the metadata (see
+                :mod:`st_keytokens.index.filters`), or a collection of ids.
+            fusion: ``"adaptive"``, ``"score"``, ``"rrf"`` or a function, all as in our index, or another one of
+                ``server_fusions``. What the engine does itself comes in one request, and without the scores of the
+                sides; for the rest both rankings are fetched and fused here. Only for hybrid.
+            weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion. None: the encoder's ``fusion_weights`` for
+                the fusions of our index, else those of the engine.
+            depth: How many hits of each side are fused; by default ``max(100, 10 * top_k)``.
+
+        Returns:
+            A list of hits for each query, best first; the order of ties is the engine's.
+
+        Raises:
+            RuntimeError: If the engine refuses for too long.
+            TypeError: If an argument is of the wrong type, or texts are given and there is no encoder.
+            ValueError: If a number is below 1, a name or an operator is not allowed, the queries are not over the
+                collection's vocabulary or dimension, a dense value is not finite, or the engine cannot look for what
+                the filter asks.
+        """
+        settings = self.settings
+        is_hybrid = mode == "hybrid" or (mode is None and bool(settings.embedding_dimension))
+        batch = self._embedded(queries, is_hybrid=is_hybrid)
+        if mode is None:
+            mode = "hybrid" if batch.dense is not None and settings.embedding_dimension else "sparse"
+        check_choice("mode", mode, ("hybrid", "sparse", "dense"))
+        top_k = checked_int("top_k", top_k, minimum=1)
+        depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
+        if not callable(fusion):
+            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *_OWN_FUSIONS)))
+        check_embeddings("queries", batch, settings.to_dict(), needs_dense=mode != "sparse")
+        if mode != "sparse" and batch.dense is not None:
+            batch = HybridEmbeddings(checked_dense("queries", batch.dense, "float32").rows, batch.sparse)
+        if weights is None and self.encoder is not None and (callable(fusion) or fusion in _OWN_FUSIONS):
+            weights = self.encoder.fusion_weights
+        condition = None if filter is None else parse_filter(filter)
+        results: list[list[Hit]] = []
+        for start in range(0, len(batch), _MAX_QUERIES):
+            part = batch[start : start + _MAX_QUERIES]
+            if mode == "hybrid":
+                results += self._hybrid(part, top_k, condition, fusion, weights, depth)
+            else:
+                results += self._ranked(part, mode, top_k, condition)
+        return results
+
+    def count(self) -> int:
+        """How many documents the collection has, exactly, after :meth:`flush`."""
+        _ = self.settings
+        return self._try(self._count)
+
+    def flush(self) -> None:  # noqa: B027  # most engines have nothing to do
+        """Make all that was written safe and visible to searches, in engines that do so later on their own."""
+
+    def close(self) -> None:  # noqa: B027  # most engines have nothing to do
+        """Close what the engine opened itself; a client that was passed in stays open."""
+
+    @abstractmethod
+    def smallest_wait(self, error: Exception) -> float | None:
+        """Of an error, the seconds to wait at least before trying again; None where trying again is no use."""
+
+    @abstractmethod
+    def _read_settings(self) -> CollectionSettings | None:
+        """The settings kept with the collection; None where it is not there."""
+
+    @abstractmethod
+    def _create(self, settings: CollectionSettings) -> None:
+        """Make the collection, and keep the settings with it. Somebody else may have made it just before."""
+
+    @abstractmethod
+    def _upsert(self, records: Records) -> None:
+        """Write documents, at most ``max_rows``, replacing those that are there."""
+
+    @abstractmethod
+    def _delete(self, ids: list[str]) -> None:
+        """Delete documents, at most ``max_rows``; some may not be there."""
+
+    @abstractmethod
+    def _search_side(
+        self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
+    ) -> list[list[Hit]]:
+        """Rank by one side; ``scores`` of a hit is ``{side: score}``. No query is without terms where it is sparse."""
+
+    def _search_fused(
+        self,
+        queries: HybridEmbeddings,
+        top_k: int,
+        condition: Condition | None,
+        fusion: str,
+        weights: Mapping[str, float] | None,
+        depth: int,
+    ) -> list[list[Hit]]:
+        """Rank by a fusion of the engine's own, where ``server_fusions`` names any. Queries may be without terms."""
+        raise NotImplementedError
+
+    def _can_fuse(self, fusion: str, weights: Mapping[str, float] | None) -> bool:
+        """Whether a fusion of ``server_fusions`` means there what it means here, with these weights too."""
+        return True
+
+    @abstractmethod
+    def _count(self) -> int:
+        """How many documents there are."""
+
+    def _check_settings(self, settings: CollectionSettings) -> None:  # noqa: B027  # most have no limits
+        """Refuse settings that the engine cannot have, such as a dimension beyond its limit, with a ValueError."""
+
+    @property
+    def _where(self) -> str:
+        return f"collection {self.collection!r}"
+
+    def _try(self, function: Callable[[], Result]) -> Result:
+        return self.retry.call(function, self.smallest_wait)
+
+    def _check_encoder(self, settings: CollectionSettings) -> None:
+        if self.encoder is not None:
+            own = {"vocab_size": self.encoder.vocabulary.vocab_size, "fingerprint": self.encoder.fingerprint}
+            check_settings(own, settings.to_dict(), "the encoder has")
+
+    def _embedded(
+        self, queries: Sequence[str] | HybridEmbeddings | SparseEmbeddings, *, is_hybrid: bool
+    ) -> HybridEmbeddings:
+        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
+            return as_hybrid("queries", queries)
+        texts = checked_strings("queries", queries)
+        if self.encoder is None:
+            raise TypeError("queries must be embeddings where there is no encoder, got texts. Pass encoder=.")
+        self._check_encoder(self.settings)
+        return self.encoder.encode_query(texts, is_hybrid=is_hybrid)
+
+    def _hybrid(
+        self,
+        queries: HybridEmbeddings,
+        top_k: int,
+        condition: Condition | None,
+        fusion: str | Fusion,
+        weights: Mapping[str, float] | None,
+        depth: int,
+    ) -> list[list[Hit]]:
+        """Both sides fused, by the engine or here."""
+        if isinstance(fusion, str) and fusion in self.server_fusions and self._can_fuse(fusion, weights):
+            results = self._try(lambda: self._search_fused(queries, top_k, condition, fusion, weights, depth))
+            for hit in chain.from_iterable(results):
+                hit.is_hybrid = True
+            return results
+        sides: tuple[Side, Side] = ("dense", "sparse")
+        found = [self._ranked(queries, side, depth, condition) for side in sides]
+        fuse = fusion if callable(fusion) else _OWN_FUSIONS[fusion]
+        return [
+            _fused(dict(zip(sides, rankings, strict=True)), fuse, weights, top_k)
+            for rankings in zip(*found, strict=True)
+        ]
+
+    def _ranked(
+        self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
+    ) -> list[list[Hit]]:
+        """One side's rankings, without asking for queries that can find nothing."""
+        asked = [row for row in range(len(queries)) if side == "dense" or queries.sparse.active_dims[row]]
+        found: list[list[Hit]] = [[] for _ in range(len(queries))]
+        if asked:
+            batch = queries[asked]
+            for row, hits in zip(
+                asked, self._try(lambda: self._search_side(batch, side, limit, condition)), strict=True
+            ):
+                found[row] = hits
+        return found
+
+
+def _fused(
+    rankings: Mapping[str, list[Hit]], fuse: Fusion, weights: Mapping[str, float] | None, top_k: int
+) -> list[Hit]:
+    hits = {hit.id: hit for ranking in rankings.values() for hit in ranking}
+    pairs = {side: [(hit.id, hit.score) for hit in ranking] for side, ranking in rankings.items()}
+    return [
+        Hit(fused.id, fused.score, rank, hits[fused.id].text, hits[fused.id].metadata, fused.components, True)
+        for rank, fused in enumerate(fuse(pairs, weights=weights)[:top_k], 1)
+    ]
