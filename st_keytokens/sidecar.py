@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import load_dir_path
 
 from st_keytokens.atomic_files import write_atomically
+from st_keytokens.embedders import open_embedder
 from st_keytokens.fingerprint import is_same_sample, weights_sample
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.lm_head import LMHead
@@ -63,7 +64,8 @@ def load(
     cache_size: int,
 ) -> KeyTokenEncoder:
     """Loads model and sidecar, see ``KeyTokenEncoder.from_pretrained``."""
-    model = SentenceTransformer(path, **model_arguments)
+    model, lm_head = open_embedder(path, backbone=changes.get("backbone"), model_arguments=model_arguments)
+    changes = changes if lm_head is None else {**changes, "backbone": lm_head}
     hub = {name: model_arguments[name] for name in _HUB_ARGUMENTS if name in model_arguments}
     folder = find_folder(path, {"cache_folder": os.getenv("SENTENCE_TRANSFORMERS_HOME"), **hub})
     if folder is None:
@@ -115,7 +117,10 @@ def attach(
         arguments["weighting"], config = method.weighting, dict(method.head)
     config |= {name: changes.pop(name) for name in ("max_active_dims", "query_max_active_dims") if name in changes}
     backbone, calibration = changes.pop("backbone", None), changes.pop("calibration", None)
-    lm_head = saved.lm_head if backbone is None else LMHead.from_checkpoint(str(backbone))
+    if isinstance(backbone, LMHead):
+        lm_head = backbone
+    else:
+        lm_head = saved.lm_head if backbone is None else LMHead.from_checkpoint(str(backbone))
     encoder = cls(model, head=KeyTokenHead(lm_head, **config), cache_size=cache_size, **{**arguments, **changes})
     for name, is_same in (
         ("vocabulary", vocabulary_hash == encoder.vocabulary.hash or is_changed),

@@ -1,0 +1,11 @@
+"""Known embedders: how each is built and decoded."""
+
+from __future__ import annotations
+
+from st_keytokens.embedders.embedder_recipe import EmbedderRecipe
+from st_keytokens.embedders.known_embedders import known_embedders
+from st_keytokens.embedders.loading import load_embedder, open_embedder
+from st_keytokens.embedders.saved_modules import load_saved
+from st_keytokens.embedders.template_transformer import TemplateTransformer
+
+__all__ = ["EmbedderRecipe", "TemplateTransformer", "known_embedders", "load_embedder", "load_saved", "open_embedder"]

@@ -1,0 +1,211 @@
+"""Embedders built as their recipes say, with the LM heads that decode them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+from st_keytokens.binding import lm_head_of
+from st_keytokens.embedders.adapters import merge_adapter
+from st_keytokens.embedders.embedder_recipe import EmbedderRecipe
+from st_keytokens.embedders.known_embedders import find_recipe
+from st_keytokens.embedders.saved_modules import load_saved
+from st_keytokens.embedders.template_transformer import TemplateTransformer
+from st_keytokens.forward_pass import ForwardPass
+from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.lm_head import LMHead
+from st_keytokens.lm_head.head_parts import FrozenLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from st_keytokens.head_settings import HeadSettings
+
+__all__ = ["load_embedder", "open_embedder"]
+
+_HUB = ("token", "revision", "local_files_only", "trust_remote_code")
+_POOLER = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+
+Place = str | PathLike[str]
+
+
+def load_embedder(
+    name_or_path: Place,
+    *,
+    recipe: str | None = None,
+    backbone: Place | None = None,
+    places: Mapping[str, Place] | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+    **settings: Unpack[HeadSettings],
+) -> SentenceTransformer:
+    """A SentenceTransformer that embeds as its authors meant, with the head that decodes it before ``Normalize``.
+
+    Args:
+        name_or_path: Id of a known embedder, see :func:`known_embedders`; or id or directory of any other.
+        recipe: Id of the known embedder that a directory, or another repository, is a copy of.
+        backbone: Id or directory of the language model that holds the LM head, and the weights that adapters belong
+            to. None: as the recipe says; for other embedders, their own tied LM head.
+        places: Where the repositories that the recipe names are, by id, for those that are not taken from the Hub.
+        model_arguments: For ``SentenceTransformer``, such as ``{"device": "cuda"}``. Where the recipe needs
+            remote code, ``{"trust_remote_code": True}`` is for the caller to say.
+        **settings: Those of :class:`KeyTokenHead`.
+
+    Returns:
+        The model. Give it to ``KeyTokenEncoder``, or use it as it is.
+
+    Raises:
+        FileNotFoundError: If the backbone has no safetensors checkpoint.
+        ImportError: If there are adapters to merge, and peft is not installed.
+        OSError: If there is no such model.
+        ValueError: If recipe is not in the table or cannot be decoded, the embedder holds no LM head and no backbone
+            is named, or the parts do not fit.
+    """
+    model, lm_head = open_embedder(
+        name_or_path, recipe=recipe, backbone=backbone, places=places, model_arguments=model_arguments
+    )
+    if lm_head is None and backbone is not None:
+        lm_head = LMHead.from_checkpoint(str(backbone))
+    head = KeyTokenHead(lm_head, **settings)
+    if lm_head is None:
+        try:
+            lm_head_of(model, head, None)
+        except ValueError as err:
+            raise ValueError(
+                f"backbone must be given for {str(name_or_path)!r}, which is none of the known embedders and does not "
+                f"hold its LM head: {err}"
+            ) from err
+    head.bind(model)
+    model.insert(len(ForwardPass(model, head).before), head)
+    return model
+
+
+def open_embedder(
+    name_or_path: Place,
+    *,
+    recipe: str | None = None,
+    backbone: Place | None = None,
+    places: Mapping[str, Place] | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+) -> tuple[SentenceTransformer, LMHead | None]:
+    """The parts of :func:`load_embedder`: the model without a head, and the LM head of a known embedder.
+
+    Args:
+        name_or_path: As in :func:`load_embedder`, as all that follow.
+        recipe: See there.
+        backbone: See there; used only where there is a recipe.
+        places: See there.
+        model_arguments: See there.
+
+    Returns:
+        Model and LM head; None for the LM head where no recipe applies, or where it is the model's own.
+
+    Raises:
+        ValueError: See :func:`load_embedder`, as for all others.
+    """
+    name, arguments = str(name_or_path), dict(model_arguments or {})
+    known = find_recipe(recipe if recipe is not None else name, is_needed=recipe is not None)
+    if known is None:
+        return load_saved(name, **arguments), None
+    if known.needs_remote_code and not arguments.get("trust_remote_code"):
+        raise ValueError(
+            f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
+            "code, and pass {'trust_remote_code': True} if you trust it."
+        )
+    where = _places(known, name, backbone, places or {})
+    model = load_saved(name, **arguments) if known.is_saved_whole else _built(known, where, name, arguments)
+    if backbone is not None and not (known.base and not known.backbone):
+        holder = str(backbone)
+    elif known.backbone:
+        holder = where[known.backbone]
+    else:
+        return model, None
+    revision = arguments.get("revision") if holder == name else None
+    lm_head = LMHead.from_checkpoint(
+        holder, tensor_name=known.tensor_name, token=arguments.get("token"), revision=revision
+    )
+    return model, with_rows(lm_head, len(model.tokenizer))
+
+
+def with_rows(lm_head: LMHead, rows: int) -> LMHead:
+    """An LM head with at least so many rows; new ones, of tokens that the backbone never had, are zero.
+
+    Args:
+        lm_head: The LM head.
+        rows: How many tokens the embedder's tokenizer has.
+
+    Returns:
+        The head itself where it has as many.
+    """
+    lacking = rows - lm_head.vocab_size
+    if lacking <= 0:
+        return lm_head
+    output = lm_head.parts.output
+    tensors = [output.weight] if output.bias is None else [output.weight, output.bias]
+    padded = [torch.cat([tensor, tensor.new_zeros(lacking, *tensor.shape[1:])]) for tensor in tensors]
+    return LMHead(
+        FrozenLayer(*padded), lm_head.parts.transform, scale=lm_head.scale, soft_cap=lm_head.soft_cap, is_held=False
+    )
+
+
+def _places(recipe: EmbedderRecipe, name: str, backbone: Place | None, places: Mapping[str, Place]) -> dict[str, str]:
+    """Where each repository of a recipe is."""
+    unknown = sorted(set(places) - {*recipe.repositories, recipe.name})
+    if unknown:
+        raise ValueError(
+            f"places must be of repositories that the recipe of {recipe.name} names, "
+            f"{', '.join(recipe.repositories)}, got {unknown[0]}. Check the id."
+        )
+    where = {repository: str(places.get(repository, repository)) for repository in recipe.repositories}
+    where[recipe.name] = name
+    if backbone is not None and recipe.base:
+        where[recipe.base] = str(backbone)
+    return where
+
+
+def _built(
+    recipe: EmbedderRecipe, where: Mapping[str, str], name: str, arguments: dict[str, Any]
+) -> SentenceTransformer:
+    """The modules that a recipe describes."""
+    arguments, base = dict(arguments), where[recipe.base or recipe.name]
+    hub = {key: arguments.pop(key) for key in _HUB if key in arguments}
+    cache = arguments.pop("cache_folder", None) or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as SentenceTransformer
+    hub |= {} if cache is None else {"cache_dir": cache}
+    of_base = hub if base == name else {key: value for key, value in hub.items() if key != "revision"}
+    processor = arguments.pop("processor_kwargs", None) or arguments.pop("tokenizer_kwargs", None)
+    pooler = {"modality_config": _POOLER, "module_output_name": "sentence_embedding"}
+    transformer = TemplateTransformer(
+        base,
+        model_kwargs={**of_base, **(arguments.pop("model_kwargs", None) or {})},
+        processor_kwargs={**of_base, **(processor or {})},
+        config_kwargs={**of_base, **(arguments.pop("config_kwargs", None) or {})},
+        templates=recipe.templates,
+        joins_tokens=recipe.joins_tokens,
+        ends_with_eos=recipe.ends_with_eos,
+        pooled_tokens=recipe.pooled_tokens,
+        is_bidirectional=recipe.attention == "bidirectional",
+        **(pooler if recipe.pooling == "pooler" else {}),
+    )
+    if recipe.max_seq_length is not None:
+        transformer.max_seq_length = min(recipe.max_seq_length, transformer.max_seq_length)
+    for adapter in recipe.adapters:
+        place = where[adapter]
+        allowed = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+        merge_adapter(
+            transformer.auto_model,
+            place,
+            **{key: value for key, value in allowed.items() if key != "revision" or place == name},
+        )
+    modules: list[torch.nn.Module] = [transformer]
+    if recipe.pooling != "pooler":
+        modules.append(Pooling(transformer.get_embedding_dimension(), recipe.pooling))
+    if recipe.is_normalized:
+        modules.append(Normalize())
+    prompts = {**recipe.prompts, **(arguments.pop("prompts", None) or {})}
+    default = arguments.pop("default_prompt_name", None) or ("document" if "document" in prompts else None)
+    return SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default, **arguments)
