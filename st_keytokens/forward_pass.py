@@ -40,7 +40,7 @@ class ForwardPass:
         self.model = model
         self.head = head
         modules = list(model)
-        place = modules.index(head) if head in modules else _place(modules)
+        place = modules.index(head) if head in modules else head_place(modules)
         self.before = modules[:place]
         self.after = [module for module in modules[place:] if module is not head]
         self._to_pooled = model if place == len(modules) else self.chain(self.before)
@@ -160,7 +160,7 @@ class ForwardPass:
         return {**features, "sentence_embedding": vectors}
 
 
-def _place(modules: list[torch.nn.Module]) -> int:
+def head_place(modules: list[torch.nn.Module]) -> int:
     """Where the head goes: after the last pooling, or before a closing normalisation."""
     for position in range(len(modules), 0, -1):
         if isinstance(modules[position - 1], Pooling):

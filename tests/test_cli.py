@@ -20,6 +20,7 @@ import scipy.sparse
 import torch
 
 from st_keytokens import Calibration, HybridEmbeddings, HybridIndex, KeyTokenEncoder, SparseEmbeddings, __version__
+from st_keytokens.bulk import read_batches
 from st_keytokens.cli import adding, main
 from st_keytokens.cli.adding import COMMIT_SIZE, add_documents
 from st_keytokens.cli.console import Console, table
@@ -704,11 +705,13 @@ class TestSparsify:
 
     def test_wrong_files(self, fails, model, corpus, tmp_path):
         output = ["--output", tmp_path / "out.npz"]
-        assert "must be a file that exists" in fails("sparsify", model, tmp_path / "none.npy", *output)
+        assert "must be a file or directory that exists" in fails("sparsify", model, tmp_path / "none.npy", *output)
         (tmp_path / "text.npy").write_text("text")
         assert "must be a .npy file of numbers" in fails("sparsify", model, tmp_path / "text.npy", *output)
         np.savez(tmp_path / "many.npz", np.ones(3))
-        assert "got an .npz archive" in fails("sparsify", model, tmp_path / "many.npz", *output)
+        assert "must be a file that ends in .npy, " in fails("sparsify", model, tmp_path / "many.npz", *output)
+        (tmp_path / "many.npz").rename(tmp_path / "many.npy")
+        assert "got an .npz archive" in fails("sparsify", model, tmp_path / "many.npy", *output)
         np.save(tmp_path / "two.npy", np.ones((2, 32), np.float32))
         message = fails("sparsify", model, tmp_path / "two.npy", *output, "--texts", corpus)
         assert message == f"--texts must be one for each embedding, got 50 texts for 2 rows of {tmp_path / 'two.npy'}."
@@ -716,6 +719,56 @@ class TestSparsify:
         assert message.startswith("--output must end in .npz, got ")
         message = fails("sparsify", model, tmp_path / "two.npy", "--output", tmp_path / "none" / "out.npz")
         assert message.startswith("--output must be in a directory that exists, got ")
+
+    def test_shards(self, run, rows, calibrated, corpus, sentences, tmp_path):
+        arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+        calibrated.save_pretrained(tmp_path / "model")
+        dense = calibrated.model.encode(texts(corpus))
+        names = [f"s{i}" for i in reversed(range(50))]
+        table = arrow.table({"key": names, "vec": list(dense[::-1]), "body": list(reversed(sentences))})
+        parquet.write_table(table, tmp_path / "dense.parquet")
+        columns = ["--id-column", "key", "--vector-column", "vec", "--batch-size", 16]
+        arguments = [tmp_path / "model", tmp_path / "dense.parquet", *columns, "--shard-rows", 20]
+        (found,) = rows("sparsify", *arguments, "--texts", corpus, "--output", tmp_path / "joined")
+        assert (found["rows"], found["new_rows"], found["shards"], found["vocab_size"]) == (50, 50, 2, 640)
+        assert found["rows_per_second"] == pytest.approx(50 / found["seconds"])
+        (other,) = rows("sparsify", *arguments, "--text-column", "body", "--output", tmp_path / "column")
+        expected = calibrated.sparsify(np.ascontiguousarray(dense[::-1]), texts(corpus)[::-1], batch_size=16)
+        for name in ("joined", "column"):
+            ids, parts = zip(*read_batches(tmp_path / name), strict=True)
+            assert [i for part in ids for i in part] == names
+            saved = SparseEmbeddings.concatenate(parts).to_scipy().toarray()
+            np.testing.assert_allclose(saved, expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+        assert found["terms"] == other["terms"] and found["bytes"] == other["bytes"]
+        code, out, _ = run("sparsify", *arguments, "--texts", corpus, "--output", tmp_path / "joined")
+        first, second = out.splitlines()
+        assert code == 0 and second == "50 of them were there."
+        assert first.startswith("Saved 50 rows of ") and f" in {tmp_path / 'joined'}: 2 shards, 0." in first
+
+    def test_standard_input_and_dtype(self, rows, calibrated, sentences, tmp_path, monkeypatch):
+        calibrated.save_pretrained(tmp_path / "model")
+        dense = calibrated.model.encode(sentences)
+        np.save(tmp_path / "dense.npy", dense)
+        lines = "".join(f"{text}\n" for text in sentences).encode()
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(lines)))
+        arguments = [tmp_path / "model", tmp_path / "dense.npy", "--texts", "-", "--output", tmp_path / "out.npz"]
+        rows("sparsify", *arguments, "--dtype", "bfloat16")
+        saved = SparseEmbeddings.from_scipy(scipy.sparse.load_npz(tmp_path / "out.npz"))
+        expected = calibrated.sparsify(dense, sentences)
+        assert saved.shape == expected.shape and saved != expected  # other roundings
+        near = np.isclose(saved.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=0.05, atol=0.05)
+        assert near.mean() > 0.99
+
+    def test_wrong_sources(self, fails, model, tmp_path):
+        output = ["--output", tmp_path / "out"]
+        (tmp_path / "a.csv").write_text("a,b")
+        assert "embeddings must be a file that ends in .npy, " in fails("sparsify", model, tmp_path / "a.csv", *output)
+        np.save(tmp_path / "a.npy", np.ones((2, 32), np.float32))
+        message = fails("sparsify", model, tmp_path / "a.npy", *output, "--id-column", "key")
+        assert message == "--id-column must not be given for a source of kind npy, got 'key'."
+        message = fails("sparsify", model, "postgresql://user:secret@host/base", *output)
+        assert message == "table must be the name of one in postgresql://host/base, got none."
 
 
 class TestInfo:

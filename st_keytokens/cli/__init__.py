@@ -22,6 +22,9 @@ _OPTIONS = {  # how the command line calls what errors of the library advise
     "id_field": "--id-field",
     "file_format": "--file-format",
     "LMHead.from_checkpoint": "--backbone",
+    "id_column": "--id-column",
+    "vector_column": "--vector-column",
+    "text_column": "--text-column",
 }
 
 
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, parsed: Namespace) -> None:
-    from st_keytokens.cli import evaluating, index_commands, model_commands
+    from st_keytokens.cli import analyzing, evaluating, index_commands, model_commands, sparsifying
     from st_keytokens.cli.models import quiet_libraries
 
     commands = {
@@ -79,9 +82,10 @@ def _run(command: str, parsed: Namespace) -> None:
         "add": index_commands.add,
         "search": index_commands.search,
         "explain": index_commands.explain,
-        "sparsify": model_commands.sparsify,
+        "sparsify": sparsifying.sparsify,
         "info": index_commands.info,
         "evaluate": evaluating.evaluate,
+        "analyze": analyzing.analyze,
     }
     console = Console(parsed.json, parsed.quiet)
     with quiet_libraries(console.has_progress):

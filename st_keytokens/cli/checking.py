@@ -21,8 +21,8 @@ def check_arguments(arguments: Namespace) -> None:
         path = given.get(name)
         if isinstance(path, str) and path != "-" and not Path(path).exists():
             raise UserError(f"{label} must be a file or directory that exists, got {path!r}.")
-    if "embeddings" in given and not Path(given["embeddings"]).is_file():
-        raise UserError(f"embeddings must be a file that exists, got {given['embeddings']!r}.")
+    if "embeddings" in given and "://" not in given["embeddings"] and not Path(given["embeddings"]).exists():
+        raise UserError(f"embeddings must be a file or directory that exists, got {given['embeddings']!r}.")
     index = given.get("index")
     if index is not None and arguments.command != "index" and not Path(index, "index.sqlite").is_file():
         raise UserError(f"INDEX_DIR must be the directory of an index, got {index!r}.")
@@ -31,7 +31,7 @@ def check_arguments(arguments: Namespace) -> None:
     if arguments.command == "search" and arguments.lookup and arguments.mode in ("dense", "hybrid"):
         raise UserError(f"--mode must be sparse with --lookup, which makes no dense vectors, got {arguments.mode}.")
     if arguments.command == "sparsify":
-        _check_output("--output", arguments.output, ".npz")
+        _check_output("--output", arguments.output, Path(arguments.output).suffix and ".npz")
     if arguments.command == "evaluate":
         _check_collections(arguments)
 

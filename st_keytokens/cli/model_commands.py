@@ -1,19 +1,16 @@
-"""Commands on a model: tokens, calibrate, sparsify, info."""
+"""Commands on a model: tokens, calibrate, info."""
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
-from numpy.typing import NDArray
 
 from st_keytokens import sidecar
 from st_keytokens.calibration import Calibration
-from st_keytokens.cli.calibrating import Texts, calibrate_on, check_can_calibrate
+from st_keytokens.cli.calibrating import calibrate_on, check_can_calibrate
 from st_keytokens.cli.checking import model_path
 from st_keytokens.cli.console import Console, UserError, one_line, table
 from st_keytokens.cli.inputs import Corpus, read_texts
@@ -76,42 +73,6 @@ def calibrate(arguments: Namespace, console: Console) -> None:
     )
 
 
-def sparsify(arguments: Namespace, console: Console) -> None:
-    """Turns stored dense embeddings into a sparse matrix."""
-    output = Path(arguments.output)
-    embeddings = _load_embeddings(arguments.embeddings)
-    texts = None
-    if arguments.texts is not None:
-        with Corpus(arguments.texts, arguments) as corpus:
-            texts = list(Texts(corpus))
-        if len(texts) != len(embeddings):
-            raise UserError(
-                f"--texts must be one for each embedding, got {len(texts)} texts for {len(embeddings)} rows of "
-                f"{arguments.embeddings}."
-            )
-    encoder = load_encoder(arguments)
-    sparse = encoder.sparsify(
-        embeddings,
-        texts,
-        role=arguments.role,
-        batch_size=arguments.batch_size,
-        show_progress_bar=console.has_progress,
-    )
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            scipy.sparse.save_npz(file, sparse.to_scipy())
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    rows, vocab_size = sparse.shape
-    mean = sparse.nnz / rows if rows else 0.0
-    console.result(
-        {"output": str(output), "rows": rows, "vocab_size": vocab_size, "terms": sparse.nnz},
-        [f"Saved {rows:,} rows of {mean:.1f} terms on average, out of {vocab_size:,}, in {output}."],
-    )
-
-
 def describe_model(arguments: Namespace, console: Console) -> None:
     """Describes a model."""
     encoder = load_encoder(arguments)
@@ -171,18 +132,3 @@ def _fed_tokens(encoder: KeyTokenEncoder, top_k: int = 10) -> list[str]:
     ids, weights = decoder.decode(calibration.first_component.direction[None], max_active_dims=top_k)
     order = weights[0].argsort(descending=True).tolist()
     return [encoder.vocabulary.strings[int(ids[0, i])] for i in order if weights[0, i] > 0]
-
-
-def _load_embeddings(name: str) -> NDArray[Any]:
-    """A memory-mapped matrix of floats."""
-    try:
-        embeddings = np.load(name, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as err:
-        raise UserError(f"{name} must be a .npy file of numbers, got something else.") from err
-    if not isinstance(embeddings, np.ndarray):
-        raise UserError(f"{name} must be a .npy file, got an .npz archive. Save the array itself with numpy.save.")
-    if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
-        raise UserError(
-            f"{name} must hold a matrix of floats, one row a text, got {embeddings.dtype} of shape {embeddings.shape}."
-        )
-    return embeddings

@@ -14,6 +14,7 @@ _INPUT = (
     "JSON Lines, CSV or TSV with a header, plain text with one document a line, a BEIR directory, a directory of text "
     "files, each also as .gz or .xz, or - for standard input"
 )
+_KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb")  # of the library, not imported here
 _MODEL = "directory of a sentence-transformers model, or its name on the Hub"
 
 
@@ -34,7 +35,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """
     parser = build_parser()
     parsed, extra = parser.parse_known_args(arguments)
-    is_list = parsed.command in ("tokens", "search")
+    is_list = parsed.command in ("tokens", "search") or getattr(parsed, "analysis", None) == "instructions"
     if is_list and not any(word.startswith("-") for word in extra):  # argparse stops at the first option between texts
         parsed.texts += extra
     elif extra:
@@ -155,14 +156,50 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "sparsify",
         "turn stored dense embeddings into sparse ones, without embedding anything",
-        "st-keytokens sparsify MODEL embeddings.npy --texts corpus.jsonl --output sparse.npz",
+        "st-keytokens sparsify MODEL embeddings.parquet --text-column text --output sparse",
     )
     command.add_argument("model", metavar="MODEL", help=_MODEL)
-    command.add_argument("embeddings", metavar="EMBEDDINGS", help=".npy file of floats, one row a text")
-    command.add_argument("--texts", metavar="FILE", help=f"the texts, for their own words (default: none): {_INPUT}")
-    command.add_argument("--output", metavar="FILE", required=True, help=".npz file, a CSR matrix for scipy.sparse")
+    command.add_argument(
+        "embeddings",
+        metavar="EMBEDDINGS",
+        help="file ending in .npy, .safetensors, .parquet, .arrow or .faiss, directory of Parquet or Arrow files, of "
+        "LanceDB or of Qdrant, or URL of a Qdrant server or a PostgreSQL database with pgvector",
+    )
+    command.add_argument("--kind", choices=_KINDS, help="what EMBEDDINGS is (default: by its name)")
+    command.add_argument("--table", metavar="NAME", help="table or collection, where EMBEDDINGS has several")
+    command.add_argument(
+        "--id-column", metavar="NAME", help="column of the ids (default: id; Qdrant: the points' ids)"
+    )
+    command.add_argument(
+        "--vector-column",
+        metavar="NAME",
+        help="column, tensor or named vector (default: embedding; LanceDB: vector; others: the only one)",
+    )
+    command.add_argument(
+        "--text-column", metavar="NAME", help="column of the texts, for their own words (default: none)"
+    )
+    command.add_argument(
+        "--texts", metavar="FILE", help=f"the texts from elsewhere, by id or, where there are none, in order: {_INPUT}"
+    )
+    command.add_argument(
+        "--output",
+        metavar="PATH",
+        required=True,
+        help=".npz file, a CSR matrix for scipy.sparse; or directory of Parquet shards, where a run that was "
+        "interrupted goes on",
+    )
+    command.add_argument(
+        "--shard-rows", metavar="N", type=_positive, default=100_000, help="rows of a shard (default: 100000)"
+    )
     _add_role(command)
-    _add_batch_size(command, 256, "rows decoded at a time")
+    command.add_argument(
+        "--batch-size", metavar="N", type=_positive, help="rows decoded at a time (default: 256; on CUDA 2048)"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the product with the LM head, part of the fingerprint (default: the LM head's own)",
+    )
     _add_input_options(command)
     _add_model_options(command)
 
@@ -207,6 +244,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of both (default: 0)")
     _add_batch_size(command)
     _add_model_options(command, has_method=False)
+
+    from st_keytokens.cli.analyze_parser import add_analyze  # which takes its parts from here
+
+    add_analyze(commands)
 
     command = _add(commands, "info", "describe a model or an index", "st-keytokens info my-index --json")
     command.add_argument("model", metavar="MODEL|INDEX_DIR", help=f"{_MODEL}; or directory of an index")
