@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.documents import Document
-from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
@@ -24,8 +25,30 @@ from st_keytokens import KeyTokenEncoder
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # langchain-community says that it is being sunset
     from langchain_community.retrievers import BM25Retriever as LangChainBM25
+    from langchain_community.vectorstores import FAISS
 
 DEPTH = 100
+REFERENCE = ("LlamaIndex", "BM25Retriever")  # what the times of queries are compared with
+
+
+class Missing(Exception):
+    """The framework has no such call."""
+
+
+def call(owner: Any, name: str, *arguments: Any, **settings: Any) -> Any:
+    """Calls a method.
+
+    Raises:
+        Missing: If there is none, or it knows no such argument.
+    """
+    if not hasattr(owner, name):
+        raise Missing(f"{owner.__name__ if isinstance(owner, type) else type(owner).__name__} has no {name}")
+    try:
+        return getattr(owner, name)(*arguments, **settings)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise Missing(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,8 @@ class Contender(ABC):
     make: Callable[..., Any]
     encoder: KeyTokenEncoder | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # other than the defaults, for the probe that keeps them
+    explaining: dict[str, Any] = field(default_factory=dict)  # what makes hits say why, where something does
+    shares: Contender | None = None  # whose index is opened with this encoder, in place of one of its own
     framework = ""
 
     @abstractmethod
@@ -80,18 +105,20 @@ class Contender(ABC):
 
     @contextmanager
     def held(self, retriever: Any, hold: Callable[[], None]) -> Iterator[None]:
-        """Calls a function in the middle of every search, wherever it runs."""
-        if self.encoder is not None and not isinstance(retriever, EnsembleRetriever):
-            handle = self.encoder.model[0].register_forward_pre_hook(lambda module, inputs: hold())
-            yield
-            handle.remove()
-            return
-        words = retriever.retrievers[0] if isinstance(retriever, EnsembleRetriever) else retriever
-        if isinstance(words, LangChainBM25):
-            words.preprocess_func = lambda text: (hold(), text.split())[1]
-        else:
-            words.stemmer = _HeldStemmer(words.stemmer, hold)
+        """Calls a function in the middle of every search: in each forward pass, and wherever words are made."""
+        sides = retriever.retrievers if isinstance(retriever, EnsembleRetriever) else [retriever]
+        for side in sides:
+            if isinstance(side, LangChainBM25):
+                words = side.preprocess_func
+                side.preprocess_func = lambda text, words=words: (hold(), words(text))[1]
+            elif isinstance(side, LlamaIndexBM25):
+                side.stemmer = _HeldStemmer(side.stemmer, hold)
+        handles = []
+        if self.encoder is not None:
+            handles = [self.encoder.model[0].register_forward_pre_hook(lambda module, inputs: hold())]
         yield
+        for handle in handles:
+            handle.remove()
 
 
 class _HeldStemmer:
@@ -113,19 +140,19 @@ class LangChain(Contender):
         return _documents(await retriever.ainvoke(query))
 
     def add(self, retriever: Any, passage: Passage) -> None:
-        retriever.add_documents(as_documents([passage]))
+        call(retriever, "add_documents", as_documents([passage]))
 
     def delete(self, retriever: Any, id: str) -> None:
-        retriever.delete([id])
+        call(retriever, "delete", [id])
 
     def filtered(self, retriever: Any, query: str, group: str) -> list[Found]:
-        return _documents(retriever.invoke(query, filter={"group": group}))
+        return _documents(call(retriever, "invoke", query, filter={"group": group}))
 
     def save(self, retriever: Any, folder: Path) -> None:
-        retriever.save_local(folder)
+        call(retriever, "save_local", folder)
 
     def load(self, kind: type, folder: Path) -> Any:
-        return kind.load_local(folder, self.encoder)
+        return call(kind, "load_local", folder, self.encoder)
 
 
 class LlamaIndex(Contender):
@@ -138,21 +165,21 @@ class LlamaIndex(Contender):
         return _nodes(await retriever.aretrieve(query))
 
     def add(self, retriever: Any, passage: Passage) -> None:
-        retriever.add_nodes(as_nodes([passage]))
+        call(retriever, "add_nodes", as_nodes([passage]))
 
     def delete(self, retriever: Any, id: str) -> None:
-        retriever.delete_nodes([id])
+        call(retriever, "delete_nodes", [id])
 
     def filtered(self, retriever: Any, query: str, group: str) -> list[Found]:
         filters = MetadataFilters(filters=[MetadataFilter(key="group", value=group)])
-        return _nodes(retriever.retrieve(query, filters=filters))
+        return _nodes(call(retriever, "retrieve", query, filters=filters))
 
     def save(self, retriever: Any, folder: Path) -> None:
-        retriever.persist(str(folder))
+        call(retriever, "persist", str(folder))
 
     def load(self, kind: type, folder: Path) -> Any:
         arguments = () if self.encoder is None else (self.encoder,)
-        return kind.from_persist_dir(str(folder), *arguments)
+        return call(kind, "from_persist_dir", str(folder), *arguments)
 
 
 def as_documents(passages: Sequence[Passage]) -> list[Document]:
@@ -174,54 +201,68 @@ def _nodes(hits: Sequence[Any]) -> list[Found]:
     return [Found(h.node.node_id, h.node.metadata.get("group"), h.score, dict(vars(h))) for h in hits]
 
 
+def lower_cased_words(text: str) -> list[str]:
+    """What the documentation of rank-bm25 does, and punctuation off."""
+    return re.findall(r"\w+", text.lower())
+
+
 def _langchain_bm25(passages: Sequence[Passage], k: int = 10, **settings: Any) -> LangChainBM25:
     return LangChainBM25.from_documents(as_documents(passages), k=k, **settings)
 
 
 def _ensemble(encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10) -> EnsembleRetriever:
-    store = InMemoryVectorStore(KeyTokensEmbeddings(encoder))
-    store.add_documents(as_documents(passages))
+    """BM25 and dense, each as deep as ours; it returns all that both found, whatever ``k``."""
     depth = min(DEPTH, len(passages))
-    dense = store.as_retriever(search_kwargs={"k": depth})
-    return EnsembleRetriever(retrievers=[_langchain_bm25(passages, depth), dense], weights=[0.5, 0.5])
+    store = FAISS.from_documents(as_documents(passages), KeyTokensEmbeddings(encoder), normalize_L2=True)
+    words = _langchain_bm25(passages, depth, preprocess_func=lower_cased_words)
+    return EnsembleRetriever(retrievers=[words, store.as_retriever(search_kwargs={"k": depth})], weights=[0.5, 0.5])
 
 
 def contenders(new_encoder: Callable[..., KeyTokenEncoder]) -> list[Contender]:
     """All of them, each with an encoder of its own, so that none finds another's embeddings in a cache."""
     made: list[Contender] = []
 
-    def ours(side: type[Contender], name: str, make: Callable[..., Any], settings: dict[str, Any], **how: Any) -> None:
-        encoder = new_encoder(**how)
-        made.append(side(name, lambda passages, **given: make(encoder, passages, **given), encoder, settings))
+    def ours(
+        side: type[Contender], name: str, kind: type, settings: dict[str, Any], explaining: dict[str, Any]
+    ) -> None:
+        def make(encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10, **given: Any) -> Any:
+            if side is LangChain:
+                return kind.from_documents(as_documents(passages), encoder, k=k, **given)
+            return kind(encoder, as_nodes(passages), similarity_top_k=k, **given)
 
-    def langchain(kind: type) -> Callable[..., Any]:
-        return lambda encoder, passages, k=10, **settings: kind.from_documents(
-            as_documents(passages), encoder, k=k, matches_key="matches", **settings
-        )
+        for query, label in (("encode", name), ("lookup", f"{name}, lookup")):
+            encoder = new_encoder(query=query)
+            shares = made[-1] if query == "lookup" else None
+            made.append(side(label, partial(make, encoder), encoder, settings, explaining, shares))
 
-    def llama_index(kind: type) -> Callable[..., Any]:
-        return lambda encoder, passages, k=10, **settings: kind(
-            encoder, as_nodes(passages), similarity_top_k=k, explain=True, **settings
-        )
-
-    group = {"filter": {"group": "a"}}
-    groups = {"filters": MetadataFilters(filters=[MetadataFilter(key="group", value="a")])}
     sparse, hybrid = "KeyTokensRetriever", "KeyTokensHybridRetriever"
-    ours(LangChain, sparse, langchain(KeyTokensRetriever), group)
-    ours(LangChain, f"{sparse}, queries without a pass", langchain(KeyTokensRetriever), group, query="lookup")
-    ours(LangChain, hybrid, langchain(KeyTokensHybridRetriever), {**group, "weights": {"sparse": 2.0}})
-    ours(LlamaIndex, sparse, llama_index(keytokens.KeyTokensRetriever), groups)
-    ours(
-        LlamaIndex,
-        hybrid,
-        llama_index(keytokens.KeyTokensHybridRetriever),
-        {**groups, "weights": {"dense": 1.0, "sparse": 2.0}},
+    weights = {"weights": {"dense": 1.0, "sparse": 2.0}}
+    group = {"filter": {"group": "a"}}
+    ours(LangChain, sparse, KeyTokensRetriever, group, {"matches_key": "matches"})
+    ours(LangChain, hybrid, KeyTokensHybridRetriever, {**group, **weights}, {"matches_key": "matches"})
+    group = {"filters": MetadataFilters(filters=[MetadataFilter(key="group", value="a")])}
+    ours(LlamaIndex, sparse, keytokens.KeyTokensRetriever, group, {"explain": True})
+    ours(LlamaIndex, hybrid, keytokens.KeyTokensHybridRetriever, {**group, **weights}, {"explain": True})
+    made += [
+        LangChain("BM25Retriever", _langchain_bm25, settings={"preprocess_func": str.split}),
+        LangChain(
+            "BM25Retriever, lower-cased words",
+            lambda passages, k=10, **settings: _langchain_bm25(
+                passages, k, **{"preprocess_func": lower_cased_words, **settings}
+            ),
+        ),
+    ]
+    encoder = new_encoder()
+    made.append(
+        LangChain(
+            "EnsembleRetriever: BM25Retriever, lower-cased words + dense, FAISS",
+            partial(_ensemble, encoder),
+            encoder,
+        )
     )
-    made.append(LangChain("BM25Retriever", _langchain_bm25, settings={"preprocess_func": str.split}))
-    ours(LangChain, "EnsembleRetriever: BM25Retriever + dense", _ensemble, {})
     made.append(
         LlamaIndex(
-            "BM25Retriever",
+            REFERENCE[1],
             lambda passages, k=10, **settings: LlamaIndexBM25.from_defaults(
                 nodes=as_nodes(passages), similarity_top_k=k, **settings
             ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from st_keytokens.index.documents import Document, Hit
 from st_keytokens.retrieval.metadata import restored
 from st_keytokens.retrieval.outside_ranking import Key, OutsideHit, joined
-from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings
+from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSettings
 
 __all__ = ["fuse_outside", "similarities"]
 
@@ -30,10 +30,10 @@ def fuse_outside(
         At most ``top_k`` hits, without matches.
 
     Raises:
-        ValueError: If ``fusion="score"`` and a score is missing or not finite.
+        ValueError: If a score is missing and the fusion is not ``"rrf"``, or is not finite.
     """
     theirs = joined(outside, [Document(hit.id, hit.text, hit.metadata) for hit in found], look_up, settings.filter)
-    values = similarities([hit.given for hit in theirs.values()], are_needed=settings.fusion == "score")
+    values = similarities([hit.given for hit in theirs.values()], fusion=settings.fusion)
     ours: dict[Key, Hit] = {("id", hit.id): hit for hit in found}
     rankings = {
         "dense": list(zip(theirs, values, strict=True)),
@@ -52,7 +52,7 @@ def fuse_outside(
     return hits
 
 
-def similarities(hits: Sequence[OutsideHit], *, are_needed: bool) -> list[float]:
+def similarities(hits: Sequence[OutsideHit], *, fusion: Fusion) -> list[float]:
     """Scores of a ranking, larger ones better.
 
     Scores that rise along the ranking are distances, and are negated. Where one is missing, those of the ranks stand
@@ -60,18 +60,18 @@ def similarities(hits: Sequence[OutsideHit], *, are_needed: bool) -> list[float]
 
     Args:
         hits: The ranking, best first.
-        are_needed: Whether the fusion looks at them.
+        fusion: What they are for; ``"rrf"`` does not look at them.
 
     Raises:
         ValueError: If they are needed, and one is missing.
 
-    >>> similarities([OutsideHit("a", score=0.1), OutsideHit("b", score=0.4)], are_needed=True)
+    >>> similarities([OutsideHit("a", score=0.1), OutsideHit("b", score=0.4)], fusion="score")
     [-0.1, -0.4]
     """
     scores = [hit.score for hit in hits if hit.score is not None]
     if len(scores) < len(hits):
-        if are_needed:
-            raise ValueError("outside hits must have scores for fusion='score', got None. Use fusion='rrf'.")
+        if fusion != "rrf":
+            raise ValueError(f"outside hits must have scores for fusion={fusion!r}, got None. Use fusion='rrf'.")
         return [-float(rank) for rank in range(len(hits))]
     is_rising = scores == sorted(scores) and scores[:1] != scores[-1:]
     return [-score for score in scores] if is_rising else scores

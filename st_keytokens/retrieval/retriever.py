@@ -19,7 +19,7 @@ from st_keytokens.retrieval.outside_fusion import fuse_outside
 from st_keytokens.retrieval.outside_ranking import OutsideHit, joined
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings
 from st_keytokens.retrieval.text_store import TextStore
-from st_keytokens.sparse_embeddings import HybridEmbeddings
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["Retriever"]
 
@@ -89,12 +89,13 @@ class Retriever(TextStore):
         self._check_encoder()
         if not texts:
             return []
-        settings = replace(settings, mode=mode, filter=_index_filter(settings.filter))
+        weights = self.encoder.fusion_weights if settings.weights is None else settings.weights
+        settings = replace(settings, mode=mode, weights=weights, filter=_index_filter(settings.filter))
         if outside is not None:
             if not isinstance(queries, str):
                 raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
             return self._search_with(outside, queries, settings) if queries.strip() else []
-        vectors = self._embedded(texts, needs_dense=mode != "sparse")
+        vectors = self._embedded(texts, mode)
         found = self.index.search(
             vectors,
             mode=mode,
@@ -143,6 +144,30 @@ class Retriever(TextStore):
         """
         return [hit.given for hit in joined(outside, [], self._look_up, _index_filter(filter)).values()]
 
+    def check_outside(self, outside: Sequence[OutsideHit], *, is_filtered: bool) -> None:
+        """Checks that a ranking of another store and the index are two sides of one search.
+
+        A store that lost its documents, or an index that never got them, would make a hybrid search one of a single
+        side, and nothing would say so.
+
+        Args:
+            outside: A ranking of another store.
+            is_filtered: Whether a filter may have left nothing of it.
+
+        Raises:
+            ValueError: If one is empty and the other is not.
+        """
+        if outside and not len(self):
+            raise ValueError(
+                f"the index must hold the documents of the vector store, got an empty one beside {len(outside)} hits "
+                "of the store. Add the documents to the retriever too."
+            )
+        if not outside and len(self) and not is_filtered:
+            raise ValueError(
+                f"the vector store must hold the documents of the index, got no hit from it beside {len(self)} in the "
+                "index. Fill it again, or retrieve by sparse vectors alone."
+            )
+
     def _mode(self, settings: SearchSettings, has_outside: bool) -> Mode:
         if has_outside:
             if settings.mode not in (None, "hybrid"):
@@ -156,17 +181,23 @@ class Retriever(TextStore):
             )
         return settings.mode or ("hybrid" if has_dense else "sparse")
 
-    def _embedded(self, queries: list[str], *, needs_dense: bool) -> HybridEmbeddings:
+    def _embedded(self, queries: list[str], mode: Mode) -> HybridEmbeddings:
         """Queries as the mode needs them: nothing runs for a sparse search by lookup."""
-        if not needs_dense:
+        if mode == "sparse":
             return HybridEmbeddings(None, self.pair.sparse(queries, "query"))
-        vectors = self.encoder.encode_query(queries, query="encode")
+        vectors = self.encoder.encode_query(queries, query="encode", is_hybrid=mode == "hybrid")
         if self.encoder.query == "lookup":
             return HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
         return vectors
 
+    def _beside_dense(self, query: str) -> SparseEmbeddings:
+        """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours."""
+        if self.encoder.weighting.query_terms == "both":  # the decoded ones say what the dense side says
+            return self.encoder.encode_query([query], query="lookup").sparse
+        return self.pair.sparse([query], "query")
+
     def _search_with(self, outside: Sequence[OutsideHit], query: str, settings: SearchSettings) -> list[RetrievedHit]:
-        vectors = self._embedded([query], needs_dense=False)
+        vectors = HybridEmbeddings(None, self._beside_dense(query))
         (found,) = self.index.search(vectors, mode="sparse", top_k=settings.fused_depth, filter=settings.filter)
         hits = fuse_outside(outside, found, self._look_up, settings)
         return [self._explained(hit, vectors, settings) for hit in hits]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.fusion import FusedHit, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.filters import Filter
-from st_keytokens.index.search import Mode, Plan
+from st_keytokens.index.search import FusionName, Mode, Plan
 
 __all__ = ["Fusion", "RetrievedHit", "SearchSettings"]
 
-Fusion = Literal["score", "rrf"]
+Fusion = FusionName
 
 _SIDES = ("dense", "sparse")
+_FUSIONS = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class SearchSettings:
         top_k: At most so many hits.
         filter: Which documents may be found: a dictionary over the metadata, a function of a document, or a
             collection of ids; see :mod:`st_keytokens.index.filters`.
-        fusion: ``"score"`` for min-max normalised scores, ``"rrf"`` for reciprocal ranks. Only for hybrid.
-        weights: Factors of ``"dense"`` and ``"sparse"`` in the fusion; 1 where not named.
+        fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
+            single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks. Only for
+            hybrid.
+        weights: Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named. None: the encoder's
+            ``fusion_weights``.
         depth: How many hits of each side are fused; None for ``max(100, 10 * top_k)``.
         has_matches: Whether hits say which terms they matched.
 
@@ -42,14 +46,14 @@ class SearchSettings:
     mode: Mode | None = None
     top_k: int = 10
     filter: Filter | None = None
-    fusion: Fusion = "score"
+    fusion: Fusion = "adaptive"
     weights: Mapping[str, float] | None = None
     depth: int | None = None
     has_matches: bool = False
 
     def __post_init__(self) -> None:
         Plan(self.mode or "sparse", self.top_k, self.depth, "rrf", None)
-        check_choice("fusion", self.fusion, ("score", "rrf"))
+        check_choice("fusion", self.fusion, get_args(Fusion))
         is_filter = self.filter is None or callable(self.filter) or isinstance(self.filter, (Mapping, Collection))
         if not is_filter or isinstance(self.filter, (str, bytes)):
             raise TypeError(
@@ -68,7 +72,7 @@ class SearchSettings:
     @property
     def fuse(self) -> Callable[..., list[FusedHit[Any]]]:
         """The function of ``fusion``."""
-        return reciprocal_rank_fusion if self.fusion == "rrf" else score_fusion
+        return _FUSIONS[self.fusion]
 
 
 @dataclass(frozen=True)

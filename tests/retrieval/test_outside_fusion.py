@@ -24,6 +24,11 @@ class TestByHand:
         assert [(hit.id, hit.rank) for hit in hits] == [("a", 1), ("c", 2), ("x", 3), ("b", 4)]
         assert [hit.score for hit in hits] == pytest.approx([2 * 0.6 + 1, 2.0, 0.0, 0.0])
 
+    def test_a_sparse_side_by_its_lead(self):
+        hits = fused(weights={"dense": 2.0})
+        assert [hit.id for hit in hits] == ["a", "c", "x", "b"]
+        assert [hit.score for hit in hits] == pytest.approx([2 * 0.6 + 1 / 0.3, 2.0, 0.0, 0.0])
+
     def test_reciprocal_ranks(self):
         hits = fused(fusion="rrf")
         assert [hit.id for hit in hits] == ["a", "c", "b", "x"]
@@ -56,13 +61,15 @@ class TestByHand:
 
 class TestDistances:
     def test_rising_scores_are_not_turned_round(self):
-        hits = fused([OutsideHit("c", score=0.1), OutsideHit("x", score=0.3), OutsideHit("b", score=0.5)])
+        hits = fused(
+            [OutsideHit("c", score=0.1), OutsideHit("x", score=0.3), OutsideHit("b", score=0.5)], fusion="score"
+        )
         assert [(hit.id, hit.score) for hit in hits] == [("c", 1.0), ("a", 1.0), ("x", 0.5), ("b", 0.0)]
         assert {hit.id: hit.scores.get("dense") for hit in hits} == {"a": None, "c": 0.1, "x": 0.3, "b": 0.5}
 
     @pytest.mark.parametrize("scores", [[0.9, 0.5], [0.5, 0.5], [0.5], [], [0.4, 0.9, 0.1]])
     def test_others_stay(self, scores):
-        assert similarities([OutsideHit("a", score=score) for score in scores], are_needed=True) == scores
+        assert similarities([OutsideHit("a", score=score) for score in scores], fusion="score") == scores
 
 
 class TestMissingScores:
@@ -74,6 +81,7 @@ class TestMissingScores:
             ("b", {"sparse": 2.0}, None),
         ]
 
-    def test_scores_are_not_made_up(self):
-        with pytest.raises(ValueError, match="outside hits must have scores for fusion='score', got None"):
-            fused([OutsideHit("c", score=0.5), OutsideHit("a")], fusion="score")
+    @pytest.mark.parametrize("fusion", ["score", "adaptive"])
+    def test_scores_are_not_made_up(self, fusion):
+        with pytest.raises(ValueError, match=f"outside hits must have scores for fusion='{fusion}', got None"):
+            fused([OutsideHit("c", score=0.5), OutsideHit("a")], fusion=fusion)

@@ -28,7 +28,7 @@ def index(encoder):
 
 class TestSearching:
     @pytest.mark.parametrize("mode", ["sparse", "dense", "hybrid", None])
-    @pytest.mark.parametrize("fusion", ["score", "rrf"])
+    @pytest.mark.parametrize("fusion", ["adaptive", "score", "rrf"])
     def test_hits_are_those_of_the_index(self, retriever, index, mode, fusion):
         weights = {"sparse": 2.0}
         settings = SearchSettings(mode=mode, top_k=5, fusion=fusion, weights=weights, filter={"number": {"$lt": 9}})
@@ -119,11 +119,12 @@ class TestForwardPasses:
 
 
 class TestOutside:
-    @pytest.mark.parametrize("fusion", ["score", "rrf"])
-    def test_another_store_with_our_dense_ranking_gives_our_hits(self, retriever, sparse_retriever, fusion):
+    @pytest.mark.parametrize("weights", [None, {"dense": 0.5}])
+    @pytest.mark.parametrize("fusion", ["adaptive", "score", "rrf"])
+    def test_another_store_with_our_dense_ranking_gives_our_hits(self, retriever, sparse_retriever, fusion, weights):
         dense = retriever.search(QUERY, SearchSettings(mode="dense", top_k=100))
         outside = [OutsideHit(hit.id, score=hit.score) for hit in dense]
-        settings = SearchSettings(top_k=7, fusion=fusion, weights={"dense": 0.5}, has_matches=True)
+        settings = SearchSettings(top_k=7, fusion=fusion, weights=weights, has_matches=True)
         hits = sparse_retriever.search(QUERY, settings, outside=outside)
         expected = retriever.search(QUERY, settings)
         assert summary(hits) == summary(expected)
@@ -161,6 +162,21 @@ class TestOutside:
 
 
 class TestNoFallBack:
+    def test_a_store_without_the_documents_of_the_index(self, sparse_retriever):
+        with pytest.raises(ValueError, match="got no hit from it beside 12 in the index"):
+            sparse_retriever.check_outside([], is_filtered=False)
+        sparse_retriever.check_outside([], is_filtered=True)
+
+    @pytest.mark.parametrize("is_filtered", [False, True])
+    def test_an_index_without_the_documents_of_the_store(self, encoder, is_filtered):
+        with Retriever(encoder, has_dense=False) as empty:
+            with pytest.raises(ValueError, match="got an empty one beside 1 hits of the store"):
+                empty.check_outside([OutsideHit("x", score=0.5)], is_filtered=is_filtered)
+            empty.check_outside([], is_filtered=is_filtered)
+
+    def test_both_with_documents(self, sparse_retriever):
+        sparse_retriever.check_outside([OutsideHit("x", score=0.5)], is_filtered=False)
+
     @pytest.mark.parametrize("mode", ["dense", "hybrid"])
     def test_dense_vectors_that_are_elsewhere(self, sparse_retriever, mode):
         assert not sparse_retriever.has_dense

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from st_keytokens import reciprocal_rank_fusion, score_fusion
+from st_keytokens import adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.retrieval import SearchSettings
 
 
@@ -15,7 +15,8 @@ def test_depth():
 
 
 def test_fusions():
-    assert SearchSettings().fuse is score_fusion
+    assert SearchSettings().fuse is adaptive_fusion
+    assert SearchSettings(fusion="score").fuse is score_fusion
     assert SearchSettings(fusion="rrf").fuse is reciprocal_rank_fusion
 
 
@@ -27,7 +28,7 @@ class TestValidation:
             ({"top_k": 0}, ValueError, "top_k must be >= 1, got 0"),
             ({"top_k": 1.5}, TypeError, "top_k must be an integer, got float 1.5"),
             ({"depth": 0}, ValueError, "depth must be >= 1, got 0"),
-            ({"fusion": "sum"}, ValueError, "fusion must be one of 'score', 'rrf', got 'sum'"),
+            ({"fusion": "sum"}, ValueError, "fusion must be one of 'adaptive', 'score', 'rrf', got 'sum'"),
             ({"weights": {"bm25": 1.0}}, ValueError, "weights must be one of 'dense', 'sparse', got 'bm25'"),
             ({"weights": {"dense": -1.0}}, ValueError, r"weights\['dense'\] must be finite and >= 0, got -1.0"),
             ({"weights": {"dense": "1"}}, TypeError, r"weights\['dense'\] must be a number, got str"),

@@ -16,6 +16,7 @@ from st_keytokens import KeyTokenEncoder
 from st_keytokens.retrieval import Fusion, RetrievedHit, Retriever, SearchSettings
 from typing_extensions import Self
 
+from langchain_keytokens.embeddings import KeyTokensEmbeddings
 from langchain_keytokens.retrieved_documents import DocumentFilter, as_documents
 from langchain_keytokens.retrievers import KeyTokensRetriever, checked_query
 from langchain_keytokens.vector_store_ranking import VectorStoreRanking
@@ -28,8 +29,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     The dense side is the retriever's own index or any LangChain vector store; with ``KeyTokensEmbeddings`` of the same
     encoder in the store, every text and every query still takes one forward pass. Both rankings are joined by
-    ``Document.id``; by text where the store gives no id. A store that fails, fails the search: there is no fall-back
-    to one side.
+    ``Document.id``; by text where the store gives no id. A store that fails, fails the search, and so does one that is
+    empty beside an index that is not, or the other way round: there is no fall-back to one side.
 
     Setup:
         .. code-block:: bash
@@ -43,11 +44,13 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         vectorstore: VectorStore | None
             Where the dense ranking comes from; None for the retriever's own index. It must rank by dense vectors
             alone.
-        fusion: Literal["score", "rrf"]
-            Min-max normalised scores, or reciprocal ranks, which need none. Scores that rise along a store's ranking
-            are taken for distances.
+        fusion: Literal["adaptive", "score", "rrf"]
+            Min-max normalised scores, of which ``"adaptive"``, the default, weighs the sparse ones by how clearly the
+            query's terms single out documents; or reciprocal ranks, which need no scores and rank worse where one side
+            is much weaker. Scores that rise along a store's ranking are taken for distances, and turned round.
         weights: dict[str, float] | None
-            Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named.
+            Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named. None: the encoder's
+            ``fusion_weights``, or 1 each beside a store with other embeddings than ``KeyTokensEmbeddings`` of it.
         depth: int | None
             How many documents of each side are fused, by default ``max(100, 10 * k)``.
         scores_key: str | None
@@ -81,11 +84,12 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     Raises:
         ValueError: If there is neither a vector store nor an index with dense vectors, or a setting is out of its
-            range; at a search, if the encoder was changed after the index was made.
+            range; at a search, if the encoder was changed after the index was made, or the store is empty and the
+            index is not, or the other way round.
     """
 
     vectorstore: VectorStore | None = Field(default=None, exclude=True, repr=False)
-    fusion: Fusion = "score"
+    fusion: Fusion = "adaptive"
     weights: dict[str, float] | None = None
     depth: int | None = Field(default=None, ge=1)
     scores_key: str | None = "scores"
@@ -258,9 +262,16 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             super()._search_settings(k, filter),
             mode="hybrid",
             fusion=self.fusion,
-            weights=self.weights,
+            weights={} if self.weights is None and self._has_other_embeddings else self.weights,
             depth=self.depth,
         )
+
+    @property
+    def _has_other_embeddings(self) -> bool:
+        if self.vectorstore is None:
+            return False
+        embeddings = self.vectorstore.embeddings
+        return not (isinstance(embeddings, KeyTokensEmbeddings) and embeddings.encoder is self.retriever.encoder)
 
     def _documents(self, hits: Sequence[RetrievedHit]) -> list[Document]:
         return as_documents(hits, score_key=self.score_key, scores_key=self.scores_key, matches_key=self.matches_key)

@@ -35,7 +35,11 @@ class VectorStoreRanking:
     arguments: Mapping[str, Any]
 
     def search(self, query: str, settings: SearchSettings) -> list[OutsideHit]:
-        """Hits of the store, best first; its errors are the caller's."""
+        """Hits of the store, best first; its errors are the caller's.
+
+        Raises:
+            ValueError: If store or index is empty beside the other, see :meth:`Retriever.check_outside`.
+        """
         if not query.strip():
             return []  # as in our index: nothing is like nothing
         depth = settings.fused_depth
@@ -48,7 +52,7 @@ class VectorStoreRanking:
                 ranked = [(found, None) for found in documents]
             hits = self._hits(ranked)
             if self._is_enough(hits, depth, settings):
-                return hits
+                return self._checked(hits, settings)
             depth *= 2
 
     async def asearch(self, query: str, settings: SearchSettings) -> list[OutsideHit]:
@@ -66,7 +70,7 @@ class VectorStoreRanking:
                 ]
             hits = self._hits(ranked)
             if self._is_enough(hits, depth, settings):
-                return hits
+                return self._checked(hits, settings)
             depth *= 2
 
     @property
@@ -85,6 +89,11 @@ class VectorStoreRanking:
             return found.id
         id = found.metadata.get(self.id_key)
         return None if id is None else str(id)
+
+    def _checked(self, hits: list[OutsideHit], settings: SearchSettings) -> list[OutsideHit]:
+        is_filtered = settings.filter is not None or bool(self.arguments)  # the store's own filter may be among these
+        self.retriever.check_outside(hits, is_filtered=is_filtered)
+        return hits
 
     def _is_enough(self, hits: Sequence[OutsideHit], depth: int, settings: SearchSettings) -> bool:
         if settings.filter is None or len(hits) < depth:

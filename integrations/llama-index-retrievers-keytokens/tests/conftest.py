@@ -58,6 +58,12 @@ def encoder(model, calibration):
     return KeyTokenEncoder(model, calibration=calibration)
 
 
+@pytest.fixture(scope="session")
+def lookup_encoder(model, calibration):
+    """One that looks sparse queries up. Do not change its settings."""
+    return KeyTokenEncoder(model, calibration=calibration, query="lookup")
+
+
 @pytest.fixture
 def fresh_encoder(model, calibration):
     """An encoder that nobody has asked anything yet."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("llama_index.core")
+
+from llama_index.retrievers.keytokens import hits
 
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parents[1]
@@ -30,3 +33,7 @@ def test_snippets(file, capsys, monkeypatch):
             assert printed == body
             compared += 1
     assert compared
+
+
+def test_doctests():
+    assert doctest.testmod(hits) == doctest.TestResults(failed=0, attempted=4)

@@ -12,7 +12,8 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
-from st_keytokens import HybridIndex, KeyTokenEncoder, reciprocal_rank_fusion, score_fusion
+from st_keytokens import HybridIndex, KeyTokenEncoder, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.retrieval import SearchSettings
 
 from llama_index.retrievers.keytokens import KeyTokensEmbedding, KeyTokensHybridRetriever, KeyTokensRetriever
 
@@ -83,17 +84,19 @@ class FailingStore(SimpleVectorStore):
 
 
 class TestFusing:
-    @pytest.mark.parametrize("fusion", ["rrf", "score"])
+    @pytest.mark.parametrize("fusion", ["rrf", "score", "adaptive"])
     def test_scores_by_hand(self, encoder, fusion):
         """The fused scores follow from the two sides' own rankings."""
         index = HybridIndex(encoder=encoder)
         index.add([str(i) for i in range(len(SENTENCES))], SENTENCES)
+        query = encoder.encode_query(QUERY, is_hybrid=True)
         sides = {
-            mode: [(hit.id, hit.score) for hit in index.search(QUERY, mode=mode, top_k=100)]
+            mode: [(hit.id, hit.score) for hit in index.search(query, mode=mode, top_k=100)[0]]
             for mode in ("dense", "sparse")
         }
         weights = {"dense": 0.5, "sparse": 2.0}
-        fused = {"rrf": reciprocal_rank_fusion, "score": score_fusion}[fusion](sides, weights=weights)
+        fuse = {"rrf": reciprocal_rank_fusion, "score": score_fusion, "adaptive": adaptive_fusion}[fusion]
+        fused = fuse(sides, weights=weights)
         for dense in (None, make_index(encoder)):
             retriever = KeyTokensHybridRetriever(
                 encoder, make_nodes(), dense=dense, fusion=fusion, weights=weights, similarity_top_k=8
@@ -103,18 +106,25 @@ class TestFusing:
             for hit, expected in zip(hits, fused, strict=True):
                 assert hit.scores == pytest.approx(expected.components, rel=1e-5)
 
-    def test_the_first_on_both_sides(self, own):
-        assert own.retrieve(SENTENCES[2])[0].score == pytest.approx(2.0)
+    def test_the_first_on_both_sides(self, own, encoder):
+        """By default each side counts as much as the encoder says."""
+        total = sum(encoder.fusion_weights.values())
+        assert own.fusion == SearchSettings().fusion == "adaptive"
+        own.fusion = "score"
+        assert own.retrieve(SENTENCES[2])[0].score == pytest.approx(total)
         own.fusion = "rrf"
         (first, *_) = own.retrieve(SENTENCES[2])
         assert first.node.node_id == "2"
-        assert first.score == pytest.approx(2 / 61)
+        assert first.score == pytest.approx(total / 61)
         assert set(first.scores) == {"dense", "sparse"}
 
-    def test_a_weight_of_zero_leaves_the_other_side(self, encoder, own):
-        sparse = KeyTokensRetriever(encoder, make_nodes(), similarity_top_k=8)
+    def test_a_weight_of_zero_leaves_the_other_side(self, lookup_encoder, own):
+        """The query's own words: what its embedding says is on the dense side."""
+        sparse = KeyTokensRetriever(lookup_encoder, make_nodes(), similarity_top_k=8)
         own.weights = {"dense": 0.0}
-        assert ids(own.retrieve(QUERY))[: len(sparse.retrieve(QUERY))] == ids(sparse.retrieve(QUERY))
+        expected = ids(sparse.retrieve(QUERY))[:-1]  # the last is scaled to 0, as what is not found
+        assert len(expected) > 4
+        assert ids(own.retrieve(QUERY))[: len(expected)] == expected
 
     def test_depth(self, encoder):
         retriever = KeyTokensHybridRetriever(encoder, make_nodes(), depth=1, similarity_top_k=8)
@@ -126,14 +136,17 @@ class TestFusing:
                 (hit.node.node_id, hit.score) for hit in over_index.retrieve(query)
             ]
 
-    def test_another_embedding_model(self, encoder):
+    def test_another_embedding_model(self, encoder, lookup_encoder):
         index = VectorStoreIndex(make_nodes(), embed_model=MockEmbedding(embed_dim=4))  # all vectors are the same
-        retriever = KeyTokensHybridRetriever.from_defaults(index=index, encoder=encoder, similarity_top_k=8)
+        retriever = KeyTokensHybridRetriever.from_defaults(
+            index=index, encoder=encoder, fusion="score", similarity_top_k=8
+        )
         hits = retriever.retrieve(QUERY)
         assert [hit.scores["dense"] for hit in hits] == pytest.approx([1.0] * len(SENTENCES))
-        expected = KeyTokensRetriever(encoder, make_nodes(), similarity_top_k=8).retrieve(QUERY)
+        expected = KeyTokensRetriever(lookup_encoder, make_nodes(), similarity_top_k=8).retrieve(QUERY)
         found = {hit.node.node_id: hit.scores["sparse"] for hit in hits if "sparse" in hit.scores}
         assert found == pytest.approx({hit.node.node_id: hit.score for hit in expected})
+        assert hits[0].score == pytest.approx(1.0 + 1.0)  # what our embedder is trusted says nothing about another one
 
     def test_explained(self, encoder):
         for dense in (None, make_index(encoder)):
@@ -223,6 +236,23 @@ class TestFindingNothing:
         assert retriever.retrieve(query) == []
         assert asyncio.run(retriever.aretrieve(query)) == []
 
+    @pytest.mark.parametrize("kind", ["own", "over_index"])
+    def test_more_than_there_are(self, kind, request):
+        hits = request.getfixturevalue(kind).retrieve(QUERY, similarity_top_k=1000)
+        assert sorted(ids(hits)) == [str(i) for i in range(len(SENTENCES))]
+
+    @pytest.mark.parametrize("dense", [False, True])
+    def test_chinese_and_mixed_scripts(self, encoder, dense):
+        """The sparse side tells them apart, whatever the dense one of a small English model says."""
+        texts = ["量子计算机使用干涉", "蛋白质折叠成形状", "mRNA疫苗 stops COVID-19", "Звёзды и галактики"]
+        nodes = [TextNode(text=text) for text in texts]
+        retriever = KeyTokensHybridRetriever(
+            encoder, nodes, dense=make_index(encoder, nodes) if dense else None, weights={"sparse": 3.0}
+        )
+        for query, text in zip(("量子", "蛋白质", "mRNA 疫苗", "галактики"), texts, strict=True):
+            (first, *_) = retriever.retrieve(query)
+            assert (first.node.get_content(), set(first.scores)) == (text, {"dense", "sparse"})
+
     def test_a_query_without_a_common_term_is_seen_to_be_dense_only(self, model):
         retriever = KeyTokensHybridRetriever(KeyTokenEncoder(model, query="lookup"), [TextNode(text="stars")])
         (hit,) = retriever.retrieve("蛋")
@@ -279,7 +309,38 @@ class TestFailingStore:
         assert len(retriever) == len(retriever.vector_index.vector_store.data.embedding_dict) == len(SENTENCES)
 
 
+class TestOneEmptySide:
+    """A hybrid search of one side alone is an error, and never taken for a hybrid one."""
+
+    def test_a_store_that_lost_its_nodes(self, encoder, over_index, tmp_path):
+        over_index.persist(tmp_path / "kept")
+        lost = KeyTokensHybridRetriever.from_persist_dir(tmp_path / "kept", encoder, dense=make_index(encoder, []))
+        with pytest.raises(ValueError, match="got no hit from it beside 8 in the index"):
+            lost.retrieve(QUERY)
+        with pytest.raises(ValueError, match="got no hit from it beside 8 in the index"):
+            asyncio.run(lost.aretrieve(QUERY))
+
+    @pytest.mark.parametrize("filters", [None, below(5)])
+    def test_an_index_that_never_got_the_nodes(self, encoder, filters):
+        retriever = KeyTokensHybridRetriever(encoder, dense=make_index(encoder))
+        with pytest.raises(
+            ValueError, match="the index must hold the documents of the vector store, got an empty one"
+        ):
+            retriever.retrieve(QUERY, filters=filters)
+
+    def test_filters_may_leave_nothing_of_the_store(self, encoder):
+        retriever = KeyTokensHybridRetriever(encoder, make_nodes(), dense=make_index(encoder, make_nodes()[:2]))
+        above = MetadataFilters(filters=[MetadataFilter(key="number", value=2, operator=">")])
+        hits = retriever.retrieve(QUERY, filters=above)
+        assert [set(hit.scores) for hit in hits] == [{"sparse"}] * 2
+
+
 class TestPersisting:
+    def test_another_encoder_is_refused(self, encoder, own, model, tmp_path):
+        own.persist(tmp_path / "kept")
+        with pytest.raises(ValueError, match="fingerprint must be"):
+            KeyTokensHybridRetriever.from_persist_dir(tmp_path / "kept", KeyTokenEncoder(model))
+
     def test_own_index(self, encoder, tmp_path):
         retriever = KeyTokensHybridRetriever(
             encoder, make_nodes(), fusion="rrf", weights={"sparse": 2.0}, depth=5, similarity_top_k=4
@@ -316,7 +377,7 @@ class TestValidation:
             KeyTokensHybridRetriever(encoder, dense=SimpleVectorStore())  # it has no text
 
     def test_fusion(self, encoder):
-        with pytest.raises(ValueError, match="fusion must be one of 'score', 'rrf', got 'sum'"):
+        with pytest.raises(ValueError, match="fusion must be one of 'adaptive', 'score', 'rrf', got 'sum'"):
             KeyTokensHybridRetriever(encoder, fusion="sum")
 
     def test_weights(self, encoder):

@@ -43,12 +43,22 @@ def test_one_pass_a_text_and_a_query_and_our_ranking(fresh_encoder, store, nodes
     context = StorageContext.from_defaults(vector_store=store)
     index = VectorStoreIndex(nodes, storage_context=context, embed_model=KeyTokensEmbedding(fresh_encoder))
     assert passes.take() == len(nodes)
+    hybrid = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=10)
     for query in QUERIES:
-        assert len(index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=5).retrieve(query)) == 5
+        assert len(hybrid.retrieve(query)) == 10
         assert passes.take() == 1
+    fresh_encoder.query = "lookup"  # the sparse side is the query's own words, as in our hybrid searches
+    own = KeyTokensHybridRetriever(
+        fresh_encoder, nodes, fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}, depth=10, similarity_top_k=10
+    )
+    for query in QUERIES:
+        expected = [hit.score for hit in own.retrieve(query)]
+        assert [hit.score for hit in hybrid.retrieve(query)] == pytest.approx(expected, rel=1e-4)
+    fresh_encoder.query = "encode"
 
-    # LlamaIndex asks for a sparse search that drops the smallest weights of a query, which milvus-lite cannot; so the
-    # sparse side is asked for directly.
+    # LlamaIndex's sparse mode drops the smallest weights of a query, which milvus-lite refuses; so the sparse side is
+    # asked for as a hybrid search in which the dense side weighs nothing, and directly.
+    store.hybrid_ranker, store.hybrid_ranker_params = "WeightedRanker", {"weights": [0.0, 1.0]}
     ours = HybridIndex(encoder=fresh_encoder)
     ours.add(list(abstracts), list(abstracts.values()))
     for query in QUERIES:
@@ -58,6 +68,8 @@ def test_one_pass_a_text_and_a_query_and_our_ranking(fresh_encoder, store, nodes
         )
         expected = ours.search(query, mode="sparse", top_k=len(abstracts))
         scores = {hit.id: hit.score for hit in expected}
+        by_sparse = [scores[hit.node.node_id] for hit in hybrid.retrieve(query)][:9]  # the tenth counts 0, as the rest
+        assert by_sparse == pytest.approx([hit.score for hit in expected[:9]], rel=1e-4)
         assert [hit["distance"] for hit in found] == pytest.approx([hit.score for hit in expected[:10]], rel=1e-4)
         assert all(hit["distance"] == pytest.approx(scores[hit["id"]], rel=1e-4) for hit in found)
 

@@ -27,6 +27,20 @@ def make_nodes(abstracts):
     ]
 
 
+def make_index(encoder, abstracts):
+    qdrant = pytest.importorskip("llama_index.vector_stores.qdrant")
+    document_function, query_function = qdrant_sparse_functions(encoder)
+    store = qdrant.QdrantVectorStore(
+        "abstracts",
+        client=pytest.importorskip("qdrant_client").QdrantClient(":memory:"),
+        enable_hybrid=True,
+        sparse_doc_fn=document_function,
+        sparse_query_fn=query_function,
+    )
+    context = StorageContext.from_defaults(vector_store=store)
+    return VectorStoreIndex(make_nodes(abstracts), storage_context=context, embed_model=KeyTokensEmbedding(encoder))
+
+
 @pytest.fixture(scope="module")
 def expected(encoder, abstracts):
     index = HybridIndex(encoder=encoder)
@@ -49,24 +63,8 @@ def assert_same_ranking(found, expected):
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
 class TestVectorStore:
     @pytest.fixture
-    def store(self, fresh_encoder):
-        qdrant = pytest.importorskip("llama_index.vector_stores.qdrant")
-        client = pytest.importorskip("qdrant_client").QdrantClient(":memory:")
-        document_function, query_function = qdrant_sparse_functions(fresh_encoder)
-        return qdrant.QdrantVectorStore(
-            "abstracts",
-            client=client,
-            enable_hybrid=True,
-            sparse_doc_fn=document_function,
-            sparse_query_fn=query_function,
-        )
-
-    @pytest.fixture
-    def index(self, fresh_encoder, store, abstracts):
-        context = StorageContext.from_defaults(vector_store=store)
-        return VectorStoreIndex(
-            make_nodes(abstracts), storage_context=context, embed_model=KeyTokensEmbedding(fresh_encoder)
-        )
+    def index(self, fresh_encoder, abstracts):
+        return make_index(fresh_encoder, abstracts)
 
     def test_one_pass_a_text_and_a_query_and_our_ranking(self, passes, index, abstracts, expected):
         assert passes.take() == len(abstracts)
@@ -81,13 +79,32 @@ class TestVectorStore:
         assert len(hybrid.retrieve("a query that nobody asked before")) == 5
         assert passes.take() == 1
 
-    def test_our_hybrid_retriever_over_it(self, passes, index, store, fresh_encoder, abstracts):
+    def test_its_own_fusion_is_ours(self, lookup_encoder, abstracts):
+        """LlamaIndex fuses what Qdrant finds by min-max normalised scores, as we do; queries by their own words."""
+        index = make_index(lookup_encoder, abstracts)
+        ours = KeyTokensHybridRetriever(
+            lookup_encoder,
+            make_nodes(abstracts),
+            fusion="score",
+            weights={"dense": 0.7, "sparse": 0.3},
+            depth=20,
+            similarity_top_k=10,
+        )
+        theirs = index.as_retriever(
+            vector_store_query_mode="hybrid", similarity_top_k=20, sparse_top_k=20, hybrid_top_k=10, alpha=0.7
+        )
+        for query in QUERIES:
+            hits, expected = theirs.retrieve(query), ours.retrieve(query)
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], rel=1e-4)
+            assert [hit.node.node_id for hit in hits[:3]] == [hit.node.node_id for hit in expected[:3]]
+
+    def test_our_hybrid_retriever_over_it(self, passes, index, fresh_encoder, abstracts):
         nodes = make_nodes(abstracts)
         passes.take()
         retriever = KeyTokensHybridRetriever.from_defaults(nodes=nodes, dense=index, encoder=fresh_encoder)
         assert passes.take() == 0
         own = KeyTokensHybridRetriever(fresh_encoder, nodes, similarity_top_k=10)
-        over_store = KeyTokensHybridRetriever(fresh_encoder, nodes, dense=store, similarity_top_k=10)
+        over_store = KeyTokensHybridRetriever(fresh_encoder, nodes, dense=index.vector_store, similarity_top_k=10)
         for query in QUERIES:
             hits = over_store.retrieve(query)
             assert passes.take() == 1
@@ -131,7 +148,7 @@ class TestVectorStore:
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in own.retrieve(QUERIES[0])], rel=1e-4)
 
 
-def test_the_embedded_engine_ranks_as_we_do(encoder, abstracts, expected, tmp_path):
+def test_the_embedded_engine_ranks_as_we_do(encoder, lookup_encoder, abstracts, expected, tmp_path):
     """Qdrant's engine without a client: LlamaIndex's store speaks to clients only, so it gets our vectors itself."""
     edge = pytest.importorskip("qdrant_edge")
     document_function, query_function = qdrant_sparse_functions(encoder)
@@ -145,20 +162,38 @@ def test_the_embedded_engine_ranks_as_we_do(encoder, abstracts, expected, tmp_pa
     texts = list(abstracts.values())
     rows = zip(dense.get_text_embedding_batch(texts), *document_function(texts), strict=True)
     points = [
-        edge.Point(name, {"dense": vector, "sparse": edge.SparseVector(indices, values)}, {})
-        for name, (vector, indices, values) in zip(abstracts, rows, strict=True)
+        edge.Point(name, {"dense": vector, "sparse": edge.SparseVector(indices, values)}, {"number": number})
+        for number, (name, (vector, indices, values)) in enumerate(zip(abstracts, rows, strict=True))
     ]
     shard.update(edge.UpdateOperation.upsert_points(points))
+    shard.close()
+    shard = edge.EdgeShard.load(str(tmp_path / "shard"))
+    ours = KeyTokensHybridRetriever(
+        encoder,
+        make_nodes(abstracts),
+        fusion="rrf",
+        weights={"dense": 1.0, "sparse": 1.0},
+        depth=20,
+        similarity_top_k=10,
+    )
+    below = MetadataFilters(filters=[MetadataFilter(key="number", value=9, operator="<")])
     for query in QUERIES:
         ((indices,), (values,)) = query_function([query])
         sparse = edge.Query.Nearest(edge.SparseVector(indices, values), using="sparse")
         found = [(point.id, point.score) for point in shard.query(edge.QueryRequest(query=sparse, limit=10))]
         assert_same_ranking([(str(name), score) for name, score in found], expected[query])
         nearest = edge.Query.Nearest(dense.get_query_embedding(query), using="dense")
-        hybrid = edge.QueryRequest(
-            prefetches=[edge.Prefetch(query=side, limit=20) for side in (sparse, nearest)],
-            query=edge.Fusion.Rrf(k=60),
-            limit=5,
-        )
-        assert len(shard.query(hybrid)) == 5
+        ((indices,), (values,)) = qdrant_sparse_functions(lookup_encoder)[1]([query])
+        words = edge.Query.Nearest(edge.SparseVector(indices, values), using="sparse")
+        for filters, condition in (
+            (None, None),
+            (below, edge.Filter(must=[edge.FieldCondition("number", range=edge.RangeFloat(lt=9))])),
+        ):
+            hybrid = edge.QueryRequest(
+                prefetches=[edge.Prefetch(query=side, limit=20, filter=condition) for side in (nearest, words)],
+                query=edge.Fusion.Rrf(k=61),  # Qdrant counts ranks from 0
+                limit=10,
+            )
+            fused = [point.score for point in shard.query(hybrid)]
+            assert fused == pytest.approx([hit.score for hit in ours.retrieve(query, filters=filters)], rel=1e-4)
     shard.close()

@@ -1,4 +1,4 @@
-"""The guide's code runs, and prints what it says."""
+"""The guide's and the README's code runs, and prints what they say."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[4]
-GUIDE = REPOSITORY / "docs" / "langchain.md"
+PACKAGE = Path(__file__).resolve().parents[2]
+REPOSITORY = PACKAGE.parents[1]
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
+
+
+def check(page, monkeypatch):
+    if not page.exists() or not (REPOSITORY / "examples").is_dir():
+        pytest.skip("it runs in a clone of the repository only")
+    monkeypatch.chdir(REPOSITORY)
+    names, printed, compared = {}, "", 0
+    for kind, content in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "text":
+            assert printed == content
+            compared += 1
+            continue
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(content, names)
+        printed = output.getvalue()
+    assert compared
+
+
+def test_the_readme(monkeypatch):
+    check(PACKAGE / "README.md", monkeypatch)
 
 
 @pytest.mark.slow
 def test_the_guide(monkeypatch):
     for package in ("langchain_classic", "langchain_milvus", "langchain_qdrant", "milvus_lite"):
         pytest.importorskip(package)
-    if not GUIDE.exists():
-        pytest.skip("the guide is in a clone of the repository only")
-    monkeypatch.chdir(REPOSITORY)
-    names, printed = {}, ""
-    for kind, content in BLOCK.findall(GUIDE.read_text(encoding="utf-8")):
-        if kind == "text":
-            assert printed == content
-            continue
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            exec(content, names)
-        printed = output.getvalue()
+    check(REPOSITORY / "docs" / "langchain.md", monkeypatch)

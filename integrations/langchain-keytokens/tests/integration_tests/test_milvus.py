@@ -57,9 +57,13 @@ def test_the_sparse_ranking_is_that_of_our_index(abstracts, encoder, tmp_path):
         assert [theirs[i][0] for i in distinct] == [ours[i].id for i in distinct]
 
 
-def test_the_hybrid_ranking_is_that_of_our_index(abstracts, encoder, tmp_path):
+def test_the_hybrid_ranking_is_that_of_our_index(abstracts, encoder, tmp_path, monkeypatch):
+    """Queries by their own words."""
+    monkeypatch.setattr(encoder, "query", "lookup")
     store = milvus(abstracts, encoder, tmp_path, ["dense", "sparse"])
-    retriever = KeyTokensHybridRetriever.from_documents(abstracts, encoder, k=5, fusion="rrf")
+    retriever = KeyTokensHybridRetriever.from_documents(
+        abstracts, encoder, k=5, fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}
+    )
     for query in QUERIES:
         ranked = store.similarity_search_with_score(
             query, k=5, fetch_k=100, ranker_type="rrf", ranker_params={"k": 60}

@@ -76,15 +76,18 @@ def test_the_dense_ranking_is_that_of_our_index(documents, encoder, query):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_hybrid_ranking_is_the_fusion_of_both(documents, encoder, query):
-    """Qdrant's own fusion counts ranks from 0 with a constant of its own, so both sides are taken from its answers."""
+def test_the_hybrid_ranking_is_ours(documents, encoder, query, monkeypatch):
+    """Reciprocal ranks, which Qdrant counts from 0; queries by their own words."""
+    monkeypatch.setattr(encoder, "query", "lookup")
     store = qdrant(documents, encoder, RetrievalMode.HYBRID)
-    found = {d.metadata["_id"] for d, _ in store.similarity_search_with_score(query, k=10)}
-    sides = [
-        [d.metadata["_id"] for d in qdrant(documents, encoder, mode).similarity_search(query, k=10)]
-        for mode in (RetrievalMode.DENSE, RetrievalMode.SPARSE)
-    ]
-    assert {side[0] for side in sides} <= found <= set(sides[0]) | set(sides[1])
+    fusion = models.RrfQuery(rrf=models.Rrf(k=61))
+    theirs = store.similarity_search_with_score(query, k=len(documents), hybrid_fusion=fusion)
+    retriever = KeyTokensHybridRetriever.from_documents(
+        documents, encoder, k=len(documents), fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}
+    )
+    ours = retriever.invoke(query)
+    assert [score for _, score in theirs] == pytest.approx([d.metadata["score"] for d in ours], rel=1e-4)
+    assert [d.metadata["_id"] for d, _ in theirs[:3]] == [d.id for d in ours[:3]]
 
 
 def test_as_the_dense_side_of_our_hybrid_retriever(documents, passes, encoder):
@@ -140,3 +143,35 @@ def test_an_empty_text_and_an_empty_query(documents, encoder):
     store = qdrant([*documents, empty], encoder, RetrievalMode.SPARSE)
     assert "" not in {d.page_content for d in store.similarity_search(QUERIES[0], k=61)}
     assert store.similarity_search("", k=5) == []
+
+
+def test_the_embedded_engine_ranks_as_we_do(documents, encoder, tmp_path):
+    """Qdrant's engine without a client: LangChain's store speaks to clients only, so it gets our vectors itself."""
+    edge = pytest.importorskip("qdrant_edge")
+    embeddings = KeyTokensSparseEmbeddings(encoder)
+    (tmp_path / "shard").mkdir()
+    shard = edge.EdgeShard.create(
+        str(tmp_path / "shard"), edge.EdgeConfig(sparse_vectors={"sparse": edge.EdgeSparseVectorParams()})
+    )
+    vectors = embeddings.embed_documents([d.page_content for d in documents])
+    points = [
+        edge.Point(d.id, {"sparse": edge.SparseVector(vector.indices, vector.values)}, d.metadata)
+        for d, vector in zip(documents, vectors, strict=True)
+    ]
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20)
+    for query in QUERIES:
+        vector = embeddings.embed_query(query)
+        nearest = edge.Query.Nearest(edge.SparseVector(vector.indices, vector.values), using="sparse")
+        for condition, filter in (
+            (None, None),
+            (edge.FieldCondition("position", range=edge.RangeFloat(lt=30)), {"position": {"$lt": 30}}),
+        ):
+            request = edge.QueryRequest(
+                query=nearest, limit=20, filter=None if condition is None else edge.Filter(must=[condition])
+            )
+            ours = {d.id: d.metadata["score"] for d in retriever.invoke(query, k=60, filter=filter)}
+            found = shard.query(request)
+            assert [point.score for point in found] == pytest.approx(list(ours.values())[:20], rel=1e-4)
+            assert all(ours[str(point.id)] == pytest.approx(point.score, rel=1e-4) for point in found)
+    shard.close()

@@ -5,10 +5,11 @@ import copy
 import numpy as np
 import pytest
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ValidationError
-from st_keytokens import reciprocal_rank_fusion, score_fusion
-from st_keytokens.retrieval import Retriever
+from st_keytokens import KeyTokenEncoder, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.retrieval import Retriever, SearchSettings
 
 from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
 
@@ -35,10 +36,12 @@ def retriever(request, abstracts, encoder, store):
 
 
 class TestSearch:
-    @pytest.mark.parametrize(("fusion", "fuse"), [("score", score_fusion), ("rrf", reciprocal_rank_fusion)])
+    @pytest.mark.parametrize(
+        ("fusion", "fuse"), [("adaptive", adaptive_fusion), ("score", score_fusion), ("rrf", reciprocal_rank_fusion)]
+    )
     def test_it_is_the_fusion_of_both_rankings(self, retriever, abstracts, encoder, fusion, fuse):
         texts = [document.page_content for document in abstracts]
-        documents, query = encoder.encode_document(texts), encoder.encode_query([QUERY])
+        documents, query = encoder.encode_document(texts), encoder.encode_query([QUERY], is_hybrid=True)
         unit = documents.dense / np.linalg.norm(documents.dense, axis=1, keepdims=True)
         dense = unit @ query.dense[0] / np.linalg.norm(query.dense[0])
         sparse = (documents.sparse.to_scipy() @ query.sparse.to_scipy().T).toarray().ravel()
@@ -46,7 +49,7 @@ class TestSearch:
             "dense": [(abstracts[row].id, float(dense[row])) for row in np.argsort(-dense)],
             "sparse": [(abstracts[row].id, float(sparse[row])) for row in np.argsort(-sparse) if sparse[row] > 0],
         }
-        expected = fuse(rankings)[:10]
+        expected = fuse(rankings, weights=encoder.fusion_weights)[:10]
         retriever.fusion = fusion
         found = retriever.invoke(QUERY, k=10)
         assert ids(found) == [hit.id for hit in expected]
@@ -70,11 +73,28 @@ class TestSearch:
     async def test_asynchronous_search_gives_the_same(self, retriever):
         assert await retriever.ainvoke(QUERY, k=3) == retriever.invoke(QUERY, k=3)
 
-    def test_weights(self, retriever):
+    def test_a_store_with_other_embeddings_counts_as_much_as_we_do(self, abstracts, encoder):
+        """How far our embedder is trusted says nothing about another one."""
+        store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
+        assert encoder.fusion_weights["dense"] != 1.0
+        found = KeyTokensHybridRetriever.from_documents(abstracts, encoder, vectorstore=store, k=60).invoke(QUERY)
+        rankings = {
+            side: sorted(
+                ((d.id, d.metadata["scores"][side]) for d in found if side in d.metadata["scores"]),
+                key=lambda hit: -hit[1],
+            )
+            for side in ("dense", "sparse")
+        }
+        expected = {hit.id: hit.score for hit in adaptive_fusion(rankings)}
+        assert {d.id: d.metadata["score"] for d in found} == pytest.approx(expected)
+
+    def test_weights(self, retriever, encoder, monkeypatch):
+        """The query's own words: what its embedding says is on the dense side."""
         settings = {"retriever": retriever.retriever, "vectorstore": retriever.vectorstore, "k": 5}
         sparse_alone = KeyTokensHybridRetriever(**settings, weights={"dense": 0.0})
-        expected = KeyTokensRetriever(retriever=retriever.retriever, k=5).invoke(QUERY)
-        assert ids(sparse_alone.invoke(QUERY)) == ids(expected)
+        found = sparse_alone.invoke(QUERY)
+        monkeypatch.setattr(encoder, "query", "lookup")
+        assert ids(found) == ids(KeyTokensRetriever(retriever=retriever.retriever, k=5).invoke(QUERY))
 
     def test_matched_tokens(self, retriever):
         retriever.matches_key = "matches"
@@ -200,7 +220,7 @@ class TestStores:
         async def asimilarity_search(self, query, k=4, **kwargs):
             return self.similarity_search(query, k, **kwargs)
 
-    @pytest.mark.parametrize("fusion", ["rrf", "score"])
+    @pytest.mark.parametrize("fusion", ["rrf", "score", "adaptive"])
     def test_distances_are_not_taken_for_similarities(self, abstracts, encoder, store, fusion):
         distances = self.Distances(KeyTokensEmbeddings(encoder))
         found = [
@@ -225,7 +245,7 @@ class TestStores:
     def test_but_its_scores_cannot_be_fused(self, abstracts, encoder):
         silent = self.WithoutScores(KeyTokensEmbeddings(encoder))
         retriever = KeyTokensHybridRetriever.from_documents(abstracts, encoder, vectorstore=silent)
-        with pytest.raises(ValueError, match="must have scores for fusion='score', got None"):
+        with pytest.raises(ValueError, match="must have scores for fusion='adaptive', got None"):
             retriever.invoke(QUERY)
 
     def test_a_store_that_names_its_documents_itself(self, encoder):
@@ -359,6 +379,37 @@ class TestFailingStore:
         assert "x" not in failing.store and "w" in failing.store
 
 
+class TestOneEmptySide:
+    """A hybrid search of one side alone is an error, and never taken for a hybrid one."""
+
+    async def test_a_store_that_lost_its_documents(self, abstracts, encoder, store, tmp_path):
+        KeyTokensHybridRetriever.from_documents(abstracts, encoder, vectorstore=store).save_local(tmp_path)
+        lost = InMemoryVectorStore(KeyTokensEmbeddings(encoder))
+        loaded = KeyTokensHybridRetriever.load_local(tmp_path, encoder, vectorstore=lost)
+        with pytest.raises(ValueError, match="got no hit from it beside 60 in the index"):
+            loaded.invoke(QUERY)
+        with pytest.raises(ValueError, match="got no hit from it beside 60 in the index"):
+            await loaded.ainvoke(QUERY)
+
+    async def test_an_index_that_never_got_the_documents(self, abstracts, encoder, store):
+        store.add_documents(abstracts)
+        retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store)
+        for filter in (None, {"position": 3}):
+            with pytest.raises(
+                ValueError, match="the index must hold the documents of the vector store, got an empty"
+            ):
+                retriever.invoke(QUERY, filter=filter)
+            with pytest.raises(
+                ValueError, match="the index must hold the documents of the vector store, got an empty"
+            ):
+                await retriever.ainvoke(QUERY, filter=filter)
+
+    def test_filters_may_leave_nothing_of_the_store(self, abstracts, encoder, store):
+        retriever = KeyTokensHybridRetriever.from_documents(abstracts, encoder, vectorstore=store)
+        found = retriever.invoke(QUERY, search_kwargs={"filter": lambda document: False})
+        assert [set(document.metadata["scores"]) for document in found] == [{"sparse"}] * 4
+
+
 class TestSettings:
     def test_an_index_without_dense_vectors_needs_a_store(self, encoder):
         with pytest.raises(ValidationError, match="vectorstore must be given for an index without dense vectors"):
@@ -367,7 +418,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ({"fusion": "max"}, "Input should be 'score' or 'rrf'"),
+            ({"fusion": "max"}, "Input should be 'adaptive', 'score' or 'rrf'"),
             ({"weights": {"bm25": 1.0}}, "weights"),
             ({"weights": {"dense": -1.0}}, "weights"),
             ({"depth": 0}, "greater than or equal to 1"),
@@ -376,6 +427,15 @@ class TestSettings:
     def test_a_setting_out_of_its_range_is_refused(self, encoder, setting, message):
         with pytest.raises(ValidationError, match=message):
             KeyTokensHybridRetriever(retriever=Retriever(encoder), **setting)
+
+    def test_scores_are_fused_by_default(self, retriever):
+        assert retriever.fusion == SearchSettings().fusion == "adaptive"
+
+    def test_another_encoder_is_refused(self, retriever, encoder, tmp_path):
+        retriever.save_local(tmp_path)
+        other = KeyTokenEncoder(encoder.model, max_active_dims=7)
+        with pytest.raises(ValueError, match="fingerprint must be"):
+            KeyTokensHybridRetriever.load_local(tmp_path, other, vectorstore=retriever.vectorstore)
 
     def test_saved_and_loaded(self, retriever, encoder, tmp_path):
         retriever.fusion, retriever.weights = "score", {"dense": 0.3}
@@ -410,9 +470,19 @@ class TestOddInput:
             assert len(found) == 2
             assert all(set(document.metadata["scores"]) == {"dense"} for document in found)
 
-    def test_chinese(self, encoder, store):
-        texts = ["行星围绕恒星运行。", "疫苗保护人们免受疾病侵害。", "电子带有负电荷。"]
+    def test_chinese_and_mixed_scripts(self, encoder, store):
+        """The sparse side tells them apart, whatever the dense one of a small English model says."""
+        texts = ["行星围绕恒星运行。", "mRNA疫苗 stops COVID-19", "电子带有负电荷。", "Ёжик в тумане, a film"]
         for vectorstore in (None, store):
-            retriever = KeyTokensHybridRetriever.from_texts(texts, encoder, vectorstore=vectorstore)
-            assert sorted(d.page_content for d in retriever.invoke("疫苗")) == sorted(texts)
-            assert all("sparse" in d.metadata["scores"] for d in retriever.invoke("疫苗", k=1))
+            retriever = KeyTokensHybridRetriever.from_texts(
+                texts, encoder, vectorstore=vectorstore, k=1, weights={"sparse": 3.0}
+            )
+            for query, text in zip(["恒星", "mRNA 疫苗", "电子", "Ёжик film"], texts, strict=True):
+                (found,) = retriever.invoke(query)
+                assert found.page_content == text
+                assert set(found.metadata["scores"]) == {"dense", "sparse"}
+
+    def test_an_id_twice_is_refused_and_nothing_added(self, retriever, abstracts):
+        with pytest.raises(ValueError, match="ids must be unique, got 'a' twice"):
+            retriever.add_texts(["one", "two"], ids=["a", "a"])
+        assert len(retriever.retriever) == len(abstracts)

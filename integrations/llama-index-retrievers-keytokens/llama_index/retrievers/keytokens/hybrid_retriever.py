@@ -44,8 +44,11 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         dense: Where the dense ranking comes from: a ``VectorStoreIndex`` with its own embedding model, or a vector
             store, which is then asked with this encoder's vectors. It takes part in :meth:`add_nodes` and
             :meth:`delete_nodes`. None: this retriever's own index.
-        fusion: ``"score"`` for min-max normalised scores, ``"rrf"`` for reciprocal ranks.
-        weights: Factors of ``"dense"`` and ``"sparse"``; 1 where not named.
+        fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
+            single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks, which rank
+            worse where one side is much weaker. Scores that rise along a store's ranking are distances, turned round.
+        weights: Factors of ``"dense"`` and ``"sparse"``, 1 where not named. None: the encoder's ``fusion_weights``, or
+            1 each beside vectors of another embedding model.
         depth: Hits of each side that are fused; None for ``max(100, 10 * similarity_top_k)``.
         path: See :class:`KeyTokensRetriever`, as for the rest.
         similarity_top_k: At most so many hits.
@@ -63,7 +66,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If a value is out of its range, or the index was made by another encoder.
+        ValueError: If a value is out of its range, or the index was made by another encoder; when retrieving, if the
+            vector store is empty and the index is not, or the other way round: there is no fall-back to one side.
 
     Example:
         .. code-block:: python
@@ -83,7 +87,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         nodes: Sequence[BaseNode] = (),
         *,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
-        fusion: Fusion = "score",
+        fusion: Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
         path: str | PathLike[str] | None = None,
@@ -122,7 +126,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         *,
         encoder: KeyTokenEncoder,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
-        fusion: Fusion = "score",
+        fusion: Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
         path: str | PathLike[str] | None = None,
@@ -281,6 +285,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             OutsideHit(hit.node.node_id, hit.node.get_content(), hit.score, filterable_metadata(hit.node))
             for hit in found
         ]
+        self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
         hits = self._retriever.search(query_bundle.query_str, settings, outside=outside)
         return [
             scored_node(
@@ -294,7 +299,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     def _settings(self, query_bundle: QueryBundle | None) -> SearchSettings:
         settings = super()._settings(query_bundle)
-        return replace(settings, mode="hybrid", fusion=self.fusion, weights=self.weights, depth=self.depth)
+        is_other = self._side is not None and not self._side.shares_encoder
+        weights = {} if self.weights is None and is_other else self.weights
+        return replace(settings, mode="hybrid", fusion=self.fusion, weights=weights, depth=self.depth)
 
     def _persisted_settings(self) -> dict[str, Any]:
         own = {

@@ -16,6 +16,8 @@ SparseFunction = Callable[[list[str]], Vectors]
 def qdrant_sparse_functions(encoder: KeyTokenEncoder) -> tuple[SparseFunction, SparseFunction]:
     """The two functions that LlamaIndex's Qdrant store makes sparse vectors with.
 
+    Install the store with ``pip install "llama-index-retrievers-keytokens[qdrant]"``.
+
     Args:
         encoder: The encoder; give the same one to :class:`KeyTokensEmbedding`, and each text takes one forward pass.
 

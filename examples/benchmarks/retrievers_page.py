@@ -1,0 +1,123 @@
+"""docs/results/retrievers.md from the JSON file that retrievers.py wrote.
+
+python examples/benchmarks/retrievers_page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from environment import RESULTS
+
+OURS = "KeyTokens"
+SPARSE, HYBRID, LOOKUP = "KeyTokensRetriever", "KeyTokensHybridRetriever", "KeyTokensRetriever, lookup"
+
+TOP = """# Retrievers side by side
+
+{documents:,} documents, {queries:,} queries of {collection}, one run of `examples/benchmarks/retrievers.py`, written
+down by `retrievers_page.py`. Embedder: {embedder}, calibrated on the documents in {calibration_processor_s:.0f} s,
+which no row counts. {processor}, {threads} thread, Python {python}; versions are in `{name}.json`.
+
+What is lost, first:
+"""
+TIMES = """
+Every retriever is asked through its framework's own call for ten hits, all of them for one query in turn, each time
+another one first. A query that is embedded takes one forward pass, and none is asked twice. The machine was shared
+with other work (load average {load_average}): a build is in seconds of the processor, *ratio* is the median over the
+queries of the time beside that of LlamaIndex's `BM25Retriever` for the same query, a moment apart; milliseconds are
+those of this run. *Open again* is the median of seven, from the folder to the first answer. *Lookup*: sparse queries
+without a forward pass, on the same index. BM25 retrievers are as they come, unless their words are said to be
+lower-cased (`\\w+`), which LangChain's leaves to its user; its EnsembleRetriever fuses these and an exact FAISS index
+of the same dense vectors, a hundred hits of each, as the hybrid retrievers do.
+
+What each can do. Every cell was found out by doing it, through the calls that the framework has for it; what was seen
+is in `{name}.json`.
+"""
+END = """
+*Persist with settings*: the same answers after loading, with settings that are not the defaults. *Async*: the event
+loop goes on wherever a search computes. *Chinese*: the right text first, alone, for six words of six texts.
+*Explanation*: with a hit come tokens whose numbers sum to one of its scores.
+"""
+
+
+def losses(results: dict[str, Any]) -> list[str]:
+    """What ours do worse than what there was, as figures; a line only where they do."""
+    rows = {(row["framework"], row["name"]): row for row in results["retrievers"]}
+    sparse, hybrid, lookup = (rows["LlamaIndex", name] for name in (SPARSE, HYBRID, LOOKUP))
+    bm25 = rows["LlamaIndex", "BM25Retriever"]
+    best = max((row for row in rows.values() if not row["name"].startswith(OURS)), key=lambda row: row["ndcg@10"])
+    times = sparse["build_processor_s"] / bm25["build_processor_s"]
+    share = sparse["passes_processor_s"] / sparse["build_processor_s"]
+    lines = [
+        f"- **A build embeds every document**: {times:.0f} times the processor time of LlamaIndex's BM25. The "
+        f"transformer, of 7 million parameters here, takes {share:.0%} of it, which grows with the model."
+    ]
+    if sparse["median_ratio"] > 1:
+        lines.append(
+            f"- **A query that takes a forward pass** takes {sparse['median_ratio']:.1f} times as long as in "
+            f"LlamaIndex's BM25, a hybrid one {hybrid['median_ratio']:.1f} times, one by lookup "
+            f"{lookup['median_ratio']:.1f} times."
+        )
+    if sparse["open_s"] > bm25["open_s"]:
+        lines.append(f"- **Opening again** takes {sparse['open_s'] / bm25['open_s']:.1f} times as long.")
+    for row in (sparse, hybrid, lookup):
+        if row["ndcg@10"] < best["ndcg@10"]:
+            lines.append(
+                f"- **`{row['name']}`** finds less than {best['framework']}'s {best['name']}: nDCG@10 "
+                f"{row['ndcg@10']:.3f} against {best['ndcg@10']:.3f}."
+            )
+    if hybrid["ndcg@10"] < sparse["ndcg@10"]:
+        lines.append(
+            f"- **The hybrid loses to its own sparse side**, {hybrid['ndcg@10']:.3f} against {sparse['ndcg@10']:.3f}: "
+            "this embedder's dense vectors are weak. How it is with a stronger one is in [quality.md](quality.md)."
+        )
+    for feature in results["features"]:
+        missing = [name for name, seen in feature["probes"].items() if seen["cell"] == "no"]
+        if feature["name"].startswith(OURS) and missing:
+            lines.append(f"- **`{feature['name']}`** of {feature['framework']} cannot: {', '.join(missing)}.")
+    return lines
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as Markdown, worst quality first."""
+    names = list(results["features"][0]["probes"])
+    values = {**results["env"], **results}
+    lines = [
+        TOP.format(**values),
+        *losses(results),
+        "",
+        "| framework | retriever | nDCG@10 | build, s | query, median ms | p95 ms | ratio | open again, s |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(results["retrievers"], key=lambda row: row["ndcg@10"]):
+        again = "cannot" if row["open_s"] is None else f"{row['open_s']:.3f}"
+        build = "the same" if row["build_s"] is None else f"{row['build_processor_s']:.1f}"
+        lines.append(
+            f"| {row['framework']} | {row['name']} | {row['ndcg@10']:.3f} | {build} | "
+            f"{row['median_ms']:.1f} | {row['p95_ms']:.1f} | {row['median_ratio']:.1f} | {again} |"
+        )
+    lines += [
+        TIMES.format(**values),
+        f"| framework | retriever | {' | '.join(names)} |",
+        f"|---|---|{'---|' * len(names)}",
+    ]
+    for feature in results["features"]:
+        cells = " | ".join(feature["probes"][name]["cell"] for name in names)
+        lines.append(f"| {feature['framework']} | {feature['name']} | {cells} |")
+    return "\n".join([*lines, END])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="retrievers", help="of the file in docs/results")
+    options = parser.parse_args()
+    results = json.loads((RESULTS / f"{options.name}.json").read_text(encoding="utf-8"))
+    path = RESULTS / f"{options.name}.md"
+    path.write_text(page({**results, "name": options.name}), encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
