@@ -1,0 +1,75 @@
+"""Tables of what ablation.py and transfer.py measured, for the page about quality."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+
+def macro(values: dict[str, dict[str, float]], key: str = "nDCG@10") -> float:
+    """Mean over collections."""
+    return fmean(value[key] for value in values.values())
+
+
+def ablation(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Ingredients off, one at a time, for each model.
+
+    Args:
+        results: What ablation.py wrote, by model.
+    """
+    variants = {model: found["variants"] for model, found in results.items()}
+    first = next(iter(variants.values()))
+    collections = ", ".join(first["default"])
+    lines = [f"Macro nDCG@10 over {collections}; the difference from the default in brackets.", ""]
+    lines += [f"| | {' | '.join(variants)} |", f"|---|{'---:|' * len(variants)}"]
+    for name in (name for name in first if " = " not in name):
+        lines.append(f"| {name} | {' | '.join(_cell(found, name) for found in variants.values())} |")
+    return lines
+
+
+def sensitivity(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Every constant over its range, for each model; the default has the difference 0."""
+    variants = {model: found["variants"] for model, found in results.items()}
+    names = [name for name in next(iter(variants.values())) if " = " in name]
+    settings = list(dict.fromkeys(name.split(" = ")[0] for name in names))
+    lines = ["| | value: difference in macro nDCG@10 |", "|---|---|"]
+    for setting in settings:
+        for model, found in variants.items():
+            default = macro(found["default"])
+            cells = [
+                f"{name.split(' = ')[1]}: {macro(found[name]) - default:+.4f}"
+                for name in names
+                if name.split(" = ")[0] == setting
+            ]
+            lines.append(f"| {setting}, {model} | {', '.join(cells)} |")
+    return lines
+
+
+def transfer(found: dict[str, Any]) -> list[str]:
+    """nDCG@10 of each collection, by rows, with the calibration of each, by columns; ridge decoder and LM head."""
+    names = list(found["transfer"])
+    lines = []
+    for decoder, title in (("ridge", "ridge decoder"), ("lm_head", "LM head")):
+        lines += [f"| {title}: searched \\ calibrated on | {' | '.join(names)} | none |"]
+        lines += [f"|---|{'---:|' * (len(names) + 1)}"]
+        for name in names:
+            row = found["transfer"][name]
+            cells = [f"{row[source][decoder]:.3f}" for source in names]
+            lines.append(f"| {name} | {' | '.join(cells)} | {row['none']['lm_head']:.3f} |")
+        lines.append("")
+    return lines
+
+
+def curves(found: dict[str, Any], part: str) -> list[str]:
+    """nDCG@10 with the ridge decoder by the number of texts that the calibration was fitted on."""
+    counts = sorted({int(count) for values in found[part].values() for count in values})
+    lines = [f"| texts | {' | '.join(f'{count:,}' for count in counts)} |", f"|---|{'---:|' * len(counts)}"]
+    for name, values in found[part].items():
+        cells = [f"{values[str(count)]['ridge']:.3f}" if str(count) in values else "" for count in counts]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(found: dict[str, Any], name: str) -> str:
+    value = macro(found[name])
+    return f"{value:.4f}" if name == "default" else f"{value:.4f} ({value - macro(found['default']):+.4f})"
