@@ -17,6 +17,7 @@ __all__ = [
     "QdrantEngine",
     "Records",
     "Retry",
+    "SeismicField",
     "load",
 ]
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from st_keytokens.engines.engine import Engine
     from st_keytokens.engines.lucene import LuceneExport
     from st_keytokens.engines.milvus import MilvusEngine
-    from st_keytokens.engines.opensearch import OpenSearchEngine
+    from st_keytokens.engines.opensearch import OpenSearchEngine, SeismicField
     from st_keytokens.engines.pgvector import PgVectorEngine
     from st_keytokens.engines.qdrant import QdrantEngine
     from st_keytokens.engines.qdrant_edge import QdrantEdgeEngine
@@ -46,6 +47,7 @@ else:
         "QdrantEngine": "qdrant",
         "Records": "records",
         "Retry": "retrying",
+        "SeismicField": "opensearch",
         "load": "bulk_loading",
     }
 

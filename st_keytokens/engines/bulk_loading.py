@@ -89,6 +89,7 @@ def _read(path: Path, engine: Engine) -> tuple[int, str | None]:
         raise ValueError(f"progress must be a file that a load wrote, got {str(path)!r}. Name another one.") from err
     if target != _target(engine):
         raise ValueError(f"progress must be of {_target(engine)}, got {str(path)!r} of {target}. Name another one.")
+    engine.flush()
     if engine.count() == 0:
         raise ValueError(
             f"{str(path)!r} tells of {num_rows} documents, but the collection is empty. Delete the file to begin anew."
