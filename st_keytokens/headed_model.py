@@ -64,8 +64,10 @@ class HeadedModel:
             self.head = existing
         else:
             if head is None:
-                is_given = backbone is None or isinstance(backbone, LMHead)
-                lm_head = backbone if is_given else LMHead.from_checkpoint(str(backbone))
+                if backbone is None or isinstance(backbone, LMHead):
+                    lm_head = backbone
+                else:
+                    lm_head = LMHead.from_checkpoint(str(backbone))
                 head = KeyTokenHead(lm_head, **{**METHODS[method].head, **dims})
             elif settings:
                 raise ValueError(

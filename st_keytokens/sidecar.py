@@ -117,10 +117,9 @@ def attach(
         arguments["weighting"], config = method.weighting, dict(method.head)
     config |= {name: changes.pop(name) for name in ("max_active_dims", "query_max_active_dims") if name in changes}
     backbone, calibration = changes.pop("backbone", None), changes.pop("calibration", None)
-    if isinstance(backbone, LMHead):
-        lm_head = backbone
-    else:
-        lm_head = saved.lm_head if backbone is None else LMHead.from_checkpoint(str(backbone))
+    lm_head = saved.lm_head if backbone is None else backbone
+    if lm_head is not None and not isinstance(lm_head, LMHead):
+        lm_head = LMHead.from_checkpoint(str(lm_head))
     encoder = cls(model, head=KeyTokenHead(lm_head, **config), cache_size=cache_size, **{**arguments, **changes})
     for name, is_same in (
         ("vocabulary", vocabulary_hash == encoder.vocabulary.hash or is_changed),

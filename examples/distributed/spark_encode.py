@@ -29,9 +29,8 @@ from st_keytokens.readers import read_documents
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 CORPUS = EXAMPLES / "data" / "arxiv-abstracts" / "corpus.jsonl"
-ROW_TYPE = StructType(
-    [StructField("indices", ArrayType(IntegerType())), StructField("values", ArrayType(FloatType()))]
-)
+INDICES, VALUES = ArrayType(IntegerType()), ArrayType(FloatType())
+ROW_TYPE = StructType([StructField("indices", INDICES), StructField("values", VALUES)])
 
 
 def write_input(folder: Path, rows_per_file: int = 500) -> None:

@@ -16,6 +16,7 @@ from st_keytokens.analysis.alignment_terms import Definition
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.forward_pass import Role
+from st_keytokens.head_settings import HeadSettings
 from st_keytokens.texts import check_texts
 
 __all__ = ["KeyTokenAlignmentEvaluator"]
@@ -108,7 +109,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
             ValueError: See :func:`~st_keytokens.analysis.alignment.measure_alignment`.
         """
         encoder = model if isinstance(model, KeyTokenEncoder) else KeyTokenEncoder(model)
-        variants = {self.variant: VARIANTS[self.variant]}
+        variants: dict[str, HeadSettings] = {self.variant: VARIANTS[self.variant]}
         found = measure_alignment(
             self.texts, encoder, variants=variants, k=self.k, ks=[self.k], samples=1, **self._arguments
         ).rows
@@ -117,9 +118,9 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
         if output_path is not None and self.write_csv:
             self._write(Path(output_path), {"epoch": epoch, "steps": steps, **metrics})
         self.primary_metric = f"{self.main}@{self.k}" if self.main in ("hit", "share") else self.main
-        metrics = self.prefix_name_to_metrics(metrics, self.name)
-        self.store_metrics_in_model_card_data(encoder.model, metrics, epoch, steps)
-        return metrics
+        named: dict[str, float] = self.prefix_name_to_metrics(metrics, self.name)
+        self.store_metrics_in_model_card_data(encoder.model, named, epoch, steps)
+        return named
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""

@@ -118,7 +118,9 @@ def rank_by_embedding(
         rows: NDArray[np.float32] = encoder.model.encode(
             items, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False
         )
-        return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True).astype(np.float32)
+        found: NDArray[np.float32] = rows / np.maximum(lengths, np.float32(1e-12))
+        return found
 
     if not places:
         return [[] for _ in texts]

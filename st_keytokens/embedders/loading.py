@@ -146,7 +146,8 @@ def with_rows(lm_head: LMHead, rows: int) -> LMHead:
     if lacking <= 0:
         return lm_head
     output = lm_head.parts.output
-    tensors = [output.weight] if output.bias is None else [output.weight, output.bias]
+    parts = [output.weight] if output.bias is None else [output.weight, output.bias]
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     padded = [torch.cat([tensor, tensor.new_zeros(lacking, *tensor.shape[1:])]) for tensor in tensors]
     return LMHead(
         FrozenLayer(*padded), lm_head.parts.transform, scale=lm_head.scale, soft_cap=lm_head.soft_cap, is_held=False

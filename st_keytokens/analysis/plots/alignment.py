@@ -66,13 +66,8 @@ def plot_alignment_rates(comparison: AlignmentComparison | Alignment) -> Figure:
     """
     rows = _rows(comparison)
     figure, axes = new_figure(height=1.2 + 0.5 * len(rows))
-    for offset, (label, rate) in enumerate(
-        (
-            ("local alignment rate", lambda row: row.local_alignment_rate),
-            ("global alignment rate", lambda row: row.global_alignment_rate),
-        )
-    ):
-        estimates = [rate(row) for row in rows.values()]
+    for offset, label in enumerate(("local alignment rate", "global alignment rate")):
+        estimates: list[Estimate] = [getattr(row, label.replace(" ", "_")) for row in rows.values()]
         places = [position + 0.4 * offset for position in range(len(rows))]
         axes.barh(
             places,
