@@ -17,7 +17,7 @@ from pair import RESULTS, load_encoders, write_results
 
 from st_keytokens.analysis.plots.relatedness import plot_relatedness
 from st_keytokens.analysis.plots.style import save_figure
-from st_keytokens.analysis.relatedness import compare_with_judgements
+from st_keytokens.analysis.relatedness import Relatedness, compare_with_judgements
 
 WORD_SETS = {
     "SimLex-999 (similarity)": "en-simlex-999.tsv",
@@ -40,15 +40,8 @@ def read_sets(folder: Path) -> dict[str, tuple[list[tuple[str, str]], list[float
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds analysis/")
-    arguments = parser.parse_args()
-    sets, found = read_sets(arguments.data / "analysis"), {}
-    for name, encoder in load_encoders().items():
-        for kind, (pairs, judgements) in sets.items():
-            found[f"{name}: {kind}"] = compare_with_judgements(encoder, pairs, judgements, samples=1000)
-            print(f"{name}: {kind}: done", flush=True)
+def write(found: dict[str, Relatedness]) -> None:
+    """Results, picture and page of what has been measured."""
     corrected = {name: result for name, result in found.items() if ", corrected" in name}
     figure = plot_relatedness({name.replace(", corrected", ""): result for name, result in corrected.items()})
     save_figure(figure, RESULTS / "relatedness.svg")
@@ -71,7 +64,19 @@ def main() -> None:
     )
     text = "\n".join(blocks)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds analysis/")
+    arguments = parser.parse_args()
+    sets, found = read_sets(arguments.data / "analysis"), {}
+    encoders = load_encoders()
+    for name in sorted(encoders, key=lambda name: name.endswith("raw")):  # what is there is written after each
+        for kind, (pairs, judgements) in sets.items():
+            found[f"{name}: {kind}"] = compare_with_judgements(encoders[name], pairs, judgements, samples=1000)
+        write(found)
+        print(f"{name}: done", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,20 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-PACKAGES = ("st-keytokens", "sentence-transformers", "transformers", "torch", "numpy", "scipy", "numba", "bm25s")
+PACKAGES = (
+    "st-keytokens",
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "numpy",
+    "scipy",
+    "numba",
+    "bm25s",
+    "matplotlib",
+    "scikit-learn",
+    "keybert",
+    "pyarrow",
+)
 
 
 def environment() -> dict[str, Any]:
