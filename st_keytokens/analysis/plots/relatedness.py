@@ -62,7 +62,7 @@ def plot_relatedness(results: Mapping[str, Relatedness]) -> Figure:
     axes.grid(visible=True, axis="x")
     axes.axvline(0, color="#666666", linewidth=0.8)
     confidence = next(iter(results.values())).confidence
-    axes.set_xlabel(f"Spearman's correlation with human judgements, {confidence:.0%} interval")
+    axes.set_xlabel(f"Spearman's correlation, {confidence:.0%} interval")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
