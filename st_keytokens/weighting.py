@@ -18,7 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from st_keytokens.checks import checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.term_importance import term_importance
 
 Terms = Literal["both", "literal", "decoded"]
 
@@ -53,10 +55,14 @@ class Weighting:
         document_decoded_weight: Length of a document's decoded vector, in units of the corpus's ``literal_norm``, at a
             ``decoded_trust`` of 1. 0: no decoded terms.
         query_decoded_weight: Length of a query's decoded vector at a ``decoded_trust`` of 1; a literal term weighs 1.
+        max_document_terms: Terms kept of a document in all, literal and decoded. None: every literal one, and as many
+            decoded ones as the head gives. What is kept is not just what weighs most, see
+            :func:`~st_keytokens.term_importance.term_importance`.
         is_binary_query: Query terms count 1 each, literal and decoded alike, whatever their weights.
         is_scaled: Decoded vectors are brought to these lengths; otherwise they are used as the head gives them.
 
     Raises:
+        TypeError: If ``max_document_terms`` is not an integer.
         ValueError: If a value is out of its range.
     """
 
@@ -66,6 +72,7 @@ class Weighting:
     b: float = 0.75
     document_decoded_weight: float = 0.5
     query_decoded_weight: float = 1.0
+    max_document_terms: int | None = None
     is_binary_query: bool = False
     is_scaled: bool = True
 
@@ -78,6 +85,8 @@ class Weighting:
         for name in ("k1", "document_decoded_weight", "query_decoded_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, and finite, got {getattr(self, name)}.")
+        if self.max_document_terms is not None:
+            checked_int("max_document_terms", self.max_document_terms, minimum=1)
 
     def document(
         self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
@@ -96,7 +105,7 @@ class Weighting:
         if decoded is not None and self.is_scaled:
             decoded = _of_length(decoded, self.document_decoded_weight * corpus.decoded_trust * corpus.literal_norm)
         if decoded is not None and self.document_terms == "decoded":
-            return decoded
+            return decoded if self.max_document_terms is None else decoded.prune(self.max_document_terms)
         counts = count_terms(literal, vocab_size)
         lengths = np.array([len(terms) for terms in literal], dtype=np.float64)
         norms = self.k1 * (1 - self.b + self.b * lengths / max(corpus.average_length, 1.0))
@@ -104,8 +113,13 @@ class Weighting:
         weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
         literal_part = counts.with_values(weights if corpus.idf is None else weights * corpus.idf[counts.indices])
         if decoded is None or self.document_terms == "literal":
-            return literal_part
-        return literal_part.add(_without(decoded, literal_part))
+            decoded = SparseEmbeddings.empty(len(literal), vocab_size)
+        lacking = _without(decoded, literal_part)
+        both = literal_part.add(lacking)
+        if self.max_document_terms is None:
+            return both
+        importance = term_importance(literal, literal_part.add(_without(decoded, lacking)), lacking, corpus.idf)
+        return both.prune(self.max_document_terms, by=importance)
 
     def query(
         self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus

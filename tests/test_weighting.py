@@ -54,6 +54,47 @@ class TestLiteralDocuments:
         np.testing.assert_allclose(asked.scores(ours)[0], theirs, rtol=1e-4, atol=1e-5)
 
 
+class TestPruning:
+    corpus = Corpus(np.array([1, 1, 4, 1, 1, 1, 1, 1, 1, 1], np.float32), average_length=4.0, literal_norm=2.0)
+
+    def test_keeps_so_many_terms_with_the_weights_that_they_had(self):
+        texts, decoded = [terms(4, 2, 4, 5), terms(9), terms()], rows({1: 3.0, 5: 4.0}, {3: 1.0}, {})
+        whole = Weighting().document(texts, decoded, VOCAB, self.corpus).to_dicts()
+        pruned = Weighting(max_document_terms=2).document(texts, decoded, VOCAB, self.corpus).to_dicts()
+        assert [len(row) for row in whole] == [4, 2, 0]
+        assert [len(row) for row in pruned] == [2, 2, 0]
+        assert all(row.items() <= of.items() for row, of in zip(pruned, whole, strict=True))
+
+    @pytest.mark.parametrize(
+        ("text", "decoded", "kept"),
+        [
+            (terms(2, 4, 4, 4, 4), {}, 2),  # 3.63 against 1.62, of which its rarity takes half
+            (terms(4, 3), {}, 4),  # alike but for the place
+            (terms(4, 3), {3: 1.0}, 3),  # the embedding says it as well
+            (terms(4, 3), {1: 1.0, 3: 1.0}, 3),  # of two decoded ones, the literal one
+        ],
+    )
+    def test_what_is_kept(self, text, decoded, kept):
+        weighting = Weighting(max_document_terms=1)
+        (document,) = weighting.document([text], rows(decoded), VOCAB, self.corpus).to_dicts()
+        assert list(document) == [kept]
+
+    def test_decoded_documents_keep_their_strongest(self):
+        weighting = Weighting(document_terms="decoded", max_document_terms=1)
+        assert list(weighting.document([terms(2)], rows({1: 3.0, 5: 4.0}), VOCAB, self.corpus).to_dicts()[0]) == [5]
+
+    def test_no_documents_and_no_idf(self):
+        weighting = Weighting(max_document_terms=1)
+        assert weighting.document([], None, VOCAB, Corpus()).shape == (0, VOCAB)
+        assert weighting.document([terms(3, 3, 1)], None, VOCAB, Corpus()).indices.tolist() == [3]
+
+    def test_wrong_numbers(self):
+        with pytest.raises(ValueError, match="max_document_terms must be >= 1, got 0"):
+            Weighting(max_document_terms=0)
+        with pytest.raises(TypeError, match="max_document_terms must be an integer"):
+            Weighting(max_document_terms=1.5)  # type: ignore[arg-type]
+
+
 class TestDecoded:
     decoded = rows({1: 3.0, 4: 4.0}, {})
 

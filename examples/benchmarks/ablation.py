@@ -43,7 +43,6 @@ class Variant:
     ridge: dict[str, Any] = field(default_factory=dict)
     trust: float | None = None
     has_normalized_terms: bool = True
-    prune: int | None = None
 
     def encoder(self, own: KeyTokenEncoder) -> KeyTokenEncoder:
         """The encoder with these differences, for decoding what ``own`` has embedded."""
@@ -86,7 +85,7 @@ SENSITIVITY = {
     "query_decoded_weight": [Variant({"query_decoded_weight": v}) for v in (0.5, 0.7, 1.4, 2.0)],
     "k1": [Variant({"k1": v}) for v in (0.9, 1.5, 2.0)],
     "b": [Variant({"b": v}) for v in (0.4, 0.6, 0.9)],
-    "prune": [Variant(prune=v) for v in (32, 64, 96, 128, 192, 256)],
+    "max_document_terms": [Variant({"max_document_terms": v}) for v in (32, 64, 96, 128, 192, 256)],
 }
 
 
@@ -95,16 +94,14 @@ def variants() -> dict[str, Variant]:
     named = dict(INGREDIENTS)
     for setting, found in SENSITIVITY.items():
         for variant in found:
-            values = {**variant.weighting, **variant.head, **variant.ridge, "prune": variant.prune}
+            values = {**variant.weighting, **variant.head, **variant.ridge}
             named[f"{setting} = {values[setting]}"] = variant
     return named
 
 
-def score(encoded: EncodedCollection, encoder: KeyTokenEncoder, prune: int | None = None) -> tuple[float, float]:
+def score(encoded: EncodedCollection, encoder: KeyTokenEncoder) -> tuple[float, float]:
     """nDCG@10 of key tokens with this encoder, and the terms of a document."""
     documents = encoded.sparsify_documents(encoder)
-    if prune is not None:
-        documents = documents.prune(prune)
     queries = encoded.sparsify_queries(encoder)
     ties = tie_order(encoded.collection.doc_ids)
     run = sparse_run(documents.to_scipy(), queries.to_scipy(), ties, 100, forward_passes=1, seconds={})
@@ -123,7 +120,7 @@ def main() -> None:
     for path in arguments.collections:
         encoded = encode_collection(read_collection(path), encoder, cache=arguments.cache)
         for name, variant in variants().items():
-            found, terms = score(encoded, variant.encoder(encoded.encoder), variant.prune)
+            found, terms = score(encoded, variant.encoder(encoded.encoder))
             results[name][path.name] = {"nDCG@10": round(found, 5), "terms_a_document": round(terms, 1)}
             print(f"{path.name}: {name}: {found:.4f}", flush=True)
         write_results(f"ablation-{arguments.model.lower()}", {"model": arguments.model, "variants": results})

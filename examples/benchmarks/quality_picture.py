@@ -43,7 +43,7 @@ def main() -> None:
     for row, (name, title) in zip(axes, MODELS.items(), strict=True):
         collections = json.loads((RESULTS / f"quality-{name}.json").read_text(encoding="utf-8"))["collections"]
         variants = json.loads((RESULTS / f"ablation-{name}.json").read_text(encoding="utf-8"))["variants"]
-        pruned = [values for variant, values in variants.items() if variant.startswith("prune = ")]
+        pruned = [values for variant, values in variants.items() if variant.startswith("max_document_terms = ")]
         pruned.append(variants["default"])
         points = sorted((fmean(v["terms_a_document"] for v in p.values()), p) for p in pruned)
         known = set(variants["default"])

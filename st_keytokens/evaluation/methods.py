@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -185,11 +185,9 @@ def _ours_lookup(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run
 
 
 def _ours_pruned(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    watch = Stopwatch()
-    documents, seconds = encoded.documents
-    with watch.part("weigh_queries"):
-        queries = encoded.sparsify_queries(encoded.encoder)
-    return _scored(encoded, depths, documents.prune(64), queries, 1, {"weigh_documents": seconds, **watch.seconds})
+    own = encoded.encoder
+    weighting = replace(own.weighting, max_document_terms=64)
+    return _key_tokens(encoded, depths, with_settings(own, weighting, own.calibration, **own.head.get_config_dict()))
 
 
 def _ours_by_lm_head(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
@@ -257,7 +255,7 @@ COMPARED_METHODS: dict[str, ComparedMethod] = {
     ),
     "key-tokens": ComparedMethod("ours, a forward pass for the query", _ours),
     "key-tokens-lookup": ComparedMethod("ours, no forward pass for the query", _ours_lookup),
-    "key-tokens-64": ComparedMethod("ours, documents pruned to their 64 strongest terms", _ours_pruned),
+    "key-tokens-64": ComparedMethod("ours, documents pruned to their 64 most important terms", _ours_pruned),
     "key-tokens-lm-head": ComparedMethod("ours, decoded by the LM head, not the ridge decoder", _ours_by_lm_head),
     **{f"dense+{part}-rrf": _hybrid(part, "rrf") for part in _PARTNERS},
     **{f"dense+{part}-score": _hybrid(part, "score") for part in _PARTNERS},

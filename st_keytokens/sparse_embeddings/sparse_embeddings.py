@@ -182,26 +182,30 @@ class SparseEmbeddings(SparseRows):
             decoded.append(list(zip(strings, values[order].tolist(), strict=True)))
         return decoded
 
-    def prune(self, max_active_dims: int) -> SparseEmbeddings:
+    def prune(self, max_active_dims: int, *, by: ArrayLike | None = None) -> SparseEmbeddings:
         """Keep the largest weights of each row (ties: smaller token id first).
 
         Args:
             max_active_dims: How many terms a row may keep, at least 1.
+            by: What ranks the terms instead of their weights, shape ``(nnz,)``, finite and not negative.
 
         Raises:
-            TypeError: If it is not an integer.
-            ValueError: If it is not positive.
+            TypeError: If ``max_active_dims`` is not an integer.
+            ValueError: If it is not positive, or ``by`` is of another shape, negative or not finite.
 
         >>> SparseEmbeddings.from_dicts([{1: 0.5, 2: 3.0, 4: 2.0}], vocab_size=5).prune(2).to_dicts()
         [{2: 3.0, 4: 2.0}]
         """
         limit = checked_int("max_active_dims", max_active_dims, minimum=1)
+        keys = self.values if by is None else np.asarray(by, dtype=np.float32) + np.float32(0)  # no -0
+        if keys.shape != self.values.shape or not np.isfinite(keys).all() or (keys < 0).any():
+            raise ValueError(f"by must be {self.nnz} finite numbers, none negative, got shape {keys.shape}.")
         counts = self.active_dims
         if self.nnz == 0 or counts.max() <= limit:
             return self
-        # Floats above zero order as their bits: a stable sort of (row, falling weight) ranks every row's terms.
+        # Floats from zero on order as their bits: a stable sort of (row, falling weight) ranks every row's terms.
         rows = np.repeat(np.arange(len(self)), counts)
-        falling = rows.astype(np.uint64) << np.uint64(32) | ~self.values.view(np.uint32)
+        falling = rows.astype(np.uint64) << np.uint64(32) | ~keys.view(np.uint32)
         ranks = np.arange(self.nnz) - np.repeat(self.indptr[:-1], counts)
         is_kept = np.zeros(self.nnz, dtype=np.bool_)
         is_kept[np.argsort(falling, kind="stable")[ranks < limit]] = True

@@ -227,6 +227,15 @@ class TestPrune:
         with pytest.raises(TypeError, match="max_active_dims must be an integer, got float"):
             example().prune(2.0)
 
+    def test_may_rank_by_something_else(self):
+        sparse = SparseEmbeddings.from_dicts([{0: 1.0, 1: 2.0, 2: 3.0}, {4: 1.0}], 5)
+        assert sparse.prune(2, by=[0.5, 4.0, -0.0, 0.0]).to_dicts() == [{0: 1.0, 1: 2.0}, {4: 1.0}]
+
+    @pytest.mark.parametrize("by", [[1.0], [1.0, -1.0, 1.0, 1.0], [1.0, np.nan, 1.0, 1.0], np.ones((4, 1))])
+    def test_what_it_ranks_by_is_checked(self, by):
+        with pytest.raises(ValueError, match="by must be 4 finite numbers, none negative"):
+            SparseEmbeddings.from_dicts([{0: 1.0, 1: 2.0, 2: 3.0}, {4: 1.0}], 5).prune(2, by=by)
+
 
 class TestAdd:
     @given(st.data(), st.sampled_from([0.0, 0.25, 1.0, 3.0]), st.sampled_from([0.0, 0.5, 1.0]))
