@@ -6,12 +6,15 @@ python examples/benchmarks/bulk.py
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as arrow
@@ -44,9 +47,9 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds)}
 
 
-def write_vectors(path: Path, rows: int) -> None:
+def write_vectors(path: Path, rows: int, dimension: int) -> None:
     """Ids and vectors as a user's Parquet file."""
-    vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(sample_embeddings(rows, DIMENSION).ravel()), DIMENSION)
+    vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(sample_embeddings(rows, dimension).ravel()), dimension)
     table = arrow.table({"id": [f"doc-{i}" for i in range(rows)], "embedding": vectors})
     parquet.write_table(table, path, row_group_size=1024)
 
@@ -54,7 +57,7 @@ def write_vectors(path: Path, rows: int) -> None:
 def conversion(encoder: KeyTokenEncoder, rows: int, batch: int, repeats: int) -> dict:
     """Parquet to shards, with overlap and without, ``sparsify`` alone, and the product alone."""
     folder = Path(tempfile.mkdtemp())
-    write_vectors(folder / "dense.parquet", rows)
+    write_vectors(folder / "dense.parquet", rows, DIMENSION)
     vectors = sample_embeddings(rows, DIMENSION)
     matrix = encoder.model[0].auto_model.get_input_embeddings().weight
     cast = torch.from_numpy(vectors).to(matrix.device, matrix.dtype)
@@ -153,15 +156,41 @@ def abstracts(count: int) -> dict:
     }
 
 
+def peak_memory(folder: Path, rows: int) -> float:
+    """Megabytes that a process of its own has in memory at the most while it converts rows of the tiny embedder."""
+    path = folder / f"dense-{rows}.parquet"
+    encoder = KeyTokenEncoder.from_pretrained(TINY, model_arguments={"device": "cpu"}, cache_size=0)
+    write_vectors(path, rows, encoder.head.lm_head_dimension)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(converted_peak, path, folder / f"sparse-{rows}").result()
+
+
+def converted_peak(path: Path, output: Path) -> float:
+    torch.set_num_threads(1)
+    encoder = KeyTokenEncoder.from_pretrained(TINY, model_arguments={"device": "cpu"}, cache_size=0)
+    convert(encoder, open_source(path), output, shard_rows=10_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(sizes: list[int]) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        return [{"rows": rows, "peak_mb": peak_memory(Path(folder), rows)} for rows in sizes]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"], help="of the product: bfloat16, float32")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], help="of the product")
+    parser.add_argument("--memory-rows", type=int, nargs="+", default=[20_000, 100_000])
     arguments = parser.parse_args()
-    results: dict = {"abstracts": abstracts(500), "conversion": []}
+    results: dict = {
+        "abstracts": abstracts(500),
+        "memory": memory(arguments.memory_rows),
+        "conversion": [],
+    }
     for dtype in arguments.dtypes:
         model = qwen3_shaped(getattr(torch, dtype), 128, layers=1).to(arguments.device)
         encoder = calibrated(model)
@@ -184,6 +213,8 @@ def main() -> None:
         f"reads {rate['read_rows_per_second']:,.0f}; abstracts have {texts['terms_per_text']:.0f} terms of "
         f"{texts['bytes_per_term']:.2f} bytes"
     )
+    for row in results["memory"]:
+        print(f"{row['rows']:,} rows converted with a peak of {row['peak_mb']:,.0f} MB")
     print(write_results("bulk", results))
 
 

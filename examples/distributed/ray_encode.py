@@ -18,24 +18,11 @@ from pathlib import Path
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import ray
+from abstracts import MODEL, write_input
 from tqdm.auto import tqdm
 
 from st_keytokens.bulk import KeyTokenBatchEncoder, Manifest, ShardWriter
 from st_keytokens.bulk.arrow_tables import arrow_schema, from_arrow
-from st_keytokens.readers import read_documents
-
-EXAMPLES = Path(__file__).resolve().parents[1]
-CORPUS = EXAMPLES / "data" / "arxiv-abstracts" / "corpus.jsonl"
-
-
-def write_input(folder: Path, rows_per_file: int = 500) -> None:
-    """The abstracts as a directory of Parquet files with the columns id and text, as a user has them."""
-    folder.mkdir(parents=True)
-    records = list(read_documents(CORPUS))
-    for start in range(0, len(records), rows_per_file):
-        part = records[start : start + rows_per_file]
-        table = arrow.table({"id": [record.id for record in part], "text": [record.text for record in part]})
-        parquet.write_table(table, folder / f"texts-{start // rows_per_file:05d}.parquet")
 
 
 def encoded_tables(arguments: argparse.Namespace, files: list[str]) -> Iterator[arrow.Table]:
@@ -86,7 +73,7 @@ def encode(arguments: argparse.Namespace) -> Manifest:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(EXAMPLES / "tiny-embedder" / "embedder"))
+    parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("--input", help="directory of Parquet files with the columns id and text")
     parser.add_argument("--output", required=True, help="directory of the shards")
     parser.add_argument("--workers", type=int, default=1)

@@ -16,8 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import pyarrow as arrow
-import pyarrow.parquet as parquet
+from abstracts import MODEL, write_input
 from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
@@ -25,30 +24,20 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 from tqdm.auto import tqdm
 
 from st_keytokens.bulk import KeyTokenBatchEncoder, Manifest, collect_shards, read_manifest
-from st_keytokens.readers import read_documents
 
-EXAMPLES = Path(__file__).resolve().parents[1]
-CORPUS = EXAMPLES / "data" / "arxiv-abstracts" / "corpus.jsonl"
 INDICES, VALUES = ArrayType(IntegerType()), ArrayType(FloatType())
 ROW_TYPE = StructType([StructField("indices", INDICES), StructField("values", VALUES)])
 
 
-def write_input(folder: Path, rows_per_file: int = 500) -> None:
-    """The abstracts as a directory of Parquet files with the columns id and text, as a user has them."""
-    folder.mkdir(parents=True)
-    records = list(read_documents(CORPUS))
-    for start in range(0, len(records), rows_per_file):
-        part = records[start : start + rows_per_file]
-        table = arrow.table({"id": [record.id for record in part], "text": [record.text for record in part]})
-        parquet.write_table(table, folder / f"texts-{start // rows_per_file:05d}.parquet")
-
-
 def encode(spark: SparkSession, arguments: argparse.Namespace) -> Manifest:
     output, encoder = Path(arguments.output), KeyTokenBatchEncoder(arguments.model, device=arguments.device)
+    here = KeyTokenBatchEncoder(arguments.model, device="cpu").encoder  # for its names only
+    check_model(output, here.fingerprint)
     if (output / "manifest.json").exists():
         return read_manifest(output)
     predict = predict_batch_udf(encoder.make_predict_fn, return_type=ROW_TYPE, batch_size=4 * encoder.batch_size)
-    for file in tqdm(sorted(Path(arguments.input).glob("*.parquet")), unit="file"):
+    files = sorted(Path(arguments.input).glob("*.parquet"))
+    for file in tqdm(files, unit="file"):
         folder = output / file.stem
         if (folder / "_SUCCESS").exists():
             continue
@@ -56,14 +45,22 @@ def encode(spark: SparkSession, arguments: argparse.Namespace) -> Manifest:
         texts = spark.read.parquet(str(file)).repartition(arguments.tasks)
         rows = texts.select("id", predict(col("text")).alias("sparse"))
         rows.select("id", "sparse.indices", "sparse.values").write.parquet(str(folder))
-    encoder.device = "cpu"  # here only its names are wanted
-    size = encoder.encoder.vocabulary.vocab_size
-    return collect_shards(output, vocab_size=size, fingerprint=encoder.encoder.fingerprint)
+    source = {"files": [file.name for file in files]}
+    return collect_shards(output, vocab_size=here.vocabulary.vocab_size, fingerprint=here.fingerprint, source=source)
+
+
+def check_model(output: Path, fingerprint: str) -> None:
+    """Rows of two models must not come together: the first run says whose the directory is."""
+    mark = output / "_fingerprint"  # names with _ are no shards
+    if mark.exists() and mark.read_text() != fingerprint:
+        sys.exit(f"{output} must hold rows of the encoder {fingerprint}, got {mark.read_text()}. Use a new directory.")
+    output.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(EXAMPLES / "tiny-embedder" / "embedder"))
+    parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("--input", help="directory of Parquet files with the columns id and text")
     parser.add_argument("--output", required=True, help="directory of the shards")
     parser.add_argument("--master", default="local[2,4]", help="here: two workers, each task tried four times")

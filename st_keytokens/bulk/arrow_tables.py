@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from st_keytokens.bulk.optional import imported
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.sparse_embeddings.sparse_rows import boundaries
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from st_keytokens.bulk.arrow_tables import COLUMNS, check_columns, from_arrow, open_parquet
 from st_keytokens.bulk.manifest import MANIFEST, Manifest, described, write_manifest
-from st_keytokens.bulk.optional import imported
+from st_keytokens.optional import imported
 
 
 def collect_shards(

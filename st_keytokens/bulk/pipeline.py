@@ -67,7 +67,7 @@ def sparsify_batches(
 def _sparsified(
     encoder: KeyTokenEncoder, batches: Iterable[EmbeddingBatch], role: Role, start: int
 ) -> Generator[SparseBatch, None, None]:
-    with encoder._lock:
+    with encoder.lock:
         encoder.head.to(encoder.model.device)
     row = start
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def _sparsified(
                 is_done.synchronize()
             names = [str(row + i) for i in range(len(ids))] if batch.ids is None else batch.ids
             row += len(ids)
-            sparse = encoder._weigh(batch.texts, as_sparse((ids, weights), encoder.vocabulary), role)
+            sparse = encoder.weigh(batch.texts, as_sparse((ids, weights), encoder.vocabulary), role)
             yield SparseBatch(names, sparse, batch.position)
 
 
@@ -111,7 +111,7 @@ def _decoded(
             stream = torch.cuda.current_stream(rows.device)
             stream.wait_event(is_there)
             rows.record_stream(stream)  # made on the copying stream: not to be used again before this one is done
-        with encoder._lock, torch.inference_mode():
+        with encoder.lock, torch.inference_mode():
             ids, weights = encoder.head.decode(rows, task=role)
             if is_there is not None:
                 ids, weights = _to_pinned(ids), _to_pinned(weights)

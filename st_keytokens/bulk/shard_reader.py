@@ -8,8 +8,8 @@ from pathlib import Path
 
 from st_keytokens.bulk.arrow_tables import COLUMNS, from_arrow, open_parquet
 from st_keytokens.bulk.manifest import Manifest, check_shard, read_manifest
-from st_keytokens.bulk.optional import imported
 from st_keytokens.checks import checked_int
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 

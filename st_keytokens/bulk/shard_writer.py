@@ -12,8 +12,8 @@ from typing import Any
 
 from st_keytokens.bulk.arrow_tables import arrow_schema, to_arrow
 from st_keytokens.bulk.manifest import MANIFEST, Manifest, described, read_manifest, write_manifest
-from st_keytokens.bulk.optional import imported
 from st_keytokens.checks import checked_int
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 _GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least

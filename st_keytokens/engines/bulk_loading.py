@@ -10,10 +10,14 @@ from os import PathLike
 from pathlib import Path
 
 from st_keytokens.atomic_files import write_atomically
+from st_keytokens.bulk.manifest import read_manifest
+from st_keytokens.bulk.shard_reader import read_batches
 from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.records import Records
 
 __all__ = ["LoadReport", "load"]
+
+_ROWS = 1000  # of a batch of shards
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class LoadReport:
 
 def load(
     engine: Engine,
-    batches: Iterable[Records] | Callable[[int], Iterable[Records]],
+    batches: str | PathLike[str] | Iterable[Records] | Callable[[int], Iterable[Records]],
     *,
     progress: str | PathLike[str] | None = None,
     on_batch: Callable[[int], object] | None = None,
@@ -48,7 +52,9 @@ def load(
     Args:
         engine: The collection, which must be there.
         batches: What to write, in the same order in every call, in batches of any size; or a function that gives the
-            batches from a row number on, for sources that need not be read from the start.
+            batches from a row number on, for sources that need not be read from the start; or a directory of shards
+            (see :mod:`st_keytokens.bulk`) of the encoder whose fingerprint the collection has, for a collection
+            without dense rows.
         progress: File that keeps the progress, best next to the source; made where it is missing, and left there when
             all is written. None: begin at the start.
         on_batch: Called after each batch with the number of documents that are written so far.
@@ -57,12 +63,16 @@ def load(
         How much was written.
 
     Raises:
+        FileNotFoundError: If there is no such directory of shards, or one of them is missing.
         RuntimeError: If the engine refuses for too long. What is written is kept, and so is the progress.
         TypeError: If a batch is no Records.
-        ValueError: If the progress is of another collection or another source, the collection was emptied since, or a
-            batch is refused; see :meth:`Engine.upsert`.
+        ValueError: If the progress is of another collection or another source, the collection was emptied since, a
+            batch is refused (see :meth:`Engine.upsert`), or the shards are not complete, damaged, or of another
+            encoder.
     """
     began = time.monotonic()
+    if isinstance(batches, (str, PathLike)):
+        batches = _shards(batches, engine)
     path = None if progress is None else Path(progress)
     start, last_id = (0, None) if path is None else _read(path, engine)
     num_rows = start
@@ -76,6 +86,19 @@ def load(
             on_batch(num_rows)
     engine.flush()
     return LoadReport(num_rows - start, start, time.monotonic() - began)
+
+
+def _shards(path: str | PathLike[str], engine: Engine) -> Callable[[int], Iterator[Records]]:
+    """The rows of a directory of shards, from any on; its encoder must be the collection's, where both are known."""
+    found, wanted = read_manifest(path).fingerprint, engine.settings.fingerprint
+    if wanted is not None and found != wanted:
+        raise ValueError(f"{path} must be of the encoder {wanted}, which {engine.collection!r} has, got {found}.")
+
+    def rows(start: int) -> Iterator[Records]:
+        for ids, sparse in read_batches(path, _ROWS, start=start):
+            yield Records(ids, sparse)
+
+    return rows
 
 
 def _read(path: Path, engine: Engine) -> tuple[int, str | None]:

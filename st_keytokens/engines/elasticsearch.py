@@ -9,6 +9,7 @@ from st_keytokens.engines.feature_weights import feature_weights
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.engines.search_server import SearchServerEngine
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,31 +56,16 @@ class ElasticsearchEngine(SearchServerEngine):
         retry: Retry | None = None,
     ) -> None:
         super().__init__(collection, encoder=encoder, retry=retry)
-        try:
-            import elasticsearch
-        except ImportError as err:
-            raise ImportError(
-                'ElasticsearchEngine needs elasticsearch: pip install "st-keytokens[elasticsearch]".'
-            ) from err
-        self._errors = elasticsearch
-        self._opened = elasticsearch.Elasticsearch(client, request_timeout=60) if isinstance(client, str) else None
+        self._package = imported("elasticsearch", '"st-keytokens[elasticsearch]"')
+        self._opened = self._package.Elasticsearch(client, request_timeout=60) if isinstance(client, str) else None
         chosen: Any = client if self._opened is None else self._opened
         self._client = chosen.options(max_retries=0)  # it would try again at once, without waiting
         self.num_candidates = num_candidates
 
-    def flush(self) -> None:
-        """Make what was written visible to searches."""
-        self._try(lambda: self._client.indices.refresh(index=self.collection))
-
-    def close(self) -> None:
-        """Close the client, where a URL was given."""
-        if self._opened is not None:
-            self._opened.close()
-
     def _status(self, error: Exception) -> int | None:
-        if isinstance(error, self._errors.ConnectionError | self._errors.ConnectionTimeout):
+        if isinstance(error, self._package.ConnectionError | self._package.ConnectionTimeout):
             return 0
-        return error.status_code if isinstance(error, self._errors.ApiError) else None
+        return error.status_code if isinstance(error, self._package.ApiError) else None
 
     def _bulk(self, lines: list[dict[str, Any]]) -> Mapping[str, Any]:
         return dict(self._client.bulk(index=self.collection, operations=lines))
@@ -87,21 +73,10 @@ class ElasticsearchEngine(SearchServerEngine):
     def _msearch(self, lines: list[dict[str, Any]]) -> Mapping[str, Any]:
         return dict(self._client.msearch(index=self.collection, searches=lines))
 
-    def _count(self) -> int:
-        self._client.indices.refresh(index=self.collection)  # or what a killed load wrote might not be counted
-        return int(self._client.count(index=self.collection)["count"])
-
-    def _read_index(self) -> dict[str, Any] | None:
-        try:
-            (index,) = self._client.indices.get_mapping(index=self.collection).values()
-        except self._errors.NotFoundError:
-            return None
-        return dict(index["mappings"])
-
     def _make_index(self, settings: dict[str, Any], mappings: dict[str, Any]) -> None:
         try:
             self._client.indices.create(index=self.collection, settings=settings, mappings=mappings)
-        except self._errors.BadRequestError as err:
+        except self._package.BadRequestError as err:
             if err.error != "resource_already_exists_exception":
                 raise
 

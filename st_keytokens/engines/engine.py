@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import Self
 
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.engines.collection_settings import CollectionSettings
 from st_keytokens.engines.filter_tree import Condition, parse_filter
+from st_keytokens.engines.fused_search import OWN_FUSIONS, SIDES, FusedSearch, Fusion, Side
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit, checked_strings
 from st_keytokens.index.search import Mode
@@ -23,16 +23,10 @@ from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["Engine"]
 
-Side = Literal["sparse", "dense"]
-Fusion = Callable[..., list[FusedHit[Any]]]
+Rankings = list[list[Hit]]
 Result = TypeVar("Result")
 
 _MAX_QUERIES = 64  # of one request
-_OWN_FUSIONS: dict[str, Fusion] = {
-    "adaptive": adaptive_fusion,
-    "score": score_fusion,
-    "rrf": reciprocal_rank_fusion,
-}
 
 
 class Engine(ABC):
@@ -44,24 +38,24 @@ class Engine(ABC):
 
     Args:
         collection: Its name in the engine.
-        encoder: Turns texts of queries into embeddings; its fingerprint must be the collection's. Without it,
-            embeddings are passed.
+        encoder: Turns texts of queries into embeddings, under the collection's fingerprint. None: pass embeddings.
         retry: How to try again what failed for the moment.
 
     Attributes:
         max_rows: At most so many documents in a request.
         max_bytes: About so many bytes in a request, counted as JSON.
         server_fusions: The names of the fusions that the engine does itself.
+        weighs_ranks: Whether its own ``"rrf"`` takes weights that mean what they mean in our index.
     """
 
     server_fusions: ClassVar[tuple[str, ...]] = ()
+    weighs_ranks: ClassVar[bool] = False
 
     def __init__(self, collection: str, *, encoder: Encoder | None = None, retry: Retry | None = None) -> None:
         (self.collection,) = checked_strings("collection", [collection])
         self.encoder = encoder
         self.retry = Retry() if retry is None else retry
-        self.max_rows = 512
-        self.max_bytes = 8 << 20
+        self.max_rows, self.max_bytes = 512, 8 << 20
         self._settings: CollectionSettings | None = None
 
     def __enter__(self) -> Self:
@@ -162,7 +156,7 @@ class Engine(ABC):
         fusion: str | Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
-    ) -> list[list[Hit]]:
+    ) -> Rankings:
         """Find the best documents for each query.
 
         Args:
@@ -199,20 +193,20 @@ class Engine(ABC):
         top_k = checked_int("top_k", top_k, minimum=1)
         depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
         if not callable(fusion):
-            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *_OWN_FUSIONS)))
+            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *OWN_FUSIONS)))
         check_embeddings("queries", batch, settings.to_dict(), needs_dense=mode != "sparse")
         if mode != "sparse" and batch.dense is not None:
             batch = HybridEmbeddings(checked_dense("queries", batch.dense, "float32").rows, batch.sparse)
-        if weights is None and self.encoder is not None and (callable(fusion) or fusion in _OWN_FUSIONS):
+        if weights is None and self.encoder is not None and (callable(fusion) or fusion in OWN_FUSIONS):
             weights = self.encoder.fusion_weights
-        condition = None if filter is None else parse_filter(filter)
-        results: list[list[Hit]] = []
+        search = FusedSearch(top_k, depth, fusion, weights, None if filter is None else parse_filter(filter))
+        results: Rankings = []
         for start in range(0, len(batch), _MAX_QUERIES):
             part = batch[start : start + _MAX_QUERIES]
             if mode == "hybrid":
-                results += self._hybrid(part, top_k, condition, fusion, weights, depth)
+                results += self._hybrid(part, search)
             else:
-                results += self._ranked(part, mode, top_k, condition)
+                results += self._ranked(part, mode, top_k, search.condition)
         return results
 
     def count(self) -> int:
@@ -247,26 +241,12 @@ class Engine(ABC):
         """Delete documents, at most ``max_rows``; some may not be there."""
 
     @abstractmethod
-    def _search_side(
-        self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
-    ) -> list[list[Hit]]:
+    def _search_side(self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None) -> Rankings:
         """Rank by one side; ``scores`` of a hit is ``{side: score}``. No query is without terms where it is sparse."""
 
-    def _search_fused(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
+    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> Rankings:
         """Rank by a fusion of the engine's own, where ``server_fusions`` names any. Queries may be without terms."""
         raise NotImplementedError
-
-    def _can_fuse(self, fusion: str, weights: Mapping[str, float] | None) -> bool:
-        """Whether a fusion of ``server_fusions`` means there what it means here, with these weights too."""
-        return True
 
     @abstractmethod
     def _count(self) -> int:
@@ -298,50 +278,22 @@ class Engine(ABC):
         self._check_encoder(self.settings)
         return self.encoder.encode_query(texts, is_hybrid=is_hybrid)
 
-    def _hybrid(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str | Fusion,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
+    def _hybrid(self, queries: HybridEmbeddings, search: FusedSearch) -> Rankings:
         """Both sides fused, by the engine or here."""
-        if isinstance(fusion, str) and fusion in self.server_fusions and self._can_fuse(fusion, weights):
-            results = self._try(lambda: self._search_fused(queries, top_k, condition, fusion, weights, depth))
+        means_the_same = search.fusion != "rrf" or self.weighs_ranks or search.has_equal_weights
+        if search.fusion in self.server_fusions and means_the_same:
+            results = self._try(lambda: self._search_fused(queries, search))
             for hit in chain.from_iterable(results):
                 hit.is_hybrid = True
             return results
-        sides: tuple[Side, Side] = ("dense", "sparse")
-        found = [self._ranked(queries, side, depth, condition) for side in sides]
-        fuse = fusion if callable(fusion) else _OWN_FUSIONS[fusion]
-        return [
-            _fused(dict(zip(sides, rankings, strict=True)), fuse, weights, top_k)
-            for rankings in zip(*found, strict=True)
-        ]
+        found = [self._ranked(queries, side, search.depth, search.condition) for side in SIDES]
+        return [search.fused(dict(zip(SIDES, rankings, strict=True))) for rankings in zip(*found, strict=True)]
 
-    def _ranked(
-        self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
-    ) -> list[list[Hit]]:
+    def _ranked(self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None) -> Rankings:
         """One side's rankings, without asking for queries that can find nothing."""
         asked = [row for row in range(len(queries)) if side == "dense" or queries.sparse.active_dims[row]]
-        found: list[list[Hit]] = [[] for _ in range(len(queries))]
-        if asked:
-            batch = queries[asked]
-            for row, hits in zip(
-                asked, self._try(lambda: self._search_side(batch, side, limit, condition)), strict=True
-            ):
-                found[row] = hits
+        answers = self._try(lambda: self._search_side(queries[asked], side, limit, condition)) if asked else []
+        found: Rankings = [[] for _ in range(len(queries))]
+        for row, hits in zip(asked, answers, strict=True):
+            found[row] = hits
         return found
-
-
-def _fused(
-    rankings: Mapping[str, list[Hit]], fuse: Fusion, weights: Mapping[str, float] | None, top_k: int
-) -> list[Hit]:
-    hits = {hit.id: hit for ranking in rankings.values() for hit in ranking}
-    pairs = {side: [(hit.id, hit.score) for hit in ranking] for side, ranking in rankings.items()}
-    return [
-        Hit(fused.id, fused.score, rank, hits[fused.id].text, hits[fused.id].metadata, fused.components, True)
-        for rank, fused in enumerate(fuse(pairs, weights=weights)[:top_k], 1)
-    ]

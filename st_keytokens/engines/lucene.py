@@ -15,8 +15,9 @@ import numpy as np
 
 from st_keytokens.checks import checked_int
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.fused_search import Side
 from st_keytokens.engines.lucene_impacts import ImpactScale, document_line, query_line, read_run_lines
 from st_keytokens.engines.records import Records
 from st_keytokens.index.documents import Hit, checked_strings

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition, HasId
+from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
 from st_keytokens.engines.milvus_filters import FACET_LENGTH, facets_of, milvus_filter
 from st_keytokens.engines.point_ids import point_id
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
@@ -63,11 +64,7 @@ class MilvusEngine(Engine):
         retry: Retry | None = None,
     ) -> None:
         super().__init__(collection, encoder=encoder, retry=retry)
-        try:
-            import pymilvus
-        except ImportError as err:
-            raise ImportError('MilvusEngine needs pymilvus: pip install "st-keytokens[milvus]".') from err
-        self._milvus = pymilvus
+        self._milvus = imported("pymilvus", '"st-keytokens[milvus]"')
         self.client = client
         self.dense_index = dense_index
 
@@ -142,19 +139,10 @@ class MilvusEngine(Engine):
         )
         return [_hits(hits, side) for hits in found]
 
-    def _search_fused(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
-        sides: tuple[Side, Side] = ("dense", "sparse")
-        if fusion == "weighted":
-            given = weights or {}
-            ranker = self._milvus.WeightedRanker(*(float(given.get(side, 1.0)) for side in sides), norm_score=True)
+    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+        if search.fusion == "weighted":
+            given = search.weights or {}
+            ranker = self._milvus.WeightedRanker(*(float(given.get(side, 1.0)) for side in SIDES), norm_score=True)
         else:
             ranker = self._milvus.RRFRanker(_FUSION_K)
         requests = [
@@ -162,17 +150,14 @@ class MilvusEngine(Engine):
                 data=self._vectors(queries, side),
                 anns_field=side,
                 param={"metric_type": self._metric(side)},
-                limit=depth,
-                expr=None if condition is None else milvus_filter(condition),
+                limit=search.depth,
+                expr=None if search.condition is None else milvus_filter(search.condition),
             )
-            for side in sides
+            for side in SIDES
         ]
         fields = ["id", "text", "metadata"]
-        found = self.client.hybrid_search(self.collection, requests, ranker, limit=top_k, output_fields=fields)
+        found = self.client.hybrid_search(self.collection, requests, ranker, limit=search.top_k, output_fields=fields)
         return [_hits(hits, None) for hits in found]
-
-    def _can_fuse(self, fusion: str, weights: Mapping[str, float] | None) -> bool:
-        return fusion != "rrf" or weights is None or set(weights.values()) == {1.0}
 
     def _count(self) -> int:
         (row,) = self.client.query(self.collection, filter="", output_fields=["count(*)"])

@@ -14,6 +14,7 @@ from st_keytokens.engines.feature_weights import feature_weights
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.engines.search_server import SearchServerEngine
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,23 +123,10 @@ class OpenSearchEngine(SearchServerEngine):
         retry: Retry | None = None,
     ) -> None:
         super().__init__(collection, encoder=encoder, retry=retry)
-        try:
-            import opensearchpy
-        except ImportError as err:
-            raise ImportError('OpenSearchEngine needs opensearch-py: pip install "st-keytokens[opensearch]".') from err
-        self._errors = opensearchpy
-        self._opened = opensearchpy.OpenSearch(client, timeout=60, max_retries=0) if isinstance(client, str) else None
+        self._package = imported("opensearchpy", '"st-keytokens[opensearch]"')
+        self._opened = self._package.OpenSearch(client, timeout=60, max_retries=0) if isinstance(client, str) else None
         self._client: Any = client if self._opened is None else self._opened
         self.seismic = seismic
-
-    def flush(self) -> None:
-        """Make what was written visible to searches."""
-        self._try(lambda: self._client.indices.refresh(index=self.collection))
-
-    def close(self) -> None:
-        """Close the client, where a URL was given."""
-        if self._opened is not None:
-            self._opened.close()
 
     def _check_settings(self, settings: CollectionSettings) -> None:
         super()._check_settings(settings)
@@ -149,9 +137,9 @@ class OpenSearchEngine(SearchServerEngine):
             )
 
     def _status(self, error: Exception) -> int | None:
-        if isinstance(error, self._errors.ConnectionError):
+        if isinstance(error, self._package.ConnectionError):
             return 0
-        status = error.status_code if isinstance(error, self._errors.TransportError) else None
+        status = error.status_code if isinstance(error, self._package.TransportError) else None
         return status if isinstance(status, int) else None
 
     def _bulk(self, lines: list[dict[str, Any]]) -> Mapping[str, Any]:
@@ -160,19 +148,7 @@ class OpenSearchEngine(SearchServerEngine):
     def _msearch(self, lines: list[dict[str, Any]]) -> Mapping[str, Any]:
         return dict(self._client.msearch(index=self.collection, body=lines))
 
-    def _count(self) -> int:
-        self._client.indices.refresh(index=self.collection)  # or what a killed load wrote might not be counted
-        return int(self._client.count(index=self.collection)["count"])
-
-    def _read_index(self) -> dict[str, Any] | None:
-        try:
-            (index,) = self._client.indices.get_mapping(index=self.collection).values()
-        except self._errors.NotFoundError:
-            return None
-        self._compare_field(index["mappings"].get("properties", {}).get("sparse", {}))
-        return dict(index["mappings"])
-
-    def _compare_field(self, mapping: Mapping[str, Any]) -> None:
+    def _check_field(self, mapping: Mapping[str, Any]) -> None:
         """Refuse to write into a field of another kind, whose weights would be rounded otherwise or cut."""
         wanted, names = self._sparse_mapping(), ("quantization_ceiling_ingest", "quantization_ceiling_search")
         found = mapping.get("method", {}).get("parameters", {})
@@ -185,7 +161,7 @@ class OpenSearchEngine(SearchServerEngine):
     def _make_index(self, settings: dict[str, Any], mappings: dict[str, Any]) -> None:
         try:
             self._client.indices.create(index=self.collection, body={"settings": settings, "mappings": mappings})
-        except self._errors.RequestError as err:
+        except self._package.RequestError as err:
             if err.error != "resource_already_exists_exception":
                 raise
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,14 +10,17 @@ import numpy as np
 
 from st_keytokens.checks import check_choice
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
 from st_keytokens.engines.pgvector_filters import condition_sql
+from st_keytokens.engines.pgvector_rows import copied_rows, fused_hit, vector_texts
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.fusion import reciprocal_rank_fusion
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class PgVectorEngine(Engine):
     """
 
     server_fusions: ClassVar[tuple[str, ...]] = ("rrf", "score")
+    weighs_ranks: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,18 +79,14 @@ class PgVectorEngine(Engine):
         retry: Retry | None = None,
     ) -> None:
         super().__init__(collection, encoder=encoder, retry=retry)
-        try:
-            import psycopg
-        except ImportError as err:
-            raise ImportError('PgVectorEngine needs psycopg: pip install "st-keytokens[pgvector]".') from err
+        self._psycopg = imported("psycopg", '"st-keytokens[pgvector]"')
         for name in (collection, schema):
             if not 0 < len(name.encode()) <= _MAX_NAME_BYTES:
                 raise ValueError(f"collection and schema must be 1 to {_MAX_NAME_BYTES} bytes long, got {name!r}.")
         check_choice("dense_type", dense_type, _MAX_INDEXED_DIMENSIONS)
-        self._psycopg = psycopg
-        self._table = psycopg.sql.Identifier(schema, collection)
+        self._table = self._psycopg.sql.Identifier(schema, collection)
         self._name = f"{schema}.{collection}"
-        self._connect = connection if callable(connection) else lambda: psycopg.connect(connection)
+        self._connect = connection if callable(connection) else lambda: self._psycopg.connect(connection)
         self._connection: Connection[Any] | None = None
         self.hnsw = hnsw
         self.dense_type = dense_type
@@ -181,7 +180,7 @@ class PgVectorEngine(Engine):
                 "metadata jsonb) ON COMMIT DELETE ROWS"
             )
             with cursor.copy("COPY keytokens_batch FROM STDIN") as copy:
-                for row in _rows(records):
+                for row in copied_rows(records):
                     copy.write_row(row)
             cursor.execute(  # in one order, so that two writers never wait for each other in a circle
                 self._sql(
@@ -207,7 +206,7 @@ class PgVectorEngine(Engine):
         statement = f"SELECT id, text, metadata, score FROM ({ranked}) ranked JOIN {{table}} USING (id) ORDER BY rank"
         results = []
         with self._transaction(limit) as connection:
-            for query in _vector_texts(queries, side):
+            for query in vector_texts(queries, side):
                 found = connection.execute(self._sql(statement), [query, *parameters, limit]).fetchall()
                 results.append(
                     [
@@ -217,22 +216,12 @@ class PgVectorEngine(Engine):
                 )
         return results
 
-    def _search_fused(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
-        reciprocal_rank_fusion({"dense": [], "sparse": []}, weights=weights)  # their rules, and the errors
-        factors = {"dense": 1.0, "sparse": 1.0, **(weights or {})}
-        sides: dict[Side, tuple[str, list[Any]]] = {
-            side: self._ranked_sql(side, condition) for side in ("dense", "sparse")
-        }
+    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+        reciprocal_rank_fusion({"dense": [], "sparse": []}, weights=search.weights)  # their rules, and the errors
+        factors = {"dense": 1.0, "sparse": 1.0, **(search.weights or {})}
+        sides = {side: self._ranked_sql(side, search.condition) for side in SIDES}
         points = ", ".join(
-            f"{side}_points AS (SELECT *, %s::float8 * ({_POINTS[fusion]}) AS points FROM (SELECT *, "
+            f"{side}_points AS (SELECT *, %s::float8 * ({_POINTS[str(search.fusion)]}) AS points FROM (SELECT *, "
             f"min(score) OVER () AS low, max(score) OVER () AS high FROM ({statement}) ranked) bounded)"
             for side, (statement, _) in sides.items()
         )
@@ -243,14 +232,14 @@ class PgVectorEngine(Engine):
             "ORDER BY fused DESC, d.rank, s.rank LIMIT %s"
         )
         results = []
-        texts = {side: _vector_texts(queries, side) for side in sides}
-        with self._transaction(depth) as connection:
+        texts = {side: vector_texts(queries, side) for side in sides}
+        with self._transaction(search.depth) as connection:
             for pair in zip(*texts.values(), strict=True):
                 parameters: list[Any] = []
                 for (side, (_, filtered)), query in zip(sides.items(), pair, strict=True):
-                    parameters += [factors[side], query, *filtered, depth]
-                found = connection.execute(self._sql(statement), [*parameters, top_k]).fetchall()
-                results.append([_fused_hit(rank, *row) for rank, row in enumerate(found, 1)])
+                    parameters += [factors[side], query, *filtered, search.depth]
+                found = connection.execute(self._sql(statement), [*parameters, search.top_k]).fetchall()
+                results.append([fused_hit(rank, *row) for rank, row in enumerate(found, 1)])
         return results
 
     def _ranked_sql(self, side: Side, condition: Condition | None) -> tuple[str, list[Any]]:
@@ -284,37 +273,3 @@ class PgVectorEngine(Engine):
 
     def _sql(self, statement: str, **parts: Any) -> Composed:
         return self._psycopg.sql.SQL(statement).format(table=self._table, **parts)
-
-
-def _rows(records: Records) -> Iterator[tuple[str | None, ...]]:
-    """Rows for COPY, in text."""
-    hybrid = records.hybrid
-    sparse = _vector_texts(hybrid, "sparse")
-    dense = [None] * len(records) if hybrid.dense is None else _vector_texts(hybrid, "dense")
-    for row, id in enumerate(records.ids):
-        text = records.text(row)
-        if text is not None and "\0" in text:
-            raise ValueError(f"texts must not contain NUL, which PostgreSQL cannot keep, got one in {id!r:.60}.")
-        yield id, sparse[row], dense[row], text, json.dumps(records.metadata_of(row), ensure_ascii=False)
-
-
-def _vector_texts(embeddings: HybridEmbeddings, side: Side) -> list[str]:
-    """Vectors in pgvector's notation, in which the indices of a sparsevec count from 1.
-
-    >>> from st_keytokens.sparse_embeddings import SparseEmbeddings
-    >>> sparse = SparseEmbeddings.from_dicts([{0: 0.5, 8: 2.0}, {}], vocab_size=9)
-    >>> _vector_texts(HybridEmbeddings(None, sparse), "sparse")
-    ['{1:0.5,9:2.0}/9', '{}/9']
-    """
-    if side == "sparse":
-        vocab_size = embeddings.sparse.vocab_size
-        rows = (zip((indices + 1).tolist(), values.tolist(), strict=True) for indices, values in embeddings.sparse)
-        return [f"{{{','.join(f'{index}:{value!r}' for index, value in row)}}}/{vocab_size}" for row in rows]
-    return [json.dumps(row) for row in np.asarray(embeddings.dense, np.float32).tolist()]
-
-
-def _fused_hit(
-    rank: int, id: str, text: str | None, metadata: dict[str, Any], fused: float, dense: float, sparse: float
-) -> Hit:
-    scores = {"dense": dense, "sparse": sparse}
-    return Hit(id, fused, rank, text, metadata, {side: score for side, score in scores.items() if score is not None})

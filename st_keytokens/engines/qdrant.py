@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.fused_search import FusedSearch, Side
 from st_keytokens.engines.point_ids import point_id
 from st_keytokens.engines.qdrant_requests import RRF_K, payload_of, qdrant_filter
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
@@ -58,11 +60,7 @@ class QdrantEngine(Engine):
         retry: Retry | None = None,
     ) -> None:
         super().__init__(collection, encoder=encoder, retry=retry)
-        try:
-            import qdrant_client
-        except ImportError as err:
-            raise ImportError('QdrantEngine needs qdrant-client: pip install "st-keytokens[qdrant]".') from err
-        self._qdrant = qdrant_client
+        self._qdrant = imported("qdrant_client", '"st-keytokens[qdrant]"')
         self.client = client
         self.exact = exact
         self.options = dict(options or {})
@@ -133,18 +131,10 @@ class QdrantEngine(Engine):
         found = self.client.query_batch_points(self.collection, requests=requests)
         return [_hits(response.points, side) for response in found]
 
-    def _search_fused(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
-        if weights is not None and fusion == "dbsf":
-            raise ValueError("weights must be None for fusion='dbsf', which has none. Use fusion='score'.")
-        models, filter = self._qdrant.models, self._filter(condition)
+    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+        if search.fusion == "dbsf":
+            search.refuse_weights()
+        models, filter = self._qdrant.models, self._filter(search.condition)
         requests = []
         for row in range(len(queries)):
             sides: list[Side] = ["dense", "sparse"] if queries.sparse.active_dims[row] else ["dense"]
@@ -154,20 +144,17 @@ class QdrantEngine(Engine):
                     using=side,
                     filter=filter,
                     params=self._params(side),
-                    limit=depth,
+                    limit=search.depth,
                 )
                 for side in sides
             ]
-            if fusion == "rrf":
+            if search.fusion == "rrf":
                 query = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
             else:
                 query = models.FusionQuery(fusion=models.Fusion.DBSF)
-            requests.append(models.QueryRequest(prefetch=prefetch, query=query, limit=top_k, with_payload=True))
+            requests.append(models.QueryRequest(prefetch=prefetch, query=query, limit=search.top_k, with_payload=True))
         found = self.client.query_batch_points(self.collection, requests=requests)
         return [_hits(response.points, None) for response in found]
-
-    def _can_fuse(self, fusion: str, weights: Mapping[str, float] | None) -> bool:
-        return fusion != "rrf" or weights is None or set(weights.values()) == {1.0}
 
     def _count(self) -> int:
         return int(self.client.count(self.collection, exact=True).count)

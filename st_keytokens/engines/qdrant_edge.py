@@ -12,14 +12,16 @@ import numpy as np
 
 from st_keytokens.atomic_files import write_atomically
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.fused_search import FusedSearch, Side
 from st_keytokens.engines.point_ids import point_id
 from st_keytokens.engines.qdrant_requests import RRF_K, payload_of, qdrant_filter
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.settings import Encoder
+from st_keytokens.optional import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
@@ -52,13 +54,7 @@ class QdrantEdgeEngine(Engine):
         self, path: str | PathLike[str], *, encoder: Encoder | None = None, retry: Retry | None = None
     ) -> None:
         super().__init__(str(path), encoder=encoder, retry=retry)
-        try:
-            import qdrant_edge
-        except ImportError as err:
-            raise ImportError(
-                'QdrantEdgeEngine needs qdrant-edge-py: pip install "st-keytokens[qdrant-edge]".'
-            ) from err
-        self._edge = qdrant_edge
+        self._edge = imported("qdrant_edge", '"st-keytokens[qdrant-edge]"')
         self.path = Path(path)
         self.path.mkdir(exist_ok=True)
         self._open: EdgeShard | None = None
@@ -133,32 +129,21 @@ class QdrantEdgeEngine(Engine):
             for row in range(len(queries))
         ]
 
-    def _search_fused(
-        self,
-        queries: HybridEmbeddings,
-        top_k: int,
-        condition: Condition | None,
-        fusion: str,
-        weights: Mapping[str, float] | None,
-        depth: int,
-    ) -> list[list[Hit]]:
-        if weights is not None and fusion == "dbsf":
-            raise ValueError("weights must be None for fusion='dbsf', which has none. Use fusion='score'.")
-        filter = None if condition is None else self._filter(qdrant_filter(condition))
+    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+        if search.fusion == "dbsf":
+            search.refuse_weights()
+        filter = None if search.condition is None else self._filter(qdrant_filter(search.condition))
         found = []
         for row in range(len(queries)):
             sides: list[Side] = ["dense", "sparse"] if queries.sparse.active_dims[row] else ["dense"]
             prefetches = [
-                self._edge.Prefetch(limit=depth, query=self._nearest(queries, row, side), filter=filter)
+                self._edge.Prefetch(limit=search.depth, query=self._nearest(queries, row, side), filter=filter)
                 for side in sides
             ]
-            is_rrf = fusion == "rrf"
+            is_rrf = search.fusion == "rrf"
             query = self._edge.Fusion.Rrf(k=RRF_K) if is_rrf else self._edge.Fusion.Dbsf()
-            found.append(self._hits(None, query=query, limit=top_k, prefetches=prefetches))
+            found.append(self._hits(None, query=query, limit=search.top_k, prefetches=prefetches))
         return found
-
-    def _can_fuse(self, fusion: str, weights: Mapping[str, float] | None) -> bool:
-        return fusion != "rrf" or weights is None or set(weights.values()) == {1.0}
 
     def _count(self) -> int:
         return int(self._shard.count(self._edge.CountRequest(exact=True)))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine, Side
+from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.fused_search import Side
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.search_server_documents import (
     STORED_FIELDS,
@@ -52,6 +53,9 @@ class SearchServerEngine(Engine):
 
     server: ClassVar[str]
     max_dimension: ClassVar[int]
+    _client: Any  # what both clients name alike is called here
+    _opened: Any  # the client, where it was opened here, else None
+    _package: Any  # the client's package
 
     @abstractmethod
     def _status(self, error: Exception) -> int | None:
@@ -64,10 +68,6 @@ class SearchServerEngine(Engine):
     @abstractmethod
     def _msearch(self, lines: list[dict[str, Any]]) -> Mapping[str, Any]:
         """Send searches, each after an empty header, and give the answer."""
-
-    @abstractmethod
-    def _read_index(self) -> dict[str, Any] | None:
-        """The mappings of the index; None where it is not there."""
 
     @abstractmethod
     def _make_index(self, settings: dict[str, Any], mappings: dict[str, Any]) -> None:
@@ -95,6 +95,15 @@ class SearchServerEngine(Engine):
     def _dense_query(self, vector: list[float], limit: int, filter: dict[str, Any] | None) -> dict[str, Any]:
         """The body of a dense search."""
 
+    def flush(self) -> None:
+        """Make what was written visible to searches."""
+        self._try(lambda: self._client.indices.refresh(index=self.collection))
+
+    def close(self) -> None:
+        """Close the client, where a URL was given."""
+        if self._opened is not None:
+            self._opened.close()
+
     def smallest_wait(self, error: Exception) -> float | None:
         """Connections that fail, too many requests, and a server that is not ready are temporary."""
         return 0.0 if isinstance(error, _TemporaryError) or self._status(error) in (0, *_TEMPORARY) else None
@@ -107,10 +116,17 @@ class SearchServerEngine(Engine):
             )
 
     def _read_settings(self) -> CollectionSettings | None:
-        mappings = self._read_index()
-        if mappings is None:
+        try:
+            (index,) = self._client.indices.get_mapping(index=self.collection).values()
+        except self._package.NotFoundError:
             return None
-        return CollectionSettings.from_dict(mappings.get("_meta", {}).get("keytokens"), self._where)
+        mappings = index["mappings"]
+        settings = CollectionSettings.from_dict(mappings.get("_meta", {}).get("keytokens"), self._where)
+        self._check_field(mappings.get("properties", {}).get("sparse", {}))
+        return settings
+
+    def _check_field(self, mapping: Mapping[str, Any]) -> None:
+        """Refuse an index whose field ``sparse`` is of another kind, where there are several."""
 
     def _create(self, settings: CollectionSettings) -> None:
         unsearched = {"index": False, "doc_values": False}
@@ -179,6 +195,10 @@ class SearchServerEngine(Engine):
             middle = len(pending) // 2
             self._write(pending[:middle])
             self._write(pending[middle:])
+
+    def _count(self) -> int:
+        self._client.indices.refresh(index=self.collection)  # or what a killed load wrote might not be counted
+        return int(self._client.count(index=self.collection)["count"])
 
     def _search_side(
         self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None

@@ -64,6 +64,26 @@ class TestPipeline:
             assert [i for batch in found for i in batch.ids] == ids
             assert [batch.position for batch in found] == [16, 32, 48, 50]
 
+    def test_no_slower_on_the_cpu(self, encoder, dense):
+        """The stages side by side take no more of the processor than ``sparsify``, but for a margin."""
+        rows = np.tile(dense, (200, 1))
+        names = [str(i) for i in range(len(rows))]
+
+        def seconds(work):
+            start = time.process_time()
+            work()
+            return time.process_time() - start
+
+        both = [
+            (
+                seconds(lambda: encoder.sparsify(rows, batch_size=256)),
+                seconds(lambda: list(sparsify_batches(encoder, Source(names, rows).batches(256)))),
+            )
+            for _ in range(5)
+        ]
+        alone, side_by_side = map(min, zip(*both, strict=True))
+        assert side_by_side < 1.25 * alone
+
     def test_rows_without_ids_have_numbers(self, encoder, dense):
         found = list(sparsify_batches(encoder, Source(None, dense).batches(20, 10), start=10))
         assert [i for batch in found for i in batch.ids] == [str(i) for i in range(10, 50)]

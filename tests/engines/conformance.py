@@ -7,6 +7,7 @@ importable with nothing but this folder on the path.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -23,7 +24,8 @@ import numpy as np
 import pytest
 
 from st_keytokens import HybridEmbeddings, HybridIndex, SparseEmbeddings, reciprocal_rank_fusion
-from st_keytokens.engines import Records, load
+from st_keytokens.bulk import ShardWriter
+from st_keytokens.engines import Records, Retry, load
 
 VOCAB_SIZE, DIMENSION = 3000, 4
 NUM_ROWS, ROWS_PER_BATCH = 600, 20
@@ -86,15 +88,26 @@ def query(*rows):
     return HybridEmbeddings(dense, SparseEmbeddings.from_dicts(rows, VOCAB_SIZE))
 
 
-def batches(start=0):
+def batches(start=0, has_dense=True):
     """A stream of batches: every document has one term of its own, some have no term."""
     for first in range(start, NUM_ROWS, ROWS_PER_BATCH):
         numbers = range(first, min(first + ROWS_PER_BATCH, NUM_ROWS))
         rows = [{} if number % 50 == 7 else {number + 1: 1.0 + number} for number in numbers]
         dense = np.array([[1, number, 1, 1] for number in numbers], np.float32)
-        embeddings = HybridEmbeddings(dense, SparseEmbeddings.from_dicts(rows, VOCAB_SIZE))
+        embeddings = HybridEmbeddings(dense if has_dense else None, SparseEmbeddings.from_dicts(rows, VOCAB_SIZE))
         metadata = [{"number": number} for number in numbers]
         yield Records([f"row/{number}" for number in numbers], embeddings, [f"{n}" for n in numbers], metadata)
+
+
+def written_shards(path, abstracts, shard_rows=50):
+    """The abstracts as bulk conversion writes them; gives the manifest."""
+    pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
+    sparse = abstracts.embeddings.sparse
+    options = {"vocab_size": sparse.vocab_size, "fingerprint": abstracts.fingerprint, "shard_rows": shard_rows}
+    with ShardWriter(path, **options) as writer:
+        for start in range(0, len(sparse), 20):
+            writer.add(abstracts.ids[start : start + 20], sparse[start : start + 20])
+        return writer.finish()
 
 
 class WordEncoder:
@@ -121,7 +134,7 @@ def open_named(opener, directory, collection):
     return getattr(import_module(module), name)(str(directory), collection)
 
 
-def load_batches(opener, directory, collection, progress):
+def load_batches(opener, directory, collection, has_dense=True):
     """What the process does that is killed: tell every batch when it is written, and wait for leave to go on."""
 
     def tell(num_rows):
@@ -129,8 +142,29 @@ def load_batches(opener, directory, collection, progress):
         os.read(0, 1)
 
     with open_named(opener, directory, collection) as engine:
-        engine.create(vocab_size=VOCAB_SIZE, embedding_dimension=DIMENSION)
-        load(engine, batches, progress=progress, on_batch=tell)
+        engine.create(vocab_size=VOCAB_SIZE, embedding_dimension=DIMENSION if has_dense else 0)
+        source = functools.partial(batches, has_dense=has_dense)
+        load(engine, source, progress=Path(directory) / "progress.json", on_batch=tell)
+
+
+def killed_load(opener, directory, collection, num_told, milliseconds, **arguments):
+    """Load in another process and kill it after some batches, when it is in the middle of the next one.
+
+    Gives the number of documents of which it could tell.
+    """
+    code = (
+        f"from conformance import load_batches; load_batches(*{(opener, str(directory), collection)}, **{arguments})"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    pipes = {"bufsize": 0, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, **pipes) as process:
+        for _ in range(num_told):
+            told = int(process.stdout.readline())
+            process.stdin.write(b".")
+        time.sleep(milliseconds / 1000)  # now it is writing the next batch, or done with it
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    return told
 
 
 def assert_same_ranking(found, expected, tolerance):
@@ -151,6 +185,10 @@ class EngineConformance:
     tolerance = 1e-5  # relative, of scores; what the engine's number format loses is stated where it is larger
     compares_strings = True
     max_terms = 2500
+
+    def temporary_errors(self):
+        """Errors of the engine's client that are to be waited out; none where the engine is in this process."""
+        return []
 
     @pytest.fixture
     def open_engine(self, directory):
@@ -416,7 +454,7 @@ class EngineConformance:
         (hits,) = engine.search(query({}), mode="dense")
         assert {hit.id: hit.text for hit in hits} == {"none": "no term", "one": "a term"}
         assert engine.search(query({}), mode="sparse") == [[]]  # a query without terms finds nothing
-        every = query({term: 1.0 for term in range(VOCAB_SIZE)})
+        every = query(dict.fromkeys(range(self.max_terms), 1.0))
         assert [hit.id for hit in engine.search(every, mode="sparse")[0]] == ["one"]
 
     def test_no_term_is_dropped(self, engine):
@@ -514,27 +552,48 @@ class EngineConformance:
 
     # Loading
 
+    def test_what_is_refused_for_the_moment_is_written_later(self, engine, monkeypatch):
+        """Refused before and after it was written, several times in a row; the waits double, and are drawn."""
+        left, waits, upsert = [*self.temporary_errors(), *self.temporary_errors()], [], engine._upsert
+        engine.retry = Retry(max_attempts=len(left) + 1, first_wait=0.5, sleep=waits.append)
+
+        def refusing(records):
+            if not left or len(left) % 2:
+                upsert(records)
+            if left:
+                raise left.pop()
+
+        monkeypatch.setattr(engine, "_upsert", refusing)
+        attempts = len(left)
+        engine.upsert(small_records(["a", "b", "c"]))
+        engine.flush()
+        assert (engine.count(), self.found_ids(engine), len(waits)) == (3, {"a", "b", "c"}, attempts)
+        assert all(0 <= wait <= 0.5 * 2**number for number, wait in enumerate(waits))
+        assert len(set(waits)) == len(waits)
+
+    def test_shards_of_a_conversion_are_loaded(self, open_engine, abstracts, tmp_path):
+        shards = written_shards(tmp_path / "shards", abstracts)
+        engine = open_engine()
+        engine.create(vocab_size=shards.vocab_size, fingerprint=shards.fingerprint)
+        for expected in (len(abstracts.ids), 0):
+            report = load(engine, tmp_path / "shards", progress=tmp_path / "progress.json")
+            assert (report.num_loaded, engine.count()) == (expected, len(abstracts.ids))
+        found = engine.search(abstracts.queries.sparse, top_k=20)
+        ranked = abstracts.index.search(abstracts.queries, mode="sparse", top_k=len(abstracts.ids))
+        for hits, others in zip(found, ranked, strict=True):
+            assert len(hits) == min(20, len(others))
+            assert_same_ranking(hits, others, self.tolerance)
+
+    def test_shards_of_another_encoder_are_refused(self, engine, abstracts, tmp_path):
+        written_shards(tmp_path / "shards", abstracts)
+        with pytest.raises(ValueError, match=r"shards must be of the encoder small, which .* has, got "):
+            load(engine, tmp_path / "shards")
+        assert engine.count() == 0
+
     @pytest.mark.parametrize(("num_told", "milliseconds"), [pytest.param(1, 0, marks=pytest.mark.slow), (8, 5)])
     def test_a_load_that_was_killed_goes_on(self, tmp_path, num_told, milliseconds):
         name = f"collection_{next(NUMBERS)}"
-        arguments = (self.opener, str(tmp_path), name, str(tmp_path / "progress.json"))
-        code = f"from conformance import load_batches; load_batches{arguments}"
-        path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        for _ in range(num_told):
-            told = int(process.stdout.readline())
-            process.stdin.write(b".")
-        time.sleep(milliseconds / 1000)  # now it is writing the next batch, or done with it
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        process.stdin.close()
-        process.stdout.close()
+        told = killed_load(self.opener, tmp_path, name, num_told, milliseconds)
         with open_named(self.opener, tmp_path, name) as engine:
             self.check_resumed(engine, tmp_path / "progress.json", told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from conformance import DIMENSION, NUM_ROWS, ROWS_PER_BATCH, VOCAB_SIZE, batches, query, small_records
@@ -10,7 +11,17 @@ from conformance import DIMENSION, NUM_ROWS, ROWS_PER_BATCH, VOCAB_SIZE, batches
 pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
 
 from st_keytokens import SparseEmbeddings
-from st_keytokens.engines import QdrantEdgeEngine, Records, Retry, load
+from st_keytokens.engines import (
+    ElasticsearchEngine,
+    MilvusEngine,
+    OpenSearchEngine,
+    PgVectorEngine,
+    QdrantEdgeEngine,
+    QdrantEngine,
+    Records,
+    Retry,
+    load,
+)
 
 
 class Busy(Exception):
@@ -229,3 +240,23 @@ class TestRecords:
                 for row in range(len(part))
             ]
             assert len(json.dumps(bodies)) < 2000
+
+
+class TestMissingPackages:
+    @pytest.mark.parametrize(
+        ("package", "extra", "open_engine"),
+        [
+            ("qdrant_client", "qdrant", lambda: QdrantEngine("a", None)),
+            ("qdrant_edge", "qdrant-edge", lambda: QdrantEdgeEngine("a")),
+            ("pymilvus", "milvus", lambda: MilvusEngine("a", None)),
+            ("psycopg", "pgvector", lambda: PgVectorEngine("a", "")),
+            ("opensearchpy", "opensearch", lambda: OpenSearchEngine("a", "http://localhost:1")),
+            ("elasticsearch", "elasticsearch", lambda: ElasticsearchEngine("a", "http://localhost:1")),
+        ],
+    )
+    def test_the_extra_is_named(self, monkeypatch, package, extra, open_engine):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(
+            ImportError, match=rf'{package} must be installed .* pip install "st-keytokens\[{extra}\]"'
+        ):
+            open_engine()

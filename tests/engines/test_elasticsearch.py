@@ -10,6 +10,7 @@ from search_server_cases import NAMES, NumberFormatConformance, SearchServerErro
 
 pytest.importorskip("elasticsearch", reason="needs elasticsearch")
 
+import elastic_transport
 import elasticsearch
 
 from st_keytokens import SparseEmbeddings
@@ -38,6 +39,14 @@ class TestElasticsearch(NumberFormatConformance):
     opener = "test_elasticsearch:open_elasticsearch"
     tolerance = RELATIVE_ERROR
     rounded = staticmethod(feature_weights)
+
+    def temporary_errors(self):
+        node = elastic_transport.NodeConfig("http", "localhost", 9200)
+        answers = [
+            elastic_transport.ApiResponseMeta(n, "1.1", elastic_transport.HttpHeaders(), 0.1, node) for n in (429, 503)
+        ]
+        refused = [elasticsearch.ApiError("busy", meta, {}) for meta in answers]
+        return [*refused, elasticsearch.ConnectionTimeout("slow"), elasticsearch.ConnectionError("away")]
 
 
 class TestElasticsearchErrors(SearchServerErrors):

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
+import sqlite3
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conformance import NUM_ROWS, ROWS_PER_BATCH, batches, killed_load, written_shards
 
 from st_keytokens import SparseEmbeddings
-from st_keytokens.engines import Records, load
+from st_keytokens.engines import Records, Retry, load
 from st_keytokens.engines.lucene import LuceneExport
 from st_keytokens.engines.lucene_impacts import ImpactScale, read_collection, read_queries
 
 ODD_IDS = ["a b", "", " ", "ü", "日本語", "😀", 'a"b', "a\\b", "a\tb", "x" * 600, "Q0 1 2"]
+
+
+def open_lucene(directory, collection):
+    return LuceneExport(Path(directory) / collection)
 
 
 @pytest.fixture
@@ -85,24 +94,45 @@ class TestExport:
             with pytest.raises(ValueError, match="ids must have no line breaks and at most 32766 bytes"):
                 export.upsert(Records([bad], SparseEmbeddings.empty(1, 100)))
 
-    def test_an_interrupted_load_goes_on(self, export, tmp_path):
-        def batches(start):
-            for first in range(start, 100, 10):
-                rows = [{number: 1.0 + number} for number in range(first, min(first + 10, 100))]
-                yield records(*rows, first=first)
+    def test_a_load_that_was_killed_goes_on(self, tmp_path):
+        told = killed_load("test_lucene:open_lucene", tmp_path, "killed", 8, 5, has_dense=False)
+        with open_lucene(tmp_path, "killed") as export:
+            source = functools.partial(batches, has_dense=False)
+            report = load(export, source, progress=tmp_path / "progress.json")
+            assert report.num_skipped in (told, told + ROWS_PER_BATCH)  # killed before it could tell of a batch
+            assert report.num_loaded == NUM_ROWS - report.num_skipped
+            assert export.count() == NUM_ROWS
+            found, scale = dict(read_collection(export.path / "collection")), export.scale
+        assert scale.largest == NUM_ROWS  # the last one's weight
+        assert list(found) == [f"row/{number}" for number in range(NUM_ROWS)]
+        for number in range(NUM_ROWS):
+            impact = 0 if number % 50 == 7 else round((1 + number) / NUM_ROWS * 255)
+            assert found[f"row/{number}"] == ({number + 1: impact} if impact else {})
 
-        class Interrupted(Exception):
-            pass
+    def test_shards_of_a_conversion_are_loaded(self, export, abstracts, tmp_path):
+        shards = written_shards(tmp_path / "shards", abstracts)
+        with LuceneExport(tmp_path / "new") as new:
+            new.create(vocab_size=shards.vocab_size, fingerprint=shards.fingerprint)
+            assert load(new, tmp_path / "shards").num_loaded == new.count() == len(abstracts.ids)
+            found, expected = dict(read_collection(new.path / "collection")), new.scale
+        for row, (id, (terms, weights)) in enumerate(zip(abstracts.ids, abstracts.embeddings.sparse, strict=True)):
+            pairs = zip(terms.tolist(), expected.impacts(weights).tolist(), strict=True)
+            assert found[id] == {term: impact for term, impact in pairs if impact}, row
 
-        def stop(num_rows):
-            if num_rows == 40:
-                raise Interrupted
+    def test_another_process_that_writes_is_waited_for(self, export):
+        export._opened().execute("PRAGMA busy_timeout = 10")
+        with contextlib.closing(sqlite3.connect(export.path / "documents.sqlite")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waits = []
 
-        with pytest.raises(Interrupted):
-            load(export, batches, progress=tmp_path / "progress.json", on_batch=stop)
-        report = load(export, batches, progress=tmp_path / "progress.json")
-        assert (report.num_skipped, report.num_loaded, export.count()) == (40, 60, 100)
-        assert len(dict(read_collection(export.path / "collection"))) == 100
+            def wait(seconds):
+                waits.append(seconds)
+                if len(waits) == 3:
+                    other.rollback()
+
+            export.retry = Retry(sleep=wait)
+            export.upsert(records({1: 1.0}))
+        assert (len(waits), export.count()) == (3, 1)
 
     def test_what_it_cannot_do(self, export):
         with pytest.raises(NotImplementedError, match=r"must be searched with Anserini, got search\(\)"):

@@ -51,6 +51,10 @@ def open_pgvector(directory, collection, **arguments):
 class TestPgVector(EngineConformance):
     opener = "test_pgvector:open_pgvector"
 
+    def temporary_errors(self):
+        errors = psycopg.errors
+        return [errors.TooManyConnections("x"), errors.DeadlockDetected("x"), errors.AdminShutdown("x")]
+
 
 @pytest.fixture
 def opened(tmp_path):

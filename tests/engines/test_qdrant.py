@@ -10,7 +10,10 @@ from conformance import EngineConformance
 pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
 pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
 
+import httpx
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from st_keytokens.engines import QdrantEdgeEngine, QdrantEngine
 
@@ -38,3 +41,7 @@ class TestQdrantEdge(EngineConformance):
 class TestQdrantInProcess(EngineConformance):
     opener = "test_qdrant:open_in_process"
     compares_strings = False
+
+    def temporary_errors(self):
+        busy = UnexpectedResponse(429, "Too Many Requests", b"", httpx.Headers())
+        return [busy, ResourceExhaustedResponse("busy", 0), ResponseHandlingException(httpx.ConnectError("away"))]

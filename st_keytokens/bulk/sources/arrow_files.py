@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_keytokens.bulk.arrow_tables import open_parquet
-from st_keytokens.bulk.optional import imported
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.optional import imported
 
 PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from st_keytokens.bulk.optional import imported
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.optional import imported
 
 
 class FaissSource:

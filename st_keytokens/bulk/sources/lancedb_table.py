@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from st_keytokens.bulk.optional import imported
 from st_keytokens.bulk.sources.arrow_files import strings, vector_matrix
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.optional import imported
 
 
 class LanceDBSource:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from st_keytokens.bulk.optional import imported
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, row_matrix
+from st_keytokens.optional import imported
 
 _HEADER = 4  # bytes before the floats of vector_send: width and a reserved number
 

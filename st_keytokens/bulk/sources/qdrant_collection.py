@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from st_keytokens.bulk.optional import imported
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, row_matrix
+from st_keytokens.optional import imported
 
 
 class QdrantSource:

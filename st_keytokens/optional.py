@@ -11,7 +11,7 @@ def imported(module: str, package: str | None = None) -> Any:
 
     Args:
         module: Its dotted name, as ``"pyarrow.parquet"``.
-        package: What pip installs it by. None: the extra ``bulk``, which brings pyarrow.
+        package: What pip installs it by, such as an extra. None: the extra ``bulk``, which brings pyarrow.
 
     Raises:
         ImportError: If it is not installed.
