@@ -1,6 +1,6 @@
-"""docs/results/retrievers.md from the JSON file that retrievers.py wrote.
+"""docs/results/retrievers.md from the JSON files that retrievers.py wrote, the first one in full.
 
-python examples/benchmarks/retrievers_page.py
+python examples/benchmarks/retrievers_page.py retrievers retrievers-cranfield
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ SPARSE, HYBRID, LOOKUP = "KeyTokensRetriever", "KeyTokensHybridRetriever", "KeyT
 
 TOP = """# Retrievers side by side
 
-{documents:,} documents, {queries:,} queries of {collection}, one run of `examples/benchmarks/retrievers.py`, written
-down by `retrievers_page.py`. Embedder: {embedder}, calibrated on the documents in {calibration_processor_s:.0f} s,
-which no row counts. {processor}, {threads} thread, Python {python}; versions are in `{name}.json`.
+Measured by `examples/benchmarks/retrievers.py`, one run for each collection, and written down by `retrievers_page.py`.
+Embedder: {embedder}, calibrated on the documents beforehand.
+
+{where}
 
 What is lost, first:
 """
+MORE = """
+## {collection}
+
+{where}
+"""
+WHERE = """{collection}: {documents:,} documents, {queries:,} queries. {processor}, {threads} thread, Python {python},
+{date}; versions are in `{name}.json`. Load average of the {cores} cores at the end: {load_average}."""
 TIMES = """
 Every retriever is asked through its framework's own call for ten hits, all of them for one query in turn, each time
 another one first. A query that is embedded takes one forward pass, and none is asked twice. The machine was shared
-with other work (load average {load_average}): a build is in seconds of the processor, *ratio* is the median over the
-queries of the time beside that of LlamaIndex's `BM25Retriever` for the same query, a moment apart; milliseconds are
-those of this run. *Open again* is the median of seven, from the folder to the first answer. *Lookup*: sparse queries
-without a forward pass, on the same index. BM25 retrievers are as they come, unless their words are said to be
-lower-cased (`\\w+`), which LangChain's leaves to its user; its EnsembleRetriever fuses these and an exact FAISS index
+with other work, so milliseconds are those of this run and no others: a build is in seconds of the processor, and
+*ratio* is the median over the queries of the time beside that of LlamaIndex's `BM25Retriever` for the same query, a
+moment apart. *Open again* is the median of seven, from the folder to the first answer. *Lookup*: sparse queries
+without a forward pass, on the same index. BM25 retrievers are as they come: LlamaIndex's stems English words and
+leaves out stop words (bm25s), LangChain's splits at white space (rank-bm25) and leaves the rest to its user;
+*lower-cased words* gives it `\\w+` of the lower-cased text. Its EnsembleRetriever fuses these and an exact FAISS index
 of the same dense vectors, a hundred hits of each, as the hybrid retrievers do.
 
 What each can do. Every cell was found out by doing it, through the calls that the framework has for it; what was seen
@@ -37,8 +46,8 @@ is in `{name}.json`.
 """
 END = """
 *Persist with settings*: the same answers after loading, with settings that are not the defaults. *Async*: the event
-loop goes on wherever a search computes. *Chinese*: the right text first, alone, for six words of six texts.
-*Explanation*: with a hit come tokens whose numbers sum to one of its scores.
+loop goes on wherever a search computes. *Chinese*: the right text first, alone, for six words of six texts, with
+nothing installed or set for Chinese. *Explanation*: with a hit come tokens whose numbers sum to one of its scores.
 """
 
 
@@ -52,7 +61,8 @@ def losses(results: dict[str, Any]) -> list[str]:
     share = sparse["passes_processor_s"] / sparse["build_processor_s"]
     lines = [
         f"- **A build embeds every document**: {times:.0f} times the processor time of LlamaIndex's BM25. The "
-        f"transformer, of 7 million parameters here, takes {share:.0%} of it, which grows with the model."
+        f"transformer, of 7 million parameters here, takes {share:.0%} of it, which grows with the model. The "
+        f"calibration before it, which no row counts, takes {results['calibration_processor_s']:.0f} s more."
     ]
     if sparse["median_ratio"] > 1:
         lines.append(
@@ -80,13 +90,9 @@ def losses(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(results: dict[str, Any]) -> str:
-    """The results as Markdown, worst quality first."""
-    names = list(results["features"][0]["probes"])
-    values = {**results["env"], **results}
+def times(results: dict[str, Any]) -> list[str]:
+    """Quality and times as a table, worst quality first."""
     lines = [
-        TOP.format(**values),
-        *losses(results),
         "",
         "| framework | retriever | nDCG@10 | build, s | query, median ms | p95 ms | ratio | open again, s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -98,24 +104,40 @@ def page(results: dict[str, Any]) -> str:
             f"| {row['framework']} | {row['name']} | {row['ndcg@10']:.3f} | {build} | "
             f"{row['median_ms']:.1f} | {row['p95_ms']:.1f} | {row['median_ratio']:.1f} | {again} |"
         )
-    lines += [
-        TIMES.format(**values),
-        f"| framework | retriever | {' | '.join(names)} |",
-        f"|---|---|{'---|' * len(names)}",
-    ]
+    return lines
+
+
+def features(results: dict[str, Any]) -> list[str]:
+    """What each can do, as a table."""
+    names = list(results["features"][0]["probes"])
+    lines = [f"| framework | retriever | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for feature in results["features"]:
         cells = " | ".join(feature["probes"][name]["cell"] for name in names)
         lines.append(f"| {feature['framework']} | {feature['name']} | {cells} |")
-    return "\n".join([*lines, END])
+    return lines
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The results as Markdown: the first collection in full, and what the others change."""
+    first, *others = [{**each["env"], **each} for each in results]
+    where = [WHERE.format(**each) for each in (first, *others)]
+    lines = [TOP.format(**first, where=where[0]), *losses(first), *times(first), TIMES.format(**first)]
+    lines += [*features(first), END]
+    for each, here in zip(others, where[1:], strict=True):
+        lines += [MORE.format(**each, where=here), *losses(each), *times(each), ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="retrievers", help="of the file in docs/results")
+    parser.add_argument("names", nargs="*", default=["retrievers"], help="of the files in docs/results")
     options = parser.parse_args()
-    results = json.loads((RESULTS / f"{options.name}.json").read_text(encoding="utf-8"))
-    path = RESULTS / f"{options.name}.md"
-    path.write_text(page({**results, "name": options.name}), encoding="utf-8")
+    results = []
+    for name in options.names:
+        read = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        results.append({**read, "name": name})
+    path = RESULTS / f"{options.names[0]}.md"
+    path.write_text(page(results), encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+from importlib import metadata
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -96,3 +97,22 @@ def beside_the_loop(encoder):
         return result
 
     return run
+
+
+@pytest.fixture
+def connect_milvus():
+    """Makes a client's connection known by its name, as pymilvus once did and langchain-milvus 0.3 expects."""
+    connected = []
+
+    def connect(path):
+        from pymilvus import MilvusClient, connections
+
+        if metadata.version("langchain-milvus").startswith("0.3."):
+            client = MilvusClient(str(path))  # all clients of one address share a connection, and with it the name
+            connections.connect(client._using, uri=str(path))
+            connected.append((connections, client))
+
+    yield connect
+    for connections, client in connected:
+        connections.disconnect(client._using)
+        client.close()

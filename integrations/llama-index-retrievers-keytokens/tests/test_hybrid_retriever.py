@@ -69,7 +69,7 @@ def over_index(encoder):
 
 
 class FailingStore(SimpleVectorStore):
-    """A store that fails at its second batch, and at any query."""
+    """A store that fails at its second batch, at any query, and at any deletion."""
 
     batches: int = 0
 
@@ -80,6 +80,9 @@ class FailingStore(SimpleVectorStore):
         return super().add(nodes, **settings)
 
     def query(self, query, **settings):
+        raise ConnectionError("the store went away")
+
+    def delete_nodes(self, *arguments, **settings):
         raise ConnectionError("the store went away")
 
 
@@ -307,6 +310,17 @@ class TestFailingStore:
         assert len(retriever) == 4
         retriever.add_nodes(make_nodes()[4:])
         assert len(retriever) == len(retriever.vector_index.vector_store.data.embedding_dict) == len(SENTENCES)
+
+    def test_failing_at_deletion_leaves_ours_as_it_was(self, retriever):
+        with pytest.raises(ConnectionError, match="the store went away"):
+            retriever.delete_nodes(["0"])
+        with pytest.raises(ConnectionError, match="the store went away"):
+            asyncio.run(retriever.adelete_nodes(["0"]))
+        assert len(retriever) == 4
+
+    def test_a_batch_of_queries_is_no_fall_back_either(self, retriever):
+        with pytest.raises(ConnectionError, match="the store went away"):
+            retriever.retrieve_batch([QUERY, "the immune system"])
 
 
 class TestOneEmptySide:

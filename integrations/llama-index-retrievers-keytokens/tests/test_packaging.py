@@ -51,6 +51,14 @@ def python(tmp_path):
     return python
 
 
+def contents(wheel):
+    """The files of a wheel, and what it requires."""
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+        (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+        return names, Parser().parsestr(file.read(metadata).decode()).get_all("Requires-Dist")
+
+
 def use(python, tmp_path):
     done = subprocess.run([python, "-c", USE], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,23 +67,22 @@ def use(python, tmp_path):
 
 @pytest.mark.slow
 def test_what_the_wheel_holds(wheels):
-    with zipfile.ZipFile(wheels["llama_index_retrievers_keytokens"]) as wheel:
-        names = wheel.namelist()
-        (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
-        fields = Parser().parsestr(wheel.read(metadata).decode())
+    names, requirements = contents(wheels["llama_index_retrievers_keytokens"])
     assert "llama_index/__init__.py" not in names
     assert "llama_index/retrievers/__init__.py" not in names
     assert "llama_index/retrievers/keytokens/py.typed" in names
     modules = {path.name for path in (PACKAGE / "llama_index" / "retrievers" / "keytokens").glob("*.py")}
     assert {name.rpartition("/")[2] for name in names if name.endswith(".py")} == modules
-    requirements = [value for value in fields.get_all("Requires-Dist") if "extra ==" not in value]
-    assert sorted(value.split("<")[0].split(">")[0] for value in requirements) == ["llama-index-core", "st-keytokens"]
+    always = [value for value in requirements if "extra ==" not in value]
+    assert sorted(value.split("<")[0].split(">")[0] for value in always) == ["llama-index-core", "st-keytokens"]
 
 
 @pytest.mark.slow
 def test_wheel_install(wheels, python, tmp_path):
     pip("install", "--no-deps", *wheels.values(), python=python)
     assert tmp_path in use(python, tmp_path).parents
+    _, requirements = contents(wheels["st_keytokens"])
+    assert "llama-index-retrievers-keytokens>=0.1; extra == 'llama-index'" in requirements
 
 
 @pytest.mark.slow

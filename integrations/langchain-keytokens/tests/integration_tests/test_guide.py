@@ -14,7 +14,7 @@ REPOSITORY = PACKAGE.parents[1]
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 
 
-def check(page, monkeypatch):
+def check(page, monkeypatch, before=lambda content, names: None):
     if not page.exists() or not (REPOSITORY / "examples").is_dir():
         pytest.skip("it runs in a clone of the repository only")
     monkeypatch.chdir(REPOSITORY)
@@ -24,6 +24,7 @@ def check(page, monkeypatch):
             assert printed == content
             compared += 1
             continue
+        before(content, names)
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             exec(content, names)
@@ -36,7 +37,12 @@ def test_the_readme(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_guide(monkeypatch):
+def test_the_guide(monkeypatch, connect_milvus):
     for package in ("langchain_classic", "langchain_milvus", "langchain_qdrant", "milvus_lite"):
         pytest.importorskip(package)
-    check(REPOSITORY / "docs" / "langchain.md", monkeypatch)
+
+    def connect(content, names):
+        if "milvus.db" in content:
+            connect_milvus(f"{names['folder']}/milvus.db")
+
+    check(REPOSITORY / "docs" / "langchain.md", monkeypatch, connect)

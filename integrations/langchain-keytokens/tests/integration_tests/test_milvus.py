@@ -19,6 +19,11 @@ DENSE, SPARSE = {"metric_type": "COSINE"}, {"metric_type": "IP"}
 INDEXES = {"dense": {"index_type": "FLAT", **DENSE}, "sparse": {"index_type": "SPARSE_INVERTED_INDEX", **SPARSE}}
 
 
+@pytest.fixture(autouse=True)
+def _connected(connect_milvus, tmp_path):
+    connect_milvus(tmp_path / "milvus.db")
+
+
 def milvus(documents, encoder, folder, fields):
     embeddings = {"dense": KeyTokensEmbeddings(encoder), "sparse": KeyTokensMilvusSparseEmbeddings(encoder)}
     return Milvus.from_texts(

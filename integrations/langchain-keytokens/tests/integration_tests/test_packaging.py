@@ -28,6 +28,7 @@ print(json.dumps({
     "core": st_keytokens.__file__,
     "version": metadata.version("langchain-keytokens"),
     "requires": [line for line in metadata.requires("langchain-keytokens") if "extra ==" not in line],
+    "extra": [line for line in metadata.requires("st-keytokens") if line.startswith("langchain-keytokens")],
     "is_typed": resources.files("langchain_keytokens").joinpath("py.typed").is_file(),
     "stores": stores,
     "found": retriever.invoke("zebra", k=1)[0].page_content,
@@ -69,6 +70,7 @@ def probe(python):
     found = json.loads(run(python, "-c", PROBE, embedder).splitlines()[-1])
     assert found["found"] == "The zebra eats grass."
     assert [line.split(">")[0].split("<")[0] for line in found["requires"]] == ["langchain-core", "st-keytokens"]
+    assert found["extra"] == ["langchain-keytokens>=0.1; extra == 'langchain'"]
     assert (found["version"], found["is_typed"], found["stores"]) == ("0.1.0", True, [])
     return Path(found["adapter"]), Path(found["core"])
 
@@ -88,6 +90,7 @@ def test_from_wheels(python, tmp_path):
         str(path.relative_to(HERE)) for path in (HERE / "langchain_keytokens").iterdir() if path.is_file()
     )
     pip(python, "install", "--no-deps", "--no-index", *wheels.iterdir())
+    pip(python, "install", "--no-index", "st-keytokens[langchain]")  # nothing that it brings is missing
     adapter, core = probe(python)
     assert adapter.is_relative_to(tmp_path) and core.is_relative_to(tmp_path)
 
