@@ -150,7 +150,7 @@ class KeyTokenEncoder(HeadedModel):
         query = self.query if query is None else query
         check_choice("query", query, QUERIES)
         if query == "lookup":
-            return HybridEmbeddings(dense=None, sparse=self._weigh(check_texts(texts), None, "query"))
+            return HybridEmbeddings(dense=None, sparse=self.weigh(check_texts(texts), None, "query"))
         embeddings = self.encode(
             texts,
             role="query",
@@ -161,7 +161,7 @@ class KeyTokenEncoder(HeadedModel):
             pool=pool,
         )
         if is_hybrid and self.weighting.query_terms == "both":
-            return HybridEmbeddings(embeddings.dense, self._weigh(check_texts(texts), None, "query"))
+            return HybridEmbeddings(embeddings.dense, self.weigh(check_texts(texts), None, "query"))
         return embeddings
 
     def sparsify(
@@ -203,11 +203,11 @@ class KeyTokenEncoder(HeadedModel):
             for start in range(0, len(embeddings), batch_size):
                 rows = as_tensor(embeddings[start : start + batch_size])
                 check_finite(rows, start)
-                with self._lock, torch.inference_mode():
+                with self.lock, torch.inference_mode():
                     self.head.to(self.model.device)
                     decoded = as_sparse(self.head.decode(rows, task=role), self.vocabulary)
                 part = None if texts is None else check_texts(texts[start : start + batch_size])
-                parts.append(self._weigh(part, decoded, role))
+                parts.append(self.weigh(part, decoded, role))
                 bar.update(len(rows))
         return SparseEmbeddings.concatenate(parts)
 
@@ -254,7 +254,7 @@ class KeyTokenEncoder(HeadedModel):
         )
         decoder = self.head.with_settings(**changes) if changes else self.head
         texts = check_texts(texts)
-        with self._lock, torch.inference_mode():
+        with self.lock, torch.inference_mode():
             pooled = self.forward_pass.pooled(texts, role)
             decoded = as_sparse(decoder.decode(pooled, max_active_dims=top_k), self.vocabulary)
         return _without_silent(decoded, self.literal_terms(texts)).decode(self.vocabulary)
@@ -340,14 +340,24 @@ class KeyTokenEncoder(HeadedModel):
         pool: dict[str, Any] | None,
     ) -> HybridEmbeddings:
         if pool is None:
-            with self._lock, torch.inference_mode():
+            with self.lock, torch.inference_mode():
                 dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress)
         else:
             check_pool(pool, self.fingerprint)
             dense, decoded = encode_with_pool(pool, self.forward_pass, texts, role, prompt, batch_size, progress)
-        return HybridEmbeddings(dense=dense, sparse=self._weigh(texts, decoded, role))
+        return HybridEmbeddings(dense=dense, sparse=self.weigh(texts, decoded, role))
 
-    def _weigh(self, texts: list[str] | None, decoded: SparseEmbeddings | None, role: Role) -> SparseEmbeddings:
+    def weigh(self, texts: list[str] | None, decoded: SparseEmbeddings | None, role: Role) -> SparseEmbeddings:
+        """Sparse vectors of literal and decoded terms; the last step of :meth:`encode` and :meth:`sparsify`.
+
+        Args:
+            texts: For the literal terms; None for none.
+            decoded: Decoded terms, one row a text; None for none.
+            role: ``"document"`` or ``"query"``.
+
+        Returns:
+            ``SparseEmbeddings`` ``(N, vocab_size)``.
+        """
         size, calibration = self.vocabulary.vocab_size, self.calibration
         if texts is None:
             literal = [np.empty(0, np.int64)] * len(decoded or ())

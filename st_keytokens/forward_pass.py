@@ -65,6 +65,12 @@ class ForwardPass:
             )
 
     @property
+    def headless(self) -> torch.nn.Sequential:
+        """The modules without the head, whose tensors are named as those of the model that is saved."""
+        modules = [*self.before, *self.after]
+        return self.model if len(modules) == len(self.model) else torch.nn.Sequential(*modules)
+
+    @property
     def embedding_dimension(self) -> int:
         """Width of the dense vectors, after truncation where the model truncates."""
         full = self.model.get_embedding_dimension() or self.pooled_dimension

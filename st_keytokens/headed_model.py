@@ -30,7 +30,11 @@ QUERIES: tuple[Query, ...] = get_args(Query)
 
 
 class HeadedModel:
-    """What an encoder is made of, and the vectors that its head sees. Use it through :class:`KeyTokenEncoder`."""
+    """What an encoder is made of, and the vectors that its head sees. Use it through :class:`KeyTokenEncoder`.
+
+    Attributes:
+        lock: Held by whoever runs the model or its head, so that threads share them.
+    """
 
     def __init__(
         self,
@@ -81,7 +85,7 @@ class HeadedModel:
         self.vocabulary: Vocabulary = self.head.bound_vocabulary
         self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._weights_hash: str | None = None
         self._fingerprint: tuple[Any, str] | None = None
         if calibration is not None:
@@ -97,7 +101,7 @@ class HeadedModel:
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
         self._check_calibration(calibration)
-        with self._lock:
+        with self.lock:
             self.head.set_calibration(calibration)
             self.cache.clear()
 
@@ -123,9 +127,9 @@ class HeadedModel:
 
     @property
     def weights_hash(self) -> str:
-        """Identifies the model's weights; a model loaded with its sidecar keeps the one that it was saved with."""
+        """Identifies the model's weights without its head's; one with a sidecar keeps what it was saved with."""
         if self._weights_hash is None:
-            self._weights_hash = weights_hash(self.model)
+            self._weights_hash = weights_hash(self.forward_pass.headless)
         return self._weights_hash
 
     def keep_weights_hash(self, value: str) -> None:
@@ -178,7 +182,7 @@ class HeadedModel:
             TypeError: If a text is not a string.
             ValueError: If role is unknown, or batch_size is below 1.
         """
-        with self._lock, torch.inference_mode():
+        with self.lock, torch.inference_mode():
             pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
             return self.head.prepare_embeddings(pooled).numpy()
 
@@ -283,11 +287,11 @@ class HeadedModel:
         SentenceTransformer.stop_multi_process_pool(pool)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
 
 def without_none(**settings: Any) -> dict[str, Any]:

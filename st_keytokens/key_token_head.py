@@ -121,7 +121,7 @@ class KeyTokenHead(BoundHead):
             ValueError: If the dimension differs from the LM head's, a value is not finite, or a setting needs a
                 calibration that is not there.
         """
-        decoding = self._decoding()
+        decoding = self.decoding()
         scores = decoding.scores(embeddings)
         if not self.is_ridge:
             return scores
@@ -151,7 +151,7 @@ class KeyTokenHead(BoundHead):
         if max_active_dims is None:
             max_active_dims = self.query_max_active_dims if task == "query" else self.max_active_dims
         k = checked_int("max_active_dims", max_active_dims, minimum=1)
-        return self._decoding().key_tokens(embeddings, k, self.activation)
+        return self.decoding().key_tokens(embeddings, k, self.activation)
 
     def forward(
         self, features: dict[str, Any], task: str | None = None, max_active_dims: int | None = None
@@ -197,7 +197,7 @@ class KeyTokenHead(BoundHead):
         self.save_config(output_path)
         if self.calibration is not None:
             if self.is_bound:
-                self._decoding()  # its statistics, so that another machine need not compute them otherwise
+                self.decoding()  # its statistics, so that another machine need not compute them otherwise
             self.calibration.save(folder)
             self._statistics.save(folder)
         if self.lm_head is not None and not self.lm_head.is_tied:
@@ -252,8 +252,16 @@ class KeyTokenHead(BoundHead):
         head._statistics = LogitStatistics.load(path)
         return head
 
-    def _decoding(self) -> Decoding:
-        """What decodes, made anew where a setting, a part or the device has changed."""
+    def decoding(self) -> Decoding:
+        """What decodes, made anew where a setting, a part or the device has changed.
+
+        Returns:
+            Decoder, correction and statistics, as they are now.
+
+        Raises:
+            RuntimeError: If the head is not bound to a model.
+            ValueError: If the parts do not fit, or a setting needs a calibration that is not there.
+        """
         lm_head, vocabulary = self._bound()
         calibration = None if self.calibration is None else self.calibration.hash
         state = (self.get_config_dict(), calibration, vocabulary, lm_head, lm_head.device)

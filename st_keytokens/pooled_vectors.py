@@ -95,7 +95,7 @@ def pooled_vectors(
     ) as bar:
         while chunk := list(islice(remaining, _CHUNK_BATCHES * batch_size)):
             start = time.perf_counter()
-            with encoder._lock, torch.inference_mode():
+            with encoder.lock, torch.inference_mode():
                 rows: NDArray[np.float32] = encoder.forward_pass.pooled(check_texts(chunk), role, batch_size).numpy()
             seconds += time.perf_counter() - start
             if store is None:
@@ -117,7 +117,7 @@ def dense_vectors(encoder: KeyTokenEncoder, pooled: NDArray[np.float32]) -> NDAr
         float32 ``(N, embedding_dimension)``.
     """
     model, dense = encoder.model, np.zeros((len(pooled), encoder.get_embedding_dimension()), dtype=np.float32)
-    with encoder._lock, torch.inference_mode():
+    with encoder.lock, torch.inference_mode():
         for start in range(0, len(pooled), _ROWS):
             features = {"sentence_embedding": torch.tensor(pooled[start : start + _ROWS], device=model.device)}
             for module in encoder.forward_pass.after:

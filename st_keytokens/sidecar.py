@@ -50,7 +50,7 @@ def save_folder(encoder: KeyTokenEncoder, folder: Path) -> None:
         "fingerprint": encoder.fingerprint,
         "vocabulary_hash": encoder.vocabulary.hash,
         "weights_hash": encoder.weights_hash,
-        "weights_sample": weights_sample(encoder.model),
+        "weights_sample": weights_sample(encoder.forward_pass.headless),
     }
     write_atomically(folder / "encoder.json", json.dumps(settings, indent=2).encode())
 

@@ -432,6 +432,14 @@ class TestHub:
         head = LMHead.from_checkpoint("some/model")
         assert torch.equal(head.weight, checkpoint_tensors()["lm_head.weight"])
 
+    def test_another_cache_folder(self, cache, tmp_path, monkeypatch):
+        cache("config.json", "model.safetensors")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+        with pytest.raises(ConnectionError, match="offline mode is enabled"):
+            LMHead.from_checkpoint("some/model")
+        head = LMHead.from_checkpoint("some/model", cache_folder=tmp_path / "cache")
+        assert torch.equal(head.weight, checkpoint_tensors()["lm_head.weight"])
+
     def test_the_rest_of_a_cached_snapshot_is_of_its_commit(self, cache, directory, serve, monkeypatch):
         cache("config.json")
         server = serve(directory)

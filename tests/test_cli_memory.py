@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from st_keytokens.cli.console import UserError
 from st_keytokens.cli.memory import is_out_of_memory, memory_advice
-from st_keytokens.cli.models import _clear_errors
+from st_keytokens.cli.models import clear_errors
 
 # Runs a command in a process that may grow by so many bytes once everything is imported.
 LIMITED = """
@@ -88,11 +88,11 @@ class TestErrors:
         assert not is_out_of_memory(others.value)
 
     def test_loading_a_model_does_not_hide_them(self):
-        with pytest.raises(MemoryError, match="no more"), _clear_errors("model", {}):
+        with pytest.raises(MemoryError, match="no more"), clear_errors("model", {}):
             raise MemoryError("no more")
         with (
             pytest.raises(UserError, match="model 'model' could not be loaded: no weights"),
-            _clear_errors("model", {}),
+            clear_errors("model", {}),
         ):
             raise RuntimeError("no weights")
 

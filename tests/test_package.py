@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import st_keytokens
+import st_keytokens.analysis
 import st_keytokens.evaluation
 
 NAMES = [
@@ -24,6 +25,7 @@ NAMES = [
     "reciprocal_rank_fusion",
     "score_fusion",
 ]
+PACKAGES = [st_keytokens, st_keytokens.analysis, st_keytokens.evaluation]
 HEAVY = ("torch", "transformers", "sentence_transformers", "scipy", "huggingface_hub")
 
 
@@ -38,7 +40,7 @@ class TestNames:
     def test_public_names_are_pinned(self):
         assert st_keytokens.__all__ == NAMES
 
-    @pytest.mark.parametrize("package", [st_keytokens, st_keytokens.evaluation], ids=lambda package: package.__name__)
+    @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
     def test_each_is_what_its_module_defines(self, package):
         for name in package.__all__:
             value = getattr(package, name)
@@ -51,7 +53,7 @@ class TestNames:
         exec("from st_keytokens import *", namespace)
         assert set(NAMES) <= set(namespace)
 
-    @pytest.mark.parametrize("package", [st_keytokens, st_keytokens.evaluation], ids=lambda package: package.__name__)
+    @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
     def test_unknown(self, package):
         with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
             package.nothing  # noqa: B018  # reading it is the test
@@ -59,7 +61,9 @@ class TestNames:
 
 class TestImport:
     def test_imports_nothing_heavy(self):
-        assert imported_by("import st_keytokens, st_keytokens.evaluation, st_keytokens.cli") == []
+        assert (
+            imported_by("import st_keytokens, st_keytokens.analysis, st_keytokens.evaluation, st_keytokens.cli") == []
+        )
 
     def test_a_name_brings_what_it_needs(self):
         assert imported_by("from st_keytokens import reciprocal_rank_fusion") == []
@@ -76,6 +80,7 @@ class TestImport:
             ["search", "/none", "query"],
             ["sparsify", ".", __file__, "--output", "a.txt"],
             ["evaluate", "/none", "--model", ".", "--output", "a.json"],
+            ["analyze", "pair", "/none"],
         ],
         ids=" ".join,
     )

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import huggingface_hub
 import numpy as np
@@ -16,11 +17,13 @@ import torch
 from encoder_checks import assert_same
 from models import build_sentence_transformer
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_keytokens import sidecar
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.lm_head import LMHead
 from st_keytokens.weighting import METHODS, Weighting
 
 NAME, COMMIT = "someone/embedder", "0" * 40
@@ -184,6 +187,23 @@ print(json.dumps({"fingerprint": encoder.fingerprint, "no pass": queries.dense i
         encoder.calibrate(sentences)
         encoder.save_pretrained(tmp_path / "saved")
         loaded = KeyTokenEncoder.from_pretrained(tmp_path / "saved", model_arguments={"device": "cpu"})
+        assert_same(loaded.encode(sentences), encoder.encode(sentences), rtol=1e-4)
+
+    @pytest.mark.parametrize("after", [Normalize, partial(Dense, 32, 32)], ids=["normalize", "dense"])
+    def test_a_model_that_holds_a_head_with_an_lm_head_of_its_own(
+        self, untied_llama_embedder, untied_llama_folder, sentences, tmp_path, after
+    ):
+        model = copy.deepcopy(untied_llama_embedder)
+        model.append(after())
+        plain = KeyTokenEncoder(model, backbone=untied_llama_folder, max_active_dims=5)
+        model_name = plain.model_name
+        model.insert(2, KeyTokenHead(LMHead.from_checkpoint(untied_llama_folder), max_active_dims=5))
+        encoder = KeyTokenEncoder(model)
+        assert encoder.model_name == model_name
+        encoder.calibrate(sentences, show_progress_bar=False)
+        encoder.save_pretrained(tmp_path / "saved")
+        loaded = KeyTokenEncoder.from_pretrained(tmp_path / "saved", model_arguments={"device": "cpu"})
+        assert loaded.fingerprint == encoder.fingerprint
         assert_same(loaded.encode(sentences), encoder.encode(sentences), rtol=1e-4)
 
     def test_other_weights_are_refused(self, encoder, tmp_path):

@@ -31,11 +31,11 @@ from st_keytokens.analysis import (
 from st_keytokens.analysis.alignment import VARIANTS
 from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates, plot_hits
 from st_keytokens.analysis.plots.style import save_figure
-from st_keytokens.evaluation import bootstrap_interval
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
-from environment import RESULTS, write_results  # noqa: E402  # the folder is no package
+from alignment_page import differences, page  # noqa: E402 - beside the other scripts
+from environment import RESULTS, write_results  # noqa: E402
 
 CONTENT = 0.1  # content terms are those of at most a tenth of the texts
 WITHOUT_STATISTICS = {name: VARIANTS[name] for name in ("raw", "corrected")}
@@ -75,26 +75,6 @@ def alignments(groups: dict, held: list[str], other: list[str]) -> dict:
             name: measure_alignment(held, encoders, embeddings=embeddings, **how) for name, how in MEASURED.items()
         }
         print(f"{group}: alignment done", flush=True)
-    return found
-
-
-def differences(comparison) -> dict:
-    """Local alignment rates of pairs of rows on the same texts: the mean difference and its interval."""
-    rows = comparison.rows
-    pairs = [
-        ("embedder, raw", "frequency baseline"),
-        ("embedder, corrected", "frequency baseline"),
-        ("embedder, corrected", "embedder, raw"),
-        ("embedder, raw", "backbone, raw"),
-        ("embedder, corrected", "backbone, corrected"),
-        ("backbone, corrected", "backbone, raw"),
-    ]
-    found = {}
-    for ours, theirs in pairs:
-        if ours in rows and theirs in rows:
-            a, b = (rows[name].per_text.local_alignment_rates for name in (ours, theirs))
-            low, high = bootstrap_interval(a, b, samples=1000)
-            found[f"{ours} - {theirs}"] = {"mean": float((a - b).mean()), "low": low, "high": high}
     return found
 
 
@@ -147,46 +127,6 @@ def keybert_agreement(groups: dict, texts: list[str], candidates: list, rankings
             shares.append(len({phrase for phrase, _ in theirs} & set(ours[number][:10])) / max(1, len(theirs)))
         found[group] = float(np.mean(shares))
     return found
-
-
-def page(found: dict, phrases: dict | None, environment: dict, held: int, other: int) -> str:
-    blocks = [
-        "# Alignment, measured\n\n"
-        f"{held:,} held-out arXiv abstracts; first components and logit statistics are of {other:,} other ones. Rates "
-        "with 95 % intervals over texts (bootstrap; jackknife for the global rate). Terms are tokens folded over case "
-        "and space unless the table says raw. The frequency baseline answers every text with the terms that occur in "
-        "most of these texts. share@k is own terms among the first k over min(k, own terms). Made by "
-        "`examples/analysis/alignment.py`.\n\n![Shares by k](alignment.svg)\n\n![Hit@k](alignment-hits.svg)\n"
-    ]
-    for group, measurements in found.items():
-        for name, comparison in measurements.items():
-            rows = "".join(
-                f"- {pair}: {value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]\n"
-                for pair, value in differences(comparison).items()
-            )
-            blocks.append(f"## {group}: {name}\n\n{comparison.table()}\nLocal alignment rate, differences:\n\n{rows}")
-    if phrases is not None:
-        blocks.append(
-            "## Key phrases\n\nPeople's key phrases of "
-            f"{phrases['results']['phrase'].text_count:,} abstracts (Inspec). All rankings order the same candidates, "
-            "runs of up to three words without a stop word. A word weighs its TF-IDF, or the mean score of its tokens "
-            "among the decoded ones; a phrase weighs the sum over its words. *Embedding similarity* is KeyBERT's: the "
-            "cosine of phrase and text. Words are compared casefolded. "
-            f"{phrases['keyphrases_in_text']:.0%} of the key phrases occur in their text, which bounds recall.\n"
-        )
-        for unit, comparison in phrases["results"].items():
-            blocks.append(f"### By {unit}\n\n{comparison.table()}")
-        blocks += [
-            f"KeyBERT's own package on the same candidates, first 50 texts, {group}: {share:.1%} of its ten first "
-            "phrases are among the ten first by embedding similarity.\n"
-            for group, share in phrases["keybert_agreement"].items()
-        ]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    blocks.append(
-        f"Measured {environment['date']} on {environment['processor']} ({environment['torch_threads']} threads), "
-        f"Python {environment['python']}, {versions}.\n"
-    )
-    return "\n".join(blocks)
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from st_keytokens.analysis.html_text_view import html_view
 from st_keytokens.analysis.pair import explain_pair, orthogonal_coordinates
 from st_keytokens.analysis.pair_comparison import compare_pair
 from st_keytokens.analysis.pair_scores import explain_sparse_pair
-from st_keytokens.analysis.pair_tables import markdown_table
 from st_keytokens.analysis.plots.pair import plot_pair, plot_pair_comparison
 from st_keytokens.analysis.plots.style import save_figure
+from st_keytokens.analysis.tables import markdown_table
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import check_choice
 from st_keytokens.vocabulary import Vocabulary
 

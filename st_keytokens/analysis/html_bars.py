@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from st_keytokens.analysis.html_page import HtmlView, escaped
 from st_keytokens.analysis.pair import PairExplanation
 from st_keytokens.analysis.pair_scores import SparseExplanation
-from st_keytokens.analysis.pair_tables import table_cells
+from st_keytokens.analysis.tables import table_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -99,7 +99,7 @@ def html_view(
 
 
 def _sides(encoder: KeyTokenEncoder, texts: list[str], top_k: int, shading: Shading, role: Role) -> list[_Side]:
-    with encoder._lock, torch.inference_mode():
+    with encoder.lock, torch.inference_mode():
         pooled = encoder.forward_pass.pooled(texts, role)
         decoded = as_sparse(encoder.head.decode(pooled), encoder.vocabulary)
         best = as_sparse(encoder.head.decode(pooled, max_active_dims=top_k), encoder.vocabulary)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_int
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.forward_pass import Role
@@ -167,7 +167,7 @@ def compare_instructions(
     top_k = checked_int("top_k", top_k, minimum=1, maximum=limit)
     embedded = {}
     for name, prompt in prompts.items():
-        with encoder._lock, torch.inference_mode():
+        with encoder.lock, torch.inference_mode():
             dense, decoded = encoder.forward_pass.both(given, role, prompt, batch_size, show_progress_bar)
         embedded[name] = dense, decoded.prune(top_k)
     is_silent = [not len(terms) for terms in encoder.literal_terms(given)]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.calibration.ridge_decoder import RidgeDecoder
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding import Decoding, prepared
@@ -144,8 +144,8 @@ def explain_pair(
             f"encoder must compare pooled vectors, but in this model {', '.join(after)} follows pooling, and what it "
             "gives has no LM head. Explain another model's pair."
         )
-    with encoder._lock, torch.inference_mode():
-        decoding = encoder.head._decoding()
+    with encoder.lock, torch.inference_mode():
+        decoding = encoder.head.decoding()
         pooled = torch.cat([encoder.forward_pass.pooled([t], r) for t, r in zip((text, other), roles, strict=True)])
         ids, weights = (part.cpu().numpy() for part in encoder.head.decode(pooled, max_active_dims=top_k))
         is_silent = np.array([not len(terms) for terms in encoder.literal_terms([text, other])])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from st_keytokens.analysis.pair import PairExplanation, Similarity, explain_pair
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.encoder import KeyTokenEncoder
 
 __all__ = ["PairComparison", "compare_pair"]

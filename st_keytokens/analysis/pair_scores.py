@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.headed_model import Query
 from st_keytokens.index.documents import MatchedTerm

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from st_keytokens.analysis.pair_tables import markdown_table
 from st_keytokens.analysis.relatedness_correlation import JudgedCorrelation, judged_correlations
 from st_keytokens.analysis.relatedness_measures import PAIR_MEASURES
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.forward_pass import as_sparse
@@ -142,7 +142,7 @@ def _decoded(
 ) -> SparseEmbeddings:
     """Decoded terms alone, and none of a text without a term of its own."""
     parts = [SparseEmbeddings.empty(0, encoder.vocabulary.vocab_size)]
-    with encoder._lock, torch.inference_mode():
+    with encoder.lock, torch.inference_mode():
         for start in range(0, len(pooled), _ROWS):
             block = torch.from_numpy(pooled[start : start + _ROWS].copy())
             for row, terms in enumerate(literal[start : start + _ROWS]):

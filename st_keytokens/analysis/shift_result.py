@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_keytokens.analysis.alignment_result import Alignment
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 
 __all__ = ["ShiftSweep", "mutual_information"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from st_keytokens.analysis.pair_tables import markdown_table
 from st_keytokens.analysis.spectrum_inputs import Source, blocks_of
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.first_component import FirstComponent, SecondMoments
 
 __all__ = ["Spectrum", "measure_spectrum"]

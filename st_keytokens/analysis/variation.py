@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from st_keytokens.analysis.pair_tables import markdown_table
 from st_keytokens.analysis.spectrum import Spectrum
 from st_keytokens.analysis.spectrum_inputs import Source, paired_blocks
+from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_float
 from st_keytokens.first_component import SecondMoments
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from st_keytokens.cli import parser as parts
+from st_keytokens.cli import options
 
 __all__ = ["add_analyze"]
 
@@ -24,14 +24,14 @@ def add_analyze(commands: Any) -> None:
     )
     analyses = analyze.add_subparsers(dest="analysis", metavar="ANALYSIS", required=True)
 
-    command = parts._add(
+    command = options.add(
         analyses,
         "alignment",
         "measure how well decoded tokens are the texts' own",
         "st-keytokens analyze alignment MODEL corpus.jsonl --plot alignment.svg",
     )
-    command.add_argument("model", metavar="MODEL", help=parts._MODEL)
-    command.add_argument("input", metavar="INPUT", help=parts._INPUT)
+    command.add_argument("model", metavar="MODEL", help=options.MODEL)
+    command.add_argument("input", metavar="INPUT", help=options.INPUT)
     command.add_argument(
         "--definition",
         choices=("clean", "nie2025"),
@@ -45,39 +45,39 @@ def add_analyze(commands: Any) -> None:
         "pooled (default: MODEL alone, decoded by its own LM head)",
     )
     _add_outputs(command)
-    parts._add_batch_size(command)
-    parts._add_input_options(command)
-    parts._add_device_options(command)
+    options.add_batch_size(command)
+    options.add_input_options(command)
+    options.add_device_options(command)
     command.set_defaults(method=None)
 
-    command = parts._add(
+    command = options.add(
         analyses,
         "spectrum",
         "compare an embedder with its backbone, component by component",
         "st-keytokens analyze spectrum MODEL BACKBONE corpus.jsonl --html spectrum.html",
     )
-    command.add_argument("model", metavar="MODEL", help=parts._MODEL)
+    command.add_argument("model", metavar="MODEL", help=options.MODEL)
     command.add_argument(
         "backbone",
         metavar="BACKBONE",
         help="the language model that MODEL was made from; directory or name on the Hub",
     )
-    command.add_argument("input", metavar="INPUT", help=parts._INPUT)
+    command.add_argument("input", metavar="INPUT", help=options.INPUT)
     _add_outputs(command, "; the shift's picture goes to FILE-shift, the contribution's to FILE-contribution")
-    parts._add_batch_size(command)
-    parts._add_input_options(command)
-    parts._add_device_options(command)
+    options.add_batch_size(command)
+    options.add_input_options(command)
+    options.add_device_options(command)
     command.set_defaults(method=None)
 
-    command = parts._add(
+    command = options.add(
         analyses,
         "instructions",
         "show what an instruction changes in what embeddings say",
         'st-keytokens analyze instructions MODEL --instruction "Find the sentiment: " "I love this film"',
     )
-    command.add_argument("model", metavar="MODEL", help=parts._MODEL)
+    command.add_argument("model", metavar="MODEL", help=options.MODEL)
     command.add_argument("texts", metavar="TEXT", nargs="*", help="texts; - or none: standard input, line by line")
-    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {parts._INPUT}")
+    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {options.INPUT}")
     command.add_argument(
         "--instruction",
         metavar="PROMPT",
@@ -87,30 +87,30 @@ def add_analyze(commands: Any) -> None:
     )
     command.add_argument("--baseline", metavar="PROMPT", help="what the others are compared with (default: no prompt)")
     command.add_argument(
-        "--top-k", metavar="N", type=parts._positive, default=10, help="key tokens a text (default: 10)"
+        "--top-k", metavar="N", type=options.positive, default=10, help="key tokens a text (default: 10)"
     )
     _add_outputs(command, "; of the first text")
-    parts._add_role(command)
-    parts._add_batch_size(command)
-    parts._add_input_options(command)
-    parts._add_model_options(command)
+    options.add_role(command)
+    options.add_batch_size(command)
+    options.add_input_options(command)
+    options.add_model_options(command)
 
-    command = parts._add(
+    command = options.add(
         analyses,
         "pair",
         "explain the similarity of two texts, token by token",
         'st-keytokens analyze pair MODEL "I like apples" "Apples are good" --html pair.html',
     )
-    command.add_argument("model", metavar="MODEL", help=parts._MODEL)
+    command.add_argument("model", metavar="MODEL", help=options.MODEL)
     command.add_argument("text", metavar="TEXT", help="a text; for the sparse score, the query")
     command.add_argument("other", metavar="OTHER", help="another one; for the sparse score, the document")
     command.add_argument(
-        "--top-k", metavar="N", type=parts._positive, default=10, help="key tokens of each text (default: 10)"
+        "--top-k", metavar="N", type=options.positive, default=10, help="key tokens of each text (default: 10)"
     )
     command.add_argument("--similarity", choices=("cosine", "dot"), help="of the dense vectors (default: the model's)")
     _add_outputs(command)
-    parts._add_role(command)
-    parts._add_model_options(command)
+    options.add_role(command)
+    options.add_model_options(command)
 
 
 def _add_outputs(command: argparse.ArgumentParser, note: str = "") -> None:

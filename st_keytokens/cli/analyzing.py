@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from st_keytokens.analysis.html_bars import html_report
 from st_keytokens.analysis.html_text_view import html_view
-from st_keytokens.analysis.pair_tables import table_cells
+from st_keytokens.analysis.tables import table_cells
 from st_keytokens.cli.calibrating import Texts
 from st_keytokens.cli.console import Console, UserError, one_line, table
 from st_keytokens.cli.inputs import Corpus, read_texts
-from st_keytokens.cli.models import _clear_errors, load_encoder
+from st_keytokens.cli.models import clear_errors, load_encoder
 from st_keytokens.encoder import KeyTokenEncoder
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _pooled_alike(encoder: KeyTokenEncoder, name: str) -> KeyTokenEncoder:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
     pooling = encoder.forward_pass.before[1:]
-    with _clear_errors(name, {}):
+    with clear_errors(name, {}):
         transformer = Transformer(name, max_seq_length=encoder.model.max_seq_length)
         model = SentenceTransformer(
             modules=[transformer, *copy.deepcopy(pooling)],

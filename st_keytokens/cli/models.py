@@ -65,7 +65,7 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
         settings["method"] = arguments.method
     path = model_path(arguments.model)
     options = _model_options(path, arguments)
-    with _clear_errors(arguments.model, options):
+    with clear_errors(arguments.model, options):
         return KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
 
 
@@ -123,7 +123,7 @@ class StoredEncoder:
         try:
             path = model_path(name)
             options = _model_options(path, arguments)
-            with _clear_errors(name, options):
+            with clear_errors(name, options):
                 model = SentenceTransformer(path, **options)
         except UserError as err:
             if arguments.model:
@@ -134,7 +134,7 @@ class StoredEncoder:
             raise UserError(
                 f"model must be the one that {self.folder.parent} was made with, got {name!r} with other weights."
             )
-        with _clear_errors(name, options):
+        with clear_errors(name, options):
             return sidecar.attach(KeyTokenEncoder, model, self.sidecar, cache_size=0)
 
 
@@ -172,7 +172,7 @@ def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _clear_errors(name: str, options: dict[str, Any]) -> Iterator[None]:
+def clear_errors(name: str, options: dict[str, Any]) -> Iterator[None]:
     """Makes one kind of error of all that libraries raise while a model is loaded."""
     try:
         yield

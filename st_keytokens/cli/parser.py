@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from st_keytokens import __version__
 from st_keytokens.cli.console import UserError
+from st_keytokens.cli.options import (
+    INPUT,
+    MODEL,
+    add,
+    add_batch_size,
+    add_input_options,
+    add_model_options,
+    add_role,
+    add_stored_model_options,
+    positive,
+)
 
 _DESCRIPTION = "Key tokens of LLM-based embedders: read them, index them, search by them."
-_INPUT = (
-    "JSON Lines, CSV or TSV with a header, plain text with one document a line, a BEIR directory, a directory of text "
-    "files, each also as .gz or .xz, or - for standard input"
-)
 _KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb")  # of the library, not imported here
-_MODEL = "directory of a sentence-transformers model, or its name on the Hub"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,32 +55,32 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    command = _add(
+    command = add(
         commands,
         "tokens",
         "show what the embeddings of texts say",
         'st-keytokens tokens MODEL "The genome of a mouse" --top-k 5',
     )
-    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("model", metavar="MODEL", help=MODEL)
     command.add_argument("texts", metavar="TEXT", nargs="*", help="texts; - or none: standard input, line by line")
-    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {_INPUT}")
-    command.add_argument("--top-k", metavar="N", type=_positive, default=10, help="key tokens a text (default: 10)")
+    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {INPUT}")
+    command.add_argument("--top-k", metavar="N", type=positive, default=10, help="key tokens a text (default: 10)")
     command.add_argument(
         "--raw", action="store_true", help="as they are before the correction of a calibration, if there is one"
     )
-    _add_role(command)
-    _add_batch_size(command)
-    _add_input_options(command)
-    _add_model_options(command)
+    add_role(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "calibrate",
         "fit a model's corrections on texts, and save both",
         "st-keytokens calibrate MODEL corpus.jsonl --output calibrated",
     )
-    command.add_argument("model", metavar="MODEL", help=_MODEL)
-    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument("input", metavar="INPUT", help=INPUT)
     command.add_argument(
         "--output",
         metavar="DIR",
@@ -84,39 +90,39 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--state", metavar="FILE", help="save progress here; run again to go on after an interruption"
     )
-    _add_batch_size(command)
-    _add_input_options(command)
-    _add_model_options(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "index",
         "embed documents and index them; run again to go on after an interruption",
         "st-keytokens index MODEL corpus.jsonl my-index",
     )
-    command.add_argument("model", metavar="MODEL", help=_MODEL)
-    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument("input", metavar="INPUT", help=INPUT)
     command.add_argument("index", metavar="INDEX_DIR", help="directory of the index, new or begun earlier")
     command.add_argument(
         "--calibrate",
         action=argparse.BooleanOptionalAction,
         help="calibrate the model on these documents first (default: if it has no calibration)",
     )
-    _add_batch_size(command)
-    _add_input_options(command)
-    _add_model_options(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_model_options(command)
 
-    command = _add(commands, "add", "add documents to an index", "st-keytokens add my-index more.jsonl --replace")
+    command = add(commands, "add", "add documents to an index", "st-keytokens add my-index more.jsonl --replace")
     command.add_argument("index", metavar="INDEX_DIR", help="directory of the index")
-    command.add_argument("input", metavar="INPUT", help=_INPUT)
+    command.add_argument("input", metavar="INPUT", help=INPUT)
     command.add_argument(
         "--replace", action="store_true", help="replace documents whose text or metadata has changed (default: keep)"
     )
-    _add_batch_size(command)
-    _add_input_options(command)
-    _add_stored_model_options(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_stored_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "search",
         "search an index",
@@ -124,23 +130,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("index", metavar="INDEX_DIR", help="directory of the index")
     command.add_argument("texts", metavar="QUERY", nargs="*", help="queries; - or none: standard input, line by line")
-    command.add_argument("--input", metavar="FILE", help=f"read the queries from here: {_INPUT}")
+    command.add_argument("--input", metavar="FILE", help=f"read the queries from here: {INPUT}")
     command.add_argument(
         "--mode",
         choices=("sparse", "dense", "hybrid"),
         help="compare key tokens, dense vectors or both (default: hybrid; with --lookup, sparse)",
     )
-    command.add_argument("--top-k", metavar="N", type=_positive, default=10, help="hits a query (default: 10)")
+    command.add_argument("--top-k", metavar="N", type=positive, default=10, help="hits a query (default: 10)")
     command.add_argument("--filter", metavar="JSON", help='only documents with such metadata, as {"lang": "en"}')
     command.add_argument("--lookup", action="store_true", help="weigh the query's own words, without a forward pass")
     command.add_argument(
         "--explain", action="store_true", help="show the key tokens that each hit shares with the query"
     )
-    _add_batch_size(command)
-    _add_input_options(command)
-    _add_stored_model_options(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_stored_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "explain",
         "show which key tokens a query shares with a document",
@@ -150,15 +156,15 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("query", metavar="QUERY", help="the query")
     command.add_argument("document", metavar="DOC_ID", help="id of the document")
     command.add_argument("--lookup", action="store_true", help="weigh the query's own words, without a forward pass")
-    _add_stored_model_options(command)
+    add_stored_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "sparsify",
         "turn stored dense embeddings into sparse ones, without embedding anything",
         "st-keytokens sparsify MODEL embeddings.parquet --text-column text --output sparse",
     )
-    command.add_argument("model", metavar="MODEL", help=_MODEL)
+    command.add_argument("model", metavar="MODEL", help=MODEL)
     command.add_argument(
         "embeddings",
         metavar="EMBEDDINGS",
@@ -179,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--text-column", metavar="NAME", help="column of the texts, for their own words (default: none)"
     )
     command.add_argument(
-        "--texts", metavar="FILE", help=f"the texts from elsewhere, by id or, where there are none, in order: {_INPUT}"
+        "--texts", metavar="FILE", help=f"the texts from elsewhere, by id or, where there are none, in order: {INPUT}"
     )
     command.add_argument(
         "--output",
@@ -189,21 +195,21 @@ def build_parser() -> argparse.ArgumentParser:
         "interrupted goes on",
     )
     command.add_argument(
-        "--shard-rows", metavar="N", type=_positive, default=100_000, help="rows of a shard (default: 100000)"
+        "--shard-rows", metavar="N", type=positive, default=100_000, help="rows of a shard (default: 100000)"
     )
-    _add_role(command)
+    add_role(command)
     command.add_argument(
-        "--batch-size", metavar="N", type=_positive, help="rows decoded at a time (default: 256; on CUDA 2048)"
+        "--batch-size", metavar="N", type=positive, help="rows decoded at a time (default: 256; on CUDA 2048)"
     )
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         help="of the product with the LM head, part of the fingerprint (default: the LM head's own)",
     )
-    _add_input_options(command)
-    _add_model_options(command)
+    add_input_options(command)
+    add_model_options(command)
 
-    command = _add(
+    command = add(
         commands,
         "evaluate",
         "compare dense, sparse and hybrid search on test collections",
@@ -212,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "collections", metavar="COLLECTION", nargs="+", help="directories in the BEIR layout; several are averaged"
     )
-    command.add_argument("--model", metavar="MODEL", required=True, help=_MODEL)
+    command.add_argument("--model", metavar="MODEL", required=True, help=MODEL)
     command.add_argument(
         "--methods", metavar="NAMES", help="methods, with commas between (default: all; an error names them)"
     )
@@ -232,89 +238,24 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--split", metavar="NAME", default="test", help="judgements qrels/NAME.tsv (default: test)")
     command.add_argument("--queries", metavar="FILE", help="queries in each collection (default: queries.jsonl)")
     command.add_argument(
-        "--depth", metavar="N", type=_positive, default=1000, help="documents ranked for a query (default: 1000)"
+        "--depth", metavar="N", type=positive, default=1000, help="documents ranked for a query (default: 1000)"
     )
     command.add_argument(
         "--samples",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=10_000,
         help="of the significance test and the intervals (default: 10000)",
     )
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of both (default: 0)")
-    _add_batch_size(command)
-    _add_model_options(command, has_method=False)
+    add_batch_size(command)
+    add_model_options(command, has_method=False)
 
     from st_keytokens.cli.analyze_parser import add_analyze  # which takes its parts from here
 
     add_analyze(commands)
 
-    command = _add(commands, "info", "describe a model or an index", "st-keytokens info my-index --json")
-    command.add_argument("model", metavar="MODEL|INDEX_DIR", help=f"{_MODEL}; or directory of an index")
-    _add_model_options(command)
+    command = add(commands, "info", "describe a model or an index", "st-keytokens info my-index --json")
+    command.add_argument("model", metavar="MODEL|INDEX_DIR", help=f"{MODEL}; or directory of an index")
+    add_model_options(command)
     return parser
-
-
-def _add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"Example: {example}",
-        allow_abbrev=False,
-    )
-    command.add_argument("--json", action="store_true", help="write JSON lines")
-    command.add_argument("-q", "--quiet", action="store_true", help="no messages, no progress bars")
-    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    return command
-
-
-def _add_role(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--role", choices=("document", "query"), default="document", help="what the texts are (default: document)"
-    )
-
-
-def _add_batch_size(command: argparse.ArgumentParser, size: int = 32, what: str = "texts a forward pass") -> None:
-    command.add_argument("--batch-size", metavar="N", type=_positive, default=size, help=f"{what} (default: {size})")
-
-
-def _add_input_options(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("reading")
-    group.add_argument("--text-field", metavar="NAME", help="field of the text (default: text, after the title)")
-    group.add_argument("--id-field", metavar="NAME", help="field of the id (default: _id or id)")
-    group.add_argument(
-        "--file-format", choices=("jsonl", "csv", "tsv", "text"), help="default: by the end of the file's name"
-    )
-
-
-def _add_model_options(command: argparse.ArgumentParser, has_method: bool = True) -> None:
-    group = _add_device_options(command)
-    group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
-    if not has_method:
-        command.set_defaults(method=None)
-        return
-    group.add_argument("--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025")
-
-
-def _add_stored_model_options(command: argparse.ArgumentParser) -> None:
-    group = _add_device_options(command)
-    group.add_argument("--model", metavar="MODEL", help="where the index's model is, if it has moved")
-    command.set_defaults(backbone=None, method=None)
-
-
-def _add_device_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = command.add_argument_group("model")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
-    group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
-    return group
-
-
-def _positive(value: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {value}")
-    return number

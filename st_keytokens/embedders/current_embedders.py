@@ -25,7 +25,7 @@ def _of_e5_mistral(name: str) -> EmbedderRecipe:
     )
 
 
-def _qwen3(size: str, backbone: str = "") -> EmbedderRecipe:
+def _qwen3(size: str, backbone: str = "", notes: str = "") -> EmbedderRecipe:
     return EmbedderRecipe(
         name=f"Qwen/Qwen3-Embedding-{size}",
         backbone=backbone,
@@ -33,10 +33,11 @@ def _qwen3(size: str, backbone: str = "") -> EmbedderRecipe:
         source=f"{_HUB}/Qwen/Qwen3-Embedding-{size}",
         is_normalized=True,
         is_saved_whole=True,
+        notes=notes,
     )
 
 
-def _kalm(name: str, *, is_bidirectional: bool, source: str) -> EmbedderRecipe:
+def _kalm(name: str, *, is_bidirectional: bool, source: str, is_card_normalizing: bool = False) -> EmbedderRecipe:
     return EmbedderRecipe(
         name=name,
         backbone="",
@@ -45,14 +46,15 @@ def _kalm(name: str, *, is_bidirectional: bool, source: str) -> EmbedderRecipe:
         attention="bidirectional" if is_bidirectional else "causal",
         is_normalized=True,
         max_seq_length=512,
-        notes="Made from Qwen2-0.5B. The repository's own code is not run",
+        notes="Made from Qwen2-0.5B, whose input embeddings are its LM head. The repository's own code is not run"
+        + ("" if is_card_normalizing else ". Not confirmed: that vectors are normalised, as v1's card has it"),
     )
 
 
 CURRENT: tuple[EmbedderRecipe, ...] = (
     _qwen3("0.6B"),
     _qwen3("4B"),
-    _qwen3("8B", "Qwen/Qwen3-8B-Base"),
+    _qwen3("8B", "Qwen/Qwen3-8B-Base", "The only size whose LM head is not tied to its input embeddings"),
     EmbedderRecipe(
         name="google/embeddinggemma-300m",
         backbone="",
@@ -75,24 +77,31 @@ CURRENT: tuple[EmbedderRecipe, ...] = (
         templates={"query": ("", "\n<response>"), "document": ("", "")},
         ends_with_eos=True,
         max_seq_length=512,
-        notes="Without examples. Its added tokens have no row in the backbone's LM head and are never decoded",
+        notes="Without examples. Its added tokens have no row in the backbone's LM head and are never decoded. Not "
+        "confirmed: the backbone's version; the configuration is that of Mistral 7B v0.1",
     ),
     EmbedderRecipe(
         name="BAAI/bge-multilingual-gemma2",
         backbone="",
         pooling="lasttoken",
-        source=f"{_HUB}/BAAI/bge-multilingual-gemma2",
+        source="https://github.com/FlagOpen/FlagEmbedding",
         is_normalized=True,
         is_saved_whole=True,
-        notes="Made from Gemma 2 9B",
+        notes="Made from Gemma 2 9B. Not confirmed: that its modules normalise, as its authors' code does",
     ),
     _kalm(
         "HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1",
         is_bidirectional=False,
-        source="https://arxiv.org/abs/2501.01028",
+        source=f"{_HUB}/HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1",
+        is_card_normalizing=True,
     ),
     _kalm(
         "HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v2",
+        is_bidirectional=True,
+        source="https://arxiv.org/abs/2506.20923",
+    ),
+    _kalm(
+        "KaLM-Embedding/KaLM-embedding-multilingual-mini-instruct-v2.5",
         is_bidirectional=True,
         source="https://arxiv.org/abs/2506.20923",
     ),
@@ -103,18 +112,18 @@ CURRENT: tuple[EmbedderRecipe, ...] = (
         source="https://jina.ai/models/jina-embeddings-v5-text-small",
         is_normalized=True,
         is_saved_whole=True,
-        needs_remote_code=True,
-        verified="facts only",
+        notes="The retrieval adapter, merged; prompts Query: and Document:. Not confirmed: that its modules normalise",
     ),
     EmbedderRecipe(
         name="nvidia/llama-embed-nemotron-8b",
         backbone="meta-llama/Llama-3.1-8B",
         pooling="mean",
-        source=f"{_HUB}/nvidia/llama-embed-nemotron-8b",
+        source="https://docs.nvidia.com/nemo/automodel/model-coverage/embedding-models/nvidia/llama-embed-nemotron-8b",
         attention="bidirectional",
         is_normalized=True,
         is_saved_whole=True,
         needs_remote_code=True,
+        notes="Not confirmed: that its modules normalise",
         verified="facts only",
     ),
     EmbedderRecipe(

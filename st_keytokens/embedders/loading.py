@@ -69,8 +69,6 @@ def load_embedder(
     model, lm_head = open_embedder(
         name_or_path, recipe=recipe, backbone=backbone, places=places, model_arguments=model_arguments
     )
-    if lm_head is None and backbone is not None:
-        lm_head = LMHead.from_checkpoint(str(backbone))
     head = KeyTokenHead(lm_head, **settings)
     if lm_head is None:
         try:
@@ -98,12 +96,12 @@ def open_embedder(
     Args:
         name_or_path: As in :func:`load_embedder`, as all that follow.
         recipe: See there.
-        backbone: See there; used only where there is a recipe.
+        backbone: See there.
         places: See there.
         model_arguments: See there.
 
     Returns:
-        Model and LM head; None for the LM head where no recipe applies, or where it is the model's own.
+        Model and LM head; None for the LM head where it is the model's own, or no recipe and no backbone says.
 
     Raises:
         ValueError: See :func:`load_embedder`, as for all others.
@@ -111,7 +109,8 @@ def open_embedder(
     name, arguments = str(name_or_path), dict(model_arguments or {})
     known = find_recipe(recipe if recipe is not None else name, is_needed=recipe is not None)
     if known is None:
-        return load_saved(name, **arguments), None
+        model = load_saved(name, **arguments)
+        return model, None if backbone is None else _read_lm_head(str(backbone), name, arguments)
     if known.needs_remote_code and not arguments.get("trust_remote_code"):
         raise ValueError(
             f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
@@ -125,11 +124,23 @@ def open_embedder(
         holder = where[known.backbone]
     else:
         return model, None
-    revision = arguments.get("revision") if holder == name else None
-    lm_head = LMHead.from_checkpoint(
-        holder, tensor_name=known.tensor_name, token=arguments.get("token"), revision=revision
+    return model, with_rows(_read_lm_head(holder, name, arguments, known.tensor_name), len(model.tokenizer))
+
+
+def _read_lm_head(holder: str, name: str, arguments: Mapping[str, Any], tensor_name: str | None = None) -> LMHead:
+    """The LM head of a checkpoint, from where the model itself is looked for; a revision is that of the model."""
+    return LMHead.from_checkpoint(
+        holder,
+        tensor_name=tensor_name,
+        token=arguments.get("token"),
+        revision=arguments.get("revision") if holder == name else None,
+        cache_folder=_cache_folder(arguments),
     )
-    return model, with_rows(lm_head, len(model.tokenizer))
+
+
+def _cache_folder(arguments: Mapping[str, Any]) -> str | None:
+    """Where files of the Hub are cached, as SentenceTransformer has it."""
+    return arguments.get("cache_folder") or os.getenv("SENTENCE_TRANSFORMERS_HOME")
 
 
 def with_rows(lm_head: LMHead, rows: int) -> LMHead:
@@ -175,7 +186,8 @@ def _built(
     """The modules that a recipe describes."""
     arguments, base = dict(arguments), where[recipe.base or recipe.name]
     hub = {key: arguments.pop(key) for key in _HUB if key in arguments}
-    cache = arguments.pop("cache_folder", None) or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as SentenceTransformer
+    cache = _cache_folder(arguments)
+    arguments.pop("cache_folder", None)
     hub |= {} if cache is None else {"cache_dir": cache}
     of_base = hub if base == name else {key: value for key, value in hub.items() if key != "revision"}
     processor = arguments.pop("processor_kwargs", None) or arguments.pop("tokenizer_kwargs", None)

@@ -95,6 +95,7 @@ PAPER: tuple[EmbedderRecipe, ...] = (
         pooled_tokens="after_prompt",
         max_seq_length=512,
         finding="aligned",
+        notes="Its code has no instruction of its own; the query's is that of e5-mistral-7b-instruct",
     ),
     _llm2vec(f"{_MNTP}-supervised"),
     _llm2vec(f"{_MNTP}-unsup-simcse"),

@@ -44,13 +44,20 @@ class Source(Protocol):
         """
 
 
-def open_source(name_or_path: str | Path, *, revision: str | None = None, token: bool | str | None = None) -> Source:
+def open_source(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | Path | None = None,
+) -> Source:
     """Open a place that holds a checkpoint.
 
     Args:
         name_or_path: A local directory, an http(s) URL of a directory, or the id of a model on the Hub.
         revision: Branch, tag or commit, for the Hub.
         token: For the Hub as in huggingface_hub; for a URL sent only where it is a string.
+        cache_folder: Where files of the Hub may be cached; huggingface_hub's own place for None.
 
     Returns:
         The source; nothing is read yet.
@@ -65,7 +72,7 @@ def open_source(name_or_path: str | Path, *, revision: str | None = None, token:
         return LocalSource(Path(name_or_path))
     try:
         huggingface_hub.hf_hub_url(name, "config.json")
-        return HubSource(name, revision=revision, token=token)
+        return HubSource(name, revision=revision, token=token, cache_folder=cache_folder)
     except HFValidationError as err:
         raise ValueError(
             "name_or_path must be a directory, an http(s) URL of a directory or the id of a model on the Hub, "
@@ -188,12 +195,21 @@ class UrlSource:
 class HubSource(UrlSource):
     """A model on the Hub: files of the local cache first, everything else by range requests, at one commit."""
 
-    def __init__(self, repo_id: str, *, revision: str | None = None, token: bool | str | None = None) -> None:
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_folder: str | Path | None = None,
+    ) -> None:
         super().__init__(repo_id, token=token)
         self.repo_id = repo_id
-        cached = huggingface_hub.try_to_load_from_cache(repo_id, "config.json", revision=revision)
-        self.commit = Path(cached).parent.name if isinstance(cached, str) else None
+        self.cache_folder = cache_folder
+        self.commit: str | None = None
         self.revision = revision
+        cached = self._cached("config.json")
+        self.commit = Path(cached).parent.name if isinstance(cached, str) else None
 
     def where(self, name: str) -> str:
         """The URL of a file on the Hub."""
@@ -205,13 +221,19 @@ class HubSource(UrlSource):
 
     def read(self, name: str, start: int, stop: int | None, write: Write) -> None:
         """Read a range of a file."""
-        cached = huggingface_hub.try_to_load_from_cache(self.repo_id, name, revision=self.commit or self.revision)
+        cached = self._cached(name)
         if isinstance(cached, str):
             LocalSource(Path(cached).parent).read(name, start, stop, write)
         elif cached is not None:
             raise FileNotFoundError(f"{self.where(name)} must exist, but the local cache says that it does not.")
         else:
             super().read(name, start, stop, write)
+
+    def _cached(self, name: str) -> Any:
+        """The path of a cached file, None for an unknown one, or the mark of one that the Hub does not have."""
+        return huggingface_hub.try_to_load_from_cache(
+            self.repo_id, name, cache_dir=self.cache_folder, revision=self.commit or self.revision
+        )
 
 
 def read_whole(source: Source, name: str) -> bytes | None:

@@ -29,6 +29,7 @@ class CheckpointTensors:
             files are used first.
         revision: Branch, tag or commit, for the Hub.
         token: For the Hub as in huggingface_hub; for a URL sent only where it is a string.
+        cache_folder: Where files of the Hub may be cached; huggingface_hub's own place for None.
 
     Attributes:
         bytes_read: Bytes read so far.
@@ -51,11 +52,16 @@ class CheckpointTensors:
     """
 
     def __init__(
-        self, name_or_path: str | Path, *, revision: str | None = None, token: bool | str | None = None
+        self,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_folder: str | Path | None = None,
     ) -> None:
         self.name_or_path = name_or_path
         self.bytes_read = 0
-        self._source: Source = open_source(name_or_path, revision=revision, token=token)
+        self._source: Source = open_source(name_or_path, revision=revision, token=token, cache_folder=cache_folder)
         self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
         self._files = self._locate()
 

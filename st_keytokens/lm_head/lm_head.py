@@ -100,6 +100,7 @@ class LMHead(HeadLogits):
         config: Any = None,
         revision: str | None = None,
         token: bool | str | None = None,
+        cache_folder: str | Path | None = None,
         tensor_name: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -113,6 +114,7 @@ class LMHead(HeadLogits):
             config: The backbone's configuration, or a mapping; its ``config.json`` for None.
             revision: Branch, tag or commit, for the Hub.
             token: For the Hub as in huggingface_hub; for a URL sent only where it is a string.
+            cache_folder: Where files of the Hub may be cached; huggingface_hub's own place for None.
             tensor_name: Name of the output weight, where it is not the usual one. With ``config={}`` the head is the
                 bare product with that tensor.
             device: Where to put the head; the CPU for None.
@@ -129,7 +131,7 @@ class LMHead(HeadLogits):
             ValueError: If a tensor is missing, quantised or of a wrong shape, a file is malformed or truncated, or the
                 architecture's LM head cannot decode its embeddings.
         """
-        checkpoint = CheckpointTensors(name_or_path, revision=revision, token=token)
+        checkpoint = CheckpointTensors(name_or_path, revision=revision, token=token, cache_folder=cache_folder)
         config = checkpoint.read_json("config.json") if config is None else config
         if config is None:
             raise ValueError(

@@ -13,7 +13,7 @@ from st_keytokens.analysis.html_spans import literal_spans
 from st_keytokens.analysis.html_text_view import html_view
 from st_keytokens.analysis.pair import explain_pair
 from st_keytokens.analysis.pair_scores import explain_sparse_pair
-from st_keytokens.analysis.pair_tables import markdown_table
+from st_keytokens.analysis.tables import markdown_table
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."

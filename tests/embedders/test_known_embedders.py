@@ -41,7 +41,7 @@ class TestTable:
             update_table(page)
 
     def test_facts_are_whole(self):
-        assert len(RECIPES) == len(known_embedders()) == 39
+        assert len(RECIPES) == len(known_embedders()) == 40
         for recipe in known_embedders():
             assert recipe.source.startswith("https://"), recipe.name
             assert recipe.why_not or not recipe.adapters or recipe.base, recipe.name
@@ -166,6 +166,28 @@ class TestSaved:
         file.write_text(file.read_text().replace("sentence_transformers.sentence_transformer.modules.pooling", "evil"))
         with pytest.raises((ValueError, ImportError)):
             load_saved(str(tmp_path / "saved"), device="cpu")
+
+
+CACHE_FOLDER = """
+import sys
+from st_keytokens.encoder import KeyTokenEncoder
+arguments = {"device": "cpu", "cache_folder": sys.argv[1]}
+for name, backbone in (("GritLM/GritLM-7B", None), ("some/embedder", "some/language-model")):
+    encoder = KeyTokenEncoder.from_pretrained(name, backbone=backbone, model_arguments=arguments)
+    print(encoder.head.lm_head.weight.shape)
+"""
+
+
+def test_everything_is_looked_for_in_the_cache_folder(tmp_path):
+    """Embedder and LM head alike, of an id in the table and of one that is not."""
+    mistral = save(tmp_path / "m", build_language_model("mistral", is_tied=False), build_metaspace_tokenizer())
+    for name in ("GritLM/GritLM-7B", "some/embedder", "some/language-model"):
+        save_in_cache(tmp_path / "mine", name, mistral)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", CACHE_FOLDER, str(tmp_path / "mine")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("640, 32") == 2
 
 
 IDS = """

@@ -241,14 +241,16 @@ class TestLastToken:
         head = linear(weight) if cap is None else lambda vectors: cap * torch.tanh(vectors @ weight.T / cap)
         check(model, TEXTS, expected, head)
 
-    def test_saved_whole_and_untied(self, folders):
+    @pytest.mark.parametrize("is_tied", [False, True])
+    def test_saved_whole_with_the_backbones_lm_head(self, folders, is_tied):
         folder = folders("qwen3", 8, "lasttoken", normalizes=True, is_tied=False)
-        backbone = folders("qwen3", 9, is_tied=False)
-        name = "Qwen/Qwen3-Embedding-8B"
+        backbone = folders("qwen3", 9, is_tied=is_tied)
+        name = "jinaai/jina-embeddings-v5-text-small-retrieval" if is_tied else "Qwen/Qwen3-Embedding-8B"
         model = load_embedder(folder, recipe=name, backbone=backbone, model_arguments=CPU)
         tokenizer = build_byte_level_tokenizer()
         expected = unit(hidden_states(folder, tokenizer(text)["input_ids"])[-1] for text in TEXTS)
-        check(model, TEXTS, expected, linear(tensors_of(backbone)["lm_head.weight"]))
+        tensor = "model.embed_tokens.weight" if is_tied else "lm_head.weight"
+        check(model, TEXTS, expected, linear(tensors_of(backbone)[tensor]))
 
 
 class TestBidirectional:
@@ -263,10 +265,11 @@ class TestBidirectional:
             weight = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
             check(model, TEXTS, torch.stack(expected), linear(weight), task=task)
 
-    @pytest.mark.parametrize("version", ["v1", "v2"])
+    @pytest.mark.parametrize("version", ["v1", "v2", "v2.5"])
     def test_kalm(self, folders, version):
         folder = folders("qwen2", 11, is_tied=True)
-        name = f"HIT-TMG/KaLM-embedding-multilingual-mini-instruct-{version}"
+        owner = "KaLM-Embedding" if version == "v2.5" else "HIT-TMG"
+        name = f"{owner}/KaLM-embedding-multilingual-mini-instruct-{version}"
         model = load_embedder(folder, recipe=name, model_arguments=CPU)
         tokenizer, tensors = build_byte_level_tokenizer(), tensors_of(folder)
         ids = [tokenizer(text)["input_ids"] for text in TEXTS]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure
+from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend
 from st_keytokens.analysis.plots.token_bars import label
 from st_keytokens.checks import checked_int
 
@@ -86,5 +86,5 @@ def plot_contribution(contribution: Contribution, *, text: int | None = None, ma
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_xlabel("contribution to the logit")
     axes.set_title(label(title, 60), loc="left", parse_math=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=3, frameon=False)
+    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=3)
     return figure

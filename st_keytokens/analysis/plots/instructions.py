@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from st_keytokens.analysis.plots.style import COLORS, new_figure
+from st_keytokens.analysis.plots.style import COLORS, new_figure, place_legend
 from st_keytokens.analysis.plots.token_bars import add_title, label
 from st_keytokens.checks import checked_int
 
@@ -79,10 +79,8 @@ def plot_instructions(comparison: InstructionComparison, text: int = 0, *, max_t
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(max(len(tokens), 1) - 0.4, -0.6)
     add_title(figure, comparison.texts[text])
-    if not any(marks.values()):
-        return figure
-    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    for handle in legend.legend_handles:
+    place_legend(figure, loc="outside lower center", ncols=3)
+    for handle in (mark for legend in figure.legends for mark in legend.legend_handles):
         if isinstance(handle, PathCollection):
             handle.set_sizes([30])
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure
+from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend
 from st_keytokens.analysis.plots.token_bars import add_title, label
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def plot_pair(explanation: PairExplanation, *, max_tokens: int = 20) -> Figure:
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_xlabel(f"{explanation.similarity}, added up from the top")
     add_title(figure, explanation.text, explanation.other)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    place_legend(figure, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -108,7 +108,7 @@ def plot_pair_comparison(comparison: PairComparison) -> Figure:
                 "height": 0.68,
             }
             axes.barh(place, value, left=start, label=names.pop(kind, None), **style)
-            is_wide = abs(value) > 0.011 * span * len(label(token))
+            is_wide = abs(value) > 0.0135 * span * len(label(token))
             if token and (is_wide or abs(value) > 0.022 * span):
                 axes.text(
                     start + value / 2,
@@ -132,5 +132,5 @@ def plot_pair_comparison(comparison: PairComparison) -> Figure:
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_xlabel("similarity (black line), and its parts")
     add_title(figure, comparison.text, comparison.other)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    place_legend(figure, loc="outside lower center", ncols=3)
     return figure

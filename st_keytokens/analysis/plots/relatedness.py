@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, MARKERS, new_figure
+from st_keytokens.analysis.plots.style import COLORS, MARKERS, new_figure, place_legend
 from st_keytokens.analysis.plots.token_bars import label
 from st_keytokens.checks import check_choice
 
@@ -54,7 +55,7 @@ def plot_relatedness(results: Mapping[str, Relatedness]) -> Figure:
             capsize=2,
             label=measure,
         )
-    axes.set_yticks(range(len(results)), [label(name, 40) for name in results], parse_math=False)
+    axes.set_yticks(range(len(results)), [fill(label(name, 72), 36) for name in results], parse_math=False)
     axes.set_ylim(len(results) - 0.5, -0.5)
     for row in range(1, len(results)):
         axes.axhline(row - 0.5, color="#DDDDDD", linewidth=0.6)
@@ -63,7 +64,7 @@ def plot_relatedness(results: Mapping[str, Relatedness]) -> Figure:
     axes.axvline(0, color="#666666", linewidth=0.8)
     confidence = next(iter(results.values())).confidence
     axes.set_xlabel(f"Spearman's correlation, {confidence:.0%} interval")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    place_legend(figure, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import new_figure, series_style
+from st_keytokens.analysis.plots.style import new_figure, place_legend, series_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_shift_sweep"]
 
+_HEADROOM = 1.55  # of the vertical axis, above 1: where the names of the marks stand, clear of the lines
 _CROWDED = 0.05  # of the axis: marks that close have their names on both sides
 
 
@@ -34,7 +35,7 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure, axes = new_figure(6.4, 4.2)
+    figure, axes = new_figure(6.4, 5.2)
     local = [alignment.local_alignment_rate for alignment in sweep.alignments]
     lines = {f"Hit@{k}": [alignment.hits[k].value for alignment in sweep.alignments] for k in sweep.alignments[0].hits}
     lines["local alignment rate"] = [rate.value for rate in local]
@@ -71,9 +72,10 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
         )
     axes.set_xlim(left, right)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(-0.02, _HEADROOM)
+    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_xlabel("shift λ along the first component")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
+    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     if title:
         axes.set_title(title, loc="left", parse_math=False)
     return figure

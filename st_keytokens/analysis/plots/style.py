@@ -119,15 +119,16 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> None:
         figure.savefig(path, dpi=200, metadata=_METADATA[path.suffix.lower()])
 
 
-def place_legend(axes: Axes, **settings: Any) -> None:
+def place_legend(place: Axes | Figure, **settings: Any) -> None:
     """A legend without a frame, where a line or bar has a label.
 
     Args:
-        axes: Which one's.
-        **settings: Of ``Axes.legend``, such as ``loc``.
+        place: Axes, for a legend among them; a figure, for one outside of its axes.
+        **settings: Of ``Axes.legend`` or ``Figure.legend``, such as ``loc``.
     """
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(**{"frameon": False, "fontsize": _SETTINGS["font.size"] - 1, "handlelength": 3.5, **settings})
+    parts: list[Any] = place.axes if isinstance(place.axes, list) else [place]
+    if any(axes.get_legend_handles_labels()[1] for axes in parts):
+        place.legend(**{"frameon": False, "fontsize": _SETTINGS["font.size"] - 1, "handlelength": 3.5, **settings})
 
 
 def literal_text(figure: Figure) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from st_keytokens.analysis.pair_tables import plain
-from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure
+from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend
+from st_keytokens.analysis.tables import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def plot_token_bars(
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("weight")
     if own:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        place_legend(figure, loc="outside lower center", ncols=2)
     if title:
         add_title(figure, title)
     return figure

@@ -42,6 +42,14 @@ class TestFigure:
         place_legend(axes, loc="lower left")
         assert not axes.get_legend().get_frame_on()
 
+    def test_legend_of_a_figure(self):
+        figure, axes = new_figure()
+        place_legend(figure, loc="outside lower center")
+        assert not figure.legends
+        axes.plot([0], [0], label="a line")
+        place_legend(figure, loc="outside lower center")
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a line"]
+
     def test_validation(self):
         with pytest.raises(ValueError, match="width must be finite and >= 1"):
             new_figure(0)
