@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from st_keytokens.index.store import Store
 
-__all__ = ["Filter", "filter_sql", "filtered_keys"]
+__all__ = ["Filter", "filter_sql", "filtered_keys", "keys_where"]
 
 Filter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
 Sql = tuple[str, list[Any]]
 
 _TYPE, _VALUE = "json_type(metadata, ?)", "json_extract(metadata, ?)"
+_OPERAND = "json_extract(?, '$')"  # a number as SQLite reads it; outside coalesce(), it does so once and not per row
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARISONS, "$exists")
 
@@ -51,15 +52,19 @@ def filtered_keys(store: Store, connection: sqlite3.Connection, filter: Filter) 
         ValueError: If a dictionary has an unknown operator, or a key or value that SQL cannot look for.
     """
     if isinstance(filter, Mapping):
-        condition, parameters = filter_sql(filter)
-        rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
-        return np.array(rows.fetchall(), np.int64).reshape(-1)
+        return keys_where(connection, *filter_sql(filter))
     if callable(filter):
         return np.array(
             [key for key, fields in store.documents.all(connection) if filter(Document(*fields))], np.int64
         )
     keys = store.documents.keys(connection, checked_strings("filter", filter))
     return np.sort(np.array(list(keys.values()), np.int64))
+
+
+def keys_where(connection: sqlite3.Connection, condition: str, parameters: list[Any]) -> NDArray[np.int64]:
+    """Keys of the documents that fulfil a condition of :func:`filter_sql`, ascending."""
+    rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
+    return np.array(rows.fetchall(), np.int64).reshape(-1)
 
 
 def filter_sql(filter: Mapping[str, Any]) -> Sql:
@@ -128,8 +133,8 @@ def _operator(path: str, operator: str, operand: Any) -> Sql:
         if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
             raise TypeError(f"filter {operator} must have a number or a string, got {type(operand).__name__}.")
         types = "'text'" if isinstance(operand, str) else "'integer', 'real'"
-        condition = f"coalesce({_TYPE} IN ({types}) AND {_VALUE} {_COMPARISONS[operator]} json_extract(?, '$'), 0)"
-        parameters = [path, path, json.dumps(_scalar(operand), ensure_ascii=False)]
+        condition = f"(({_VALUE} {_COMPARISONS[operator]} {_OPERAND} AND {_TYPE} IN ({types})) IS TRUE)"
+        parameters = [path, json.dumps(_scalar(operand), ensure_ascii=False), path]
     else:
         raise ValueError(f"filter operators in a field must be among {', '.join(_OPERATORS)}, got {operator!r}.")
     return (f"(NOT {condition})" if operator in ("$ne", "$nin") else condition), parameters
@@ -145,10 +150,13 @@ def _among(path: str, values: Collection[Any]) -> Sql:
     for kind, names in (("number", "'integer', 'real'"), ("string", "'text'")):
         scalars = [_scalar(value) for value, its_kind in zip(values, types, strict=True) if its_kind == kind]
         if scalars:
-            listed = f"{_TYPE} IN ({names}) AND {_VALUE} IN (SELECT value FROM json_each(?))"
-            conditions.append((f"({listed})", [path, path, json.dumps(scalars, ensure_ascii=False)]))
+            # The value first: most documents have another, and their types need not be looked at.
+            several = len(scalars) > 1
+            among = "IN (SELECT value FROM json_each(?))" if several else f"= {_OPERAND}"
+            operand = json.dumps(scalars if several else scalars[0], ensure_ascii=False)
+            conditions.append((f"({_VALUE} {among} AND {_TYPE} IN ({names}))", [path, operand, path]))
     condition, parameters = _joined(" OR ", conditions) if conditions else ("0", [])
-    return f"coalesce({condition}, 0)", parameters
+    return f"({condition} IS TRUE)", parameters
 
 
 def _json_type(value: Any) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 from st_keytokens.checks import checked_float
 from st_keytokens.index.dense import Similarity
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings
-from st_keytokens.index.filters import Filter, filtered_keys
+from st_keytokens.index.filter_masks import FilterMasks
+from st_keytokens.index.filters import Filter
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
 from st_keytokens.index.search import Fusion, FusionName, Mode, Plan, matched_terms
 from st_keytokens.index.segments import verify_segment
@@ -68,6 +69,7 @@ class IndexReader:
         temporary = self.path if path is None else None
         self._closer = weakref.finalize(self, _close, self._store, temporary, os.getpid())
         self._local = threading.local()
+        self._filter_masks = FilterMasks(self._store)
         self._snapshot: Snapshot | None = None
         try:
             check_settings(self.settings, self._given, f"the index {self.path} has")
@@ -184,7 +186,7 @@ class IndexReader:
                 weights = self.encoder.fusion_weights
             plan = Plan(mode, top_k, depth, fusion, weights)
             check_embeddings("queries", batch, settings, needs_dense=mode != "sparse")
-            mask = snapshot.alive if filter is None else snapshot.mask(filtered_keys(self._store, connection, filter))
+            mask = snapshot.alive if filter is None else self._filter_masks.mask(connection, snapshot, filter)
             if len(snapshot):
                 ranked = plan.rank(snapshot, batch, mask, *self._sparse_tools(snapshot))
                 is_hybrid = mode == "hybrid"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.documents import packed_metadata
+from st_keytokens.index.filter_masks import FilterMasks
 from st_keytokens.index.filters import filter_sql
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
@@ -109,6 +110,45 @@ class TestMeaning:
         filter = {"$or": [{"year": {"$in": [1999]}}, {"topic": "bio"}]}
         found(index, filter)
         assert filter == {"$or": [{"year": {"$in": [1999]}}, {"topic": "bio"}]}
+
+
+class TestKeptMasks:
+    def test_a_change_is_seen_by_a_filter_that_was_asked_before(self):
+        with make(METADATA) as index:
+            assert found(index, {"year": {"$gte": 1999}}) == [0, 1, 2]
+            row = SparseEmbeddings.from_dicts([{0: 1.0}], 3)
+            index.add(["7"], embeddings=row, metadata=[{"year": 2001}])
+            assert found(index, {"year": {"$gte": 1999}}) == [0, 1, 2, 7]
+            index.delete(["1"])
+            assert found(index, {"year": {"$gte": 1999}}) == [0, 2, 7]
+            index.add(["0"], embeddings=row, metadata=[{"year": 1}], on_conflict="replace")
+            assert found(index, {"year": {"$gte": 1999}}) == [2, 7]
+            index.compact()
+            assert found(index, {"year": {"$gte": 1999}}) == [2, 7]
+
+    def test_a_change_by_another_is_seen(self, tmp_path):
+        with make(METADATA, path=tmp_path / "index") as index, HybridIndex(tmp_path / "index") as other:
+            assert found(index, {"topic": "cs"}) == [0]
+            other.delete(["0"])
+            assert found(index, {"topic": "cs"}) == []
+
+    def test_filters_that_differ_in_type_alone(self, index):
+        filters = [{"draft": 1}, {"draft": True}, {"draft": "1"}, {"draft": {"$ne": 1}}, {"draft": 1.0}]
+        expected = [[4], [0], [], [0, 1, 2, 3, 5, 6], [4]]
+        for _ in range(2):
+            assert [found(index, filter) for filter in filters] == expected
+
+    @pytest.mark.parametrize(("most_bytes", "is_kept"), [(1 << 20, True), (0, False)])
+    def test_what_is_kept_is_bounded(self, index, most_bytes, is_kept):
+        masks = FilterMasks(index._store, most_bytes=most_bytes)
+        with index._store.read() as connection:
+            snapshot = index._current(connection)
+            first = masks.mask(connection, snapshot, {"year": 1999})
+            assert masks.mask(connection, snapshot, {"year": 1999}) is first
+            assert masks.mask(connection, snapshot, {"topic": "bio"})[:7].tolist() == [row == 2 for row in range(7)]
+            again = masks.mask(connection, snapshot, {"year": 1999})
+        assert (again is first) == is_kept
+        assert again[:7].tolist() == [row == 0 for row in range(7)]
 
 
 class TestValidation:
