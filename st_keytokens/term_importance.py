@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
-# Found on the collections of docs/results/quality.md, where .1 to .2, .5 to .75 and 2 to 4 give about the same.
+# Found on the collections of docs/results/quality.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by less than 1 %.
 _EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
 _RARITY = 0.6  # of idf: rare terms are asked for less often than their weight makes them count
-_LACKING = 3.0  # a query has many more decoded terms than literal ones, so each is more often asked for
+_LACKING = 2.0  # a query has many more decoded terms than literal ones, so each is more often asked for
 
 
 def term_importance(
