@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -57,14 +58,32 @@ def transfer(found: dict[str, Any]) -> list[str]:
             cells = [f"{row[source][decoder]:.3f}" for source in names]
             lines.append(f"| {name} | {' | '.join(cells)} | {row['none']['lm_head']:.3f} |")
         lines.append("")
-    return lines
+    return lines[:-1]
 
 
-def curves(found: dict[str, Any], part: str) -> list[str]:
-    """nDCG@10 with the ridge decoder by the number of texts that the calibration was fitted on."""
-    counts = sorted({int(count) for values in found[part].values() for count in values})
+def curves(found: dict[str, Any]) -> list[str]:
+    """nDCG@10 by the number of the collection's own documents that the calibration was fitted on."""
+    return _by_count(found["curves"])
+
+
+def other_abstracts(found: dict[str, Any]) -> list[str]:
+    """nDCG@10 by the number of other abstracts that the calibration was fitted on; nothing where none were."""
+    return _by_count(found["other_abstracts"]) if any(found["other_abstracts"].values()) else []
+
+
+def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any]], list[str]]) -> list[str]:
+    """The tables of each model under its name."""
+    lines: list[str] = []
+    for model, found in results.items():
+        if made := tables(found):
+            lines += [f"{model}:", "", *made, ""]
+    return lines[:-1]
+
+
+def _by_count(part: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    counts = sorted({int(count) for values in part.values() for count in values})
     lines = [f"| texts | {' | '.join(f'{count:,}' for count in counts)} |", f"|---|{'---:|' * len(counts)}"]
-    for name, values in found[part].items():
+    for name, values in part.items():
         cells = [f"{values[str(count)]['ridge']:.3f}" if str(count) in values else "" for count in counts]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ablation_tables
+
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
 MODELS = {"tiny-embedder": "quality-tiny-embedder", "all-MiniLM-L6-v2": "quality-all-minilm-l6-v2"}
 MARKS = "<!-- quality table: begin -->", "<!-- quality table: end -->"
 HYBRID = "dense+key-tokens-lookup-adaptive"  # what HybridIndex does by default
@@ -19,8 +22,9 @@ README_METHODS = {
     "nie2025": "the paper's method",
     "key-tokens-lookup": "key tokens, no forward pass for the query",
     "key-tokens": "key tokens",
-    "dense+bm25-tokens-score": "dense + BM25",
-    "dense+key-tokens-lookup-score": "dense + key tokens",
+    "dense+bm25-tokens-score": "dense + BM25, equal weights",
+    "dense+bm25-words-adaptive": "dense + BM25 over words, fused as ours",
+    HYBRID: "dense + key tokens",
 }
 
 
@@ -70,23 +74,54 @@ def hybrid_goals(rows: dict[str, list[float]]) -> list[str]:
     ]
 
 
-def main() -> None:
-    page = [(Path(__file__).with_name("quality_page.md")).read_text(encoding="utf-8").rstrip(), ""]
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def quality() -> tuple[list[str], list[str]]:
+    """The page's tables of each model, and the README's."""
+    page: list[str] = []
     readme: list[str] = []
     for model, name in MODELS.items():
-        found = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        found = read(name)
         names, rows = [c["collection"]["name"] for c in found["collections"]], scores(found)
         ordered = dict(sorted(rows.items(), key=lambda item: item[1][-1]))
-        page += [f"## {model}", "", *table(names, ordered), "", *goals(rows), ""]
+        page += [f"### {model}", "", *table(names, ordered), "", *goals(rows), *hybrid_goals(rows), ""]
         page += [f"Everything, with significance and costs: [{name}.md]({name}.md).", ""]
         readme += [f"{model}:", "", *table(names, {t: rows[n] for n, t in README_METHODS.items()}), ""]
-    page += [Path(__file__).with_name("quality_hybrid.md").read_text(encoding="utf-8")]
-    for model, name in MODELS.items():
-        found = json.loads((ROOT / "docs" / "results" / f"{name.replace('quality', 'hybrid')}.json").read_text())
-        names, rows = [c["collection"]["name"] for c in found["collections"]], scores(found)
-        ordered = dict(sorted(rows.items(), key=lambda item: item[1][-1]))
-        page += [f"### {model}", "", *table(names, ordered), "", *hybrid_goals(rows), ""]
-    (ROOT / "docs" / "results" / "quality.md").write_text("\n".join(page), encoding="utf-8")
+    return page[:-1], readme
+
+
+def with_tables(template: str, tables: dict[str, list[str]]) -> str:
+    """A text beside this file, with tables in the place of the comments that name them."""
+    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        text = text.replace(f"<!-- {name} -->", "\n".join(lines))
+    return text
+
+
+def measured(kind: str) -> dict[str, dict[str, Any]]:
+    """What ablation.py or transfer.py wrote, by model; empty where it has not run."""
+    names = {model: f"{kind}-{model.lower()}" for model in MODELS}
+    return {model: read(name) for model, name in names.items() if (RESULTS / f"{name}.json").exists()}
+
+
+def main() -> None:
+    tables, readme = quality()
+    page = with_tables("quality_page.md", {"quality": tables})
+    if found := measured("ablation"):
+        made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
+        page += with_tables("quality_ablation.md", made)
+    if found := measured("transfer"):
+        parts = {
+            "transfer": ablation_tables.transfer,
+            "curves": ablation_tables.curves,
+            "other abstracts": ablation_tables.other_abstracts,
+        }
+        made = {name: ablation_tables.for_each(found, part) for name, part in parts.items()}
+        page += with_tables("quality_transfer.md", made)
+    (RESULTS / "quality.md").write_text(page, encoding="utf-8")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
