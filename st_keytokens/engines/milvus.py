@@ -80,7 +80,8 @@ class MilvusEngine(Engine):
             return 0.0 if is_temporary_grpc(error) else None
         is_limit = error.code == exceptions.ErrorCode.RATE_LIMIT or is_temporary_grpc(error)
         is_away = isinstance(error, (exceptions.MilvusUnavailableException, exceptions.ConnectError))
-        return 0.0 if is_limit or is_away or error.retriable else None
+        is_retriable = getattr(error, "retriable", False)  # pymilvus 2 does not know
+        return 0.0 if is_limit or is_away or is_retriable else None
 
     def _read_settings(self) -> CollectionSettings | None:
         if not self.client.has_collection(self.collection):
