@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ablation_tables
+import calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -109,7 +110,8 @@ def measured(kind: str) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     tables, readme = quality()
-    page = with_tables("quality_page.md", {"quality": tables})
+    costs = calibration.table(read("calibration")["calibration"]).splitlines()
+    page = with_tables("quality_page.md", {"quality": tables, "calibration": costs})
     if found := measured("ablation"):
         made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
         page += with_tables("quality_ablation.md", made)
