@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 MODELS = {"tiny-embedder": "tiny-embedder", "all-minilm-l6-v2": "all-MiniLM-L6-v2"}
@@ -64,6 +65,7 @@ def main() -> None:
             row[1].plot(queries_a_second(collections, method), every, marker, color=color, label=label)
         for axis, label in zip(row, ("terms a document", "queries a second"), strict=True):
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(label)
             axis.set_title(title, fontsize=10)
             axis.grid(alpha=0.3)
