@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds collections/ and analysis/")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--calibration-texts", type=int, default=2000)
-    parser.add_argument("--keyphrase-texts", type=int, default=2000)
+    parser.add_argument("--keyphrase-texts", type=int, default=500)
     arguments = parser.parse_args()
 
     texts = read_texts(arguments.data / "collections" / "arxiv-heldout" / "corpus.jsonl")
