@@ -113,6 +113,8 @@ class Weighting:
         weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
         literal_part = counts.with_values(weights if corpus.idf is None else weights * corpus.idf[counts.indices])
         if decoded is None or self.document_terms == "literal":
+            if self.max_document_terms is None:
+                return literal_part
             decoded = SparseEmbeddings.empty(len(literal), vocab_size)
         lacking = _without(decoded, literal_part)
         both = literal_part.add(lacking)
