@@ -24,10 +24,10 @@ from st_keytokens.bound_head import BoundHead
 from st_keytokens.calibration import Calibration
 from st_keytokens.checks import checked_int
 from st_keytokens.decoding import Activation, Decoding, check_finite, prepared
+from st_keytokens.head_decoding import decoding_of
 from st_keytokens.head_settings import HeadCorrection, HeadSettings, OutputMode
 from st_keytokens.lm_head import LMHead
-from st_keytokens.standardization import STATISTICS_FILE, LogitStatistics, scale_and_offset
-from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.standardization import STATISTICS_FILE, LogitStatistics
 
 __all__ = ["Activation", "HeadCorrection", "HeadSettings", "KeyTokenHead", "OutputMode", "check_finite"]
 
@@ -267,50 +267,8 @@ class KeyTokenHead(BoundHead):
         state = (self.get_config_dict(), calibration, vocabulary, lm_head, lm_head.device)
         if self._ready is None or self._ready[0] != state:
             check_fit(lm_head, vocabulary, self.calibration)
-            self._ready = state, self._made_decoding(lm_head, vocabulary)
+            self._ready = state, decoding_of(self, lm_head, vocabulary, self._statistics)
         return self._ready[1]
-
-    @torch.inference_mode(False)  # the tensors outlive the call, and may be used with gradients
-    @torch.no_grad()
-    def _made_decoding(self, lm_head: LMHead, vocabulary: Vocabulary) -> Decoding:
-        calibration, correction, direction, mean = self.calibration, self.active_correction, None, None
-        if self.is_ridge:
-            return self._ridge_decoding(lm_head)
-        if calibration is None and (correction != "none" or self.standardize):
-            raise ValueError(
-                f"correction={self.correction!r}, standardize={self.standardize!r} need a calibration, got None. "
-                "Fit one with KeyTokenEncoder.calibrate or Calibration.fit, or use correction='none'."
-            )
-        masked = torch.from_numpy(vocabulary.is_masked)
-        scale, offset = torch.ones(len(masked)), torch.zeros(len(masked))
-        if calibration is not None:
-            direction = calibration.first_component.direction.to(torch.float32, copy=True).to(lm_head.device)
-            mean = calibration.moments.mean.to(torch.float32, copy=True).to(lm_head.device)
-            if self.standardize is not False:
-                statistics = self._statistics.get(calibration, lm_head, correction=correction, shift=self.shift)
-                scale, offset = scale_and_offset(*statistics, masked)
-        return Decoding(
-            lm_head,
-            self.is_normalizing,
-            correction,
-            direction,
-            mean,
-            self.shift,
-            scale.masked_fill(masked, 0.0).to(lm_head.device),
-            offset.masked_fill(masked, float("-inf")).to(lm_head.device),
-            torch.from_numpy(vocabulary.terms).to(lm_head.device),
-        )
-
-    def _ridge_decoding(self, lm_head: LMHead) -> Decoding:
-        if self.calibration is None:
-            raise ValueError(
-                "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
-                "decode_with='lm_head'."
-            )
-        ridge = self.calibration.ridge_decoder().with_normalized_terms().to(lm_head.device, lm_head.compute_dtype)
-        terms = torch.from_numpy(ridge.term_ids).to(lm_head.device)
-        scale, offset = torch.ones(len(terms), device=terms.device), torch.zeros(len(terms), device=terms.device)
-        return Decoding(ridge, self.is_normalizing, "none", None, None, 0.0, scale, offset, terms)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeyTokenHead:
         """Moves, but never casts, an LM head of its own: it keeps the dtype that it was read in."""

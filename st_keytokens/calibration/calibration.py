@@ -28,7 +28,7 @@ class Calibration(DecodableStatistics):
     """What one pass over a corpus teaches about its embeddings and terms: fitted, saved, applied to an LM head.
 
     Fit one with :meth:`fit` or :meth:`fit_embeddings`; the constructor gives an empty one, to be filled by
-    :meth:`update` and :meth:`merge`. See :class:`CorpusStatistics` for its arguments and attributes.
+    :meth:`update` and :meth:`merge`. See :class:`AccumulatedStatistics` for its arguments and attributes.
 
     Example:
         >>> calibration = Calibration(2)

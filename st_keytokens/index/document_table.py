@@ -43,6 +43,17 @@ class DocumentTable:
             found.update({_unpacked(name): key for name, key in rows})
         return found
 
+    def known_keys(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
+        """Keys of ids that all have to exist.
+
+        Raises:
+            KeyError: If one does not.
+        """
+        keys = self.keys(connection, ids)
+        if unknown := [name for name in ids if name not in keys]:
+            raise KeyError(f"ids must be in the index, got {unknown[0]!r}.")
+        return keys
+
     def free_ids(self, connection: sqlite3.Connection, start: int, count: int) -> list[str]:
         """The next free numbers as ids."""
         found: list[str] = []

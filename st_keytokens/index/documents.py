@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Document", "Hit", "MatchedTerm", "checked_strings", "packed_metadata"]
+__all__ = ["Document", "Hit", "MatchedTerm", "checked_strings", "hits", "packed_metadata"]
 
 _MAX_DEPTH = 100
 
@@ -67,6 +67,18 @@ class MatchedTerm:
     query_weight: float
     document_weight: float
     contribution: float
+
+
+def hits(
+    fields: Sequence[tuple[str, str | None, dict[str, Any]]],
+    scored: Sequence[tuple[float, dict[str, float]]],
+    is_hybrid: bool,
+) -> list[Hit]:
+    """Hits from found documents' ids, texts and metadata, and their scores and those behind them, best first."""
+    return [
+        Hit(name, score, rank, text, metadata, scores, is_hybrid)
+        for rank, ((name, text, metadata), (score, scores)) in enumerate(zip(fields, scored, strict=True), 1)
+    ]
 
 
 def checked_strings(name: str, values: Collection[str], length: int | None = None) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from st_keytokens.checks import checked_float
 from st_keytokens.index.dense import Similarity
-from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings
+from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, hits
 from st_keytokens.index.filter_masks import FilterMasks
 from st_keytokens.index.filters import Filter
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
@@ -106,7 +106,7 @@ class IndexReader:
         """
         names = checked_strings("ids", ids)
         with self._store.read() as connection:
-            keys = self._known_keys(connection, names)
+            keys = self._store.documents.known_keys(connection, names)
             documents = self._store.documents.get(connection, [keys[name] for name in names])
         return [Document(*fields) for fields in documents]
 
@@ -189,8 +189,8 @@ class IndexReader:
             mask = snapshot.alive if filter is None else self._filter_masks.mask(connection, snapshot, filter)
             if len(snapshot):
                 ranked = plan.rank(snapshot, batch, mask, *self._sparse_tools(snapshot))
-                is_hybrid = mode == "hybrid"
-                results = [self._hits(connection, snapshot.keys(rows), scored, is_hybrid) for rows, scored in ranked]
+                get, is_hybrid = self._store.documents.get, mode == "hybrid"
+                results = [hits(get(connection, snapshot.keys(rows)), scored, is_hybrid) for rows, scored in ranked]
             else:
                 results = [[] for _ in range(len(batch))]
         return results[0] if isinstance(queries, str) else results
@@ -218,7 +218,7 @@ class IndexReader:
         strings = None if self.encoder is None else self.encoder.vocabulary.strings
         with self._store.read() as connection:
             snapshot = self._current(connection)
-            (key,) = self._known_keys(connection, names).values()
+            (key,) = self._store.documents.known_keys(connection, names).values()
             check_embeddings("query", batch, snapshot.settings, needs_dense=False)
             segment, row = snapshot.place(key)
             return matched_terms(segment.postings, row, batch.sparse, strings)
@@ -274,25 +274,6 @@ class IndexReader:
         if scores is None or len(scores) != padded(snapshot.num_rows):
             scores = self._local.scores = np.empty(padded(snapshot.num_rows), np.float32)
         return self._kernel, scores
-
-    def _hits(
-        self,
-        connection: sqlite3.Connection,
-        keys: list[int],
-        scored: list[tuple[float, dict[str, float]]],
-        is_hybrid: bool,
-    ) -> list[Hit]:
-        documents = self._store.documents.get(connection, keys)
-        return [
-            Hit(name, score, rank, text, metadata, scores, is_hybrid)
-            for rank, ((name, text, metadata), (score, scores)) in enumerate(zip(documents, scored, strict=True), 1)
-        ]
-
-    def _known_keys(self, connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, int]:
-        keys = self._store.documents.keys(connection, names)
-        if unknown := [name for name in names if name not in keys]:
-            raise KeyError(f"ids must be in the index, got {unknown[0]!r}.")
-        return keys
 
     def _current(self, connection: sqlite3.Connection) -> Snapshot:
         """The snapshot of a transaction, begun anew where a writer removed a segment before it could be opened."""
