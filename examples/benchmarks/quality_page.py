@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import ablation_tables
@@ -111,7 +112,12 @@ def measured(kind: str) -> dict[str, dict[str, Any]]:
 def main() -> None:
     tables, readme = quality()
     costs = calibration.table(read("calibration")["calibration"]).splitlines()
-    page = with_tables("quality_page.md", {"quality": tables, "calibration": costs})
+    by_terms = {
+        name: [*found.values(), fmean(found.values())] for name, found in read("bm25-terms")["nDCG@10"].items()
+    }
+    names = list(read("bm25-terms")["nDCG@10"]["words"])
+    made = {"quality": tables, "calibration": costs, "bm25 terms": table(names, by_terms)}
+    page = with_tables("quality_page.md", made)
     if found := measured("ablation"):
         made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
         page += with_tables("quality_ablation.md", made)
