@@ -8,13 +8,21 @@ fusion with a sparse side that counts as far as it singles out documents for thi
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from st_keytokens.checks import check_choice, checked_float
 
-__all__ = ["FusedHit", "adaptive_fusion", "reciprocal_rank_fusion", "score_fusion"]
+__all__ = [
+    "FUSIONS",
+    "FusedHit",
+    "Fusion",
+    "FusionName",
+    "adaptive_fusion",
+    "reciprocal_rank_fusion",
+    "score_fusion",
+]
 
 _TYPICAL_LEAD, _LEAD_RANK = 0.3, 10
 
@@ -142,6 +150,12 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
         tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
         factors["sparse"] *= max(0.0, 1 - tenth / sparse[0]) / _TYPICAL_LEAD
     return score_fusion(rankings, weights=factors)
+
+
+Fusion = Callable[..., list[FusedHit[Any]]]
+FusionName = Literal["adaptive", "score", "rrf"]
+FUSIONS: dict[str, Fusion] = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
+"""What a search calls them."""
 
 
 def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dict[str, float]:

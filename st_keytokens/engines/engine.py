@@ -12,9 +12,10 @@ from typing_extensions import Self
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.engines.collection_settings import CollectionSettings
 from st_keytokens.engines.filter_tree import Condition, parse_filter
-from st_keytokens.engines.fused_search import OWN_FUSIONS, SIDES, FusedSearch, Fusion, Side
+from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
+from st_keytokens.fusion import FUSIONS, Fusion
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit, checked_strings
 from st_keytokens.index.search import Mode
@@ -193,11 +194,11 @@ class Engine(ABC):
         top_k = checked_int("top_k", top_k, minimum=1)
         depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
         if not callable(fusion):
-            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *OWN_FUSIONS)))
+            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *FUSIONS)))
         check_embeddings("queries", batch, settings.to_dict(), needs_dense=mode != "sparse")
         if mode != "sparse" and batch.dense is not None:
             batch = HybridEmbeddings(checked_dense("queries", batch.dense, "float32").rows, batch.sparse)
-        if weights is None and self.encoder is not None and (callable(fusion) or fusion in OWN_FUSIONS):
+        if weights is None and self.encoder is not None and (callable(fusion) or fusion in FUSIONS):
             weights = self.encoder.fusion_weights
         search = FusedSearch(top_k, depth, fusion, weights, None if filter is None else parse_filter(filter))
         results: Rankings = []

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from st_keytokens.engines.filter_tree import Condition
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FUSIONS, Fusion
 from st_keytokens.index.documents import Hit
 
-__all__ = ["OWN_FUSIONS", "SIDES", "FusedSearch", "Fusion", "Side"]
+__all__ = ["SIDES", "FusedSearch", "Side"]
 
-Fusion = Callable[..., list[FusedHit[Any]]]
 Side = Literal["sparse", "dense"]
 
 SIDES: tuple[Side, Side] = ("dense", "sparse")
-OWN_FUSIONS: dict[str, Fusion] = {
-    "adaptive": adaptive_fusion,
-    "score": score_fusion,
-    "rrf": reciprocal_rank_fusion,
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class FusedSearch:
 
     def fused(self, rankings: Mapping[str, list[Hit]]) -> list[Hit]:
         """The hits of both sides in one ranking, with what each side gave to a hit."""
-        fuse = self.fusion if callable(self.fusion) else OWN_FUSIONS[self.fusion]
+        fuse = self.fusion if callable(self.fusion) else FUSIONS[self.fusion]
         hits = {hit.id: hit for ranking in rankings.values() for hit in ranking}
         pairs = {side: [(hit.id, hit.score) for hit in ranking] for side, ranking in rankings.items()}
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +13,10 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from st_keytokens.checks import check_choice
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.runs import Ranking, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FUSIONS, FusionName
 
 __all__ = ["HybridInformationRetrievalEvaluator"]
 
-_FUSIONS: dict[str, Callable[..., list[FusedHit[int]]]] = {
-    "adaptive": adaptive_fusion,
-    "score": score_fusion,
-    "rrf": reciprocal_rank_fusion,
-}
 View = Literal["dense", "sparse", "hybrid"]
 
 
@@ -67,7 +62,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         precision_recall_at_k: Sequence[int] = (1, 3, 5, 10),
         map_at_k: Sequence[int] = (100,),
         main: View = "hybrid",
-        fusion: Literal["adaptive", "score", "rrf"] = "adaptive",
+        fusion: FusionName = "adaptive",
         fusion_depth: int = 1000,
         show_progress_bar: bool = False,
         batch_size: int = 32,
@@ -76,7 +71,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
     ) -> None:
         if main not in ("dense", "sparse", "hybrid"):
             raise ValueError(f"main must be 'dense', 'sparse' or 'hybrid', got {main!r}.")
-        check_choice("fusion", fusion, tuple(_FUSIONS))
+        check_choice("fusion", fusion, tuple(FUSIONS))
         if fusion_depth < 1:
             raise ValueError(f"fusion_depth must be at least 1, got {fusion_depth}.")
         super().__init__(
@@ -160,7 +155,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
             terms = encoder.encode_query(self.queries, query="lookup").sparse
             literal = sparse_run(matrix, terms.to_scipy(), ties, depth, forward_passes=0, seconds={})
         hybrid = fused_run(
-            dense, literal, _FUSIONS[self.fusion], ties, depth, self.fusion_depth, encoder.fusion_weights
+            dense, literal, FUSIONS[self.fusion], ties, depth, self.fusion_depth, encoder.fusion_weights
         )
         self.sparsity = {
             "query_active_dims": float(sparse.query_active_dims or 0),

@@ -15,7 +15,7 @@ from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
 from st_keytokens.evaluation.encoded import EncodedCollection, Stopwatch, with_settings
 from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FUSIONS, FusionName
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.weighting import METHODS
 
@@ -221,18 +221,11 @@ def _scored(
     return sparse_run(*matrices, ties, depths.ranked, forward_passes=forward_passes, seconds=seconds)
 
 
-_FUSIONS: dict[str, Callable[..., list[FusedHit[int]]]] = {
-    "rrf": reciprocal_rank_fusion,
-    "score": score_fusion,
-    "adaptive": adaptive_fusion,
-}
-
-
-def _hybrid(part: str, fusion: Literal["rrf", "score", "adaptive"]) -> ComparedMethod:
+def _hybrid(part: str, fusion: FusionName) -> ComparedMethod:
     def run(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
         weights = encoded.encoder.fusion_weights if fusion == "adaptive" else None
         ties = tie_order(encoded.collection.doc_ids)
-        return fused_run(get("dense"), get(part), _FUSIONS[fusion], ties, depths.ranked, depths.fused, weights)
+        return fused_run(get("dense"), get(part), FUSIONS[fusion], ties, depths.ranked, depths.fused, weights)
 
     how = {
         "rrf": "reciprocal ranks (k = 60)",

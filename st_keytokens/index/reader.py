@@ -16,12 +16,13 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from st_keytokens.checks import checked_float
+from st_keytokens.fusion import Fusion, FusionName
 from st_keytokens.index.dense import Similarity
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, hits
 from st_keytokens.index.filter_masks import FilterMasks
 from st_keytokens.index.filters import Filter
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
-from st_keytokens.index.search import Fusion, FusionName, Mode, Plan, matched_terms
+from st_keytokens.index.search import Mode, Plan, matched_terms
 from st_keytokens.index.segments import verify_segment
 from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings, given_settings
 from st_keytokens.index.snapshot import Snapshot

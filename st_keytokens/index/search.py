@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FUSIONS, Fusion
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.kernels import Kernel, Ranking
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
     from st_keytokens.index.snapshot import Snapshot
     from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Fusion", "FusionName", "Mode", "Plan", "matched_terms"]
+__all__ = ["Mode", "Plan", "matched_terms"]
 
 Mode = Literal["hybrid", "sparse", "dense"]
-Fusion = Callable[..., list[FusedHit[int]]]
 Scored = tuple[float, dict[str, float]]
 
 _MODES = ("hybrid", "sparse", "dense")
-FusionName = Literal["adaptive", "score", "rrf"]
-
-_FUSIONS: dict[str, Fusion] = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
 
 
 @dataclass(slots=True)
@@ -60,9 +56,9 @@ class Plan:
         if self.depth is not None:
             self.depth = checked_int("depth", self.depth, minimum=1)
         check_choice("mode", self.mode, _MODES)
-        if not callable(self.fusion) and self.fusion not in _FUSIONS:
+        if not callable(self.fusion) and self.fusion not in FUSIONS:
             raise ValueError(
-                f"fusion must be one of {', '.join(map(repr, _FUSIONS))} or a function, got {self.fusion!r}."
+                f"fusion must be one of {', '.join(map(repr, FUSIONS))} or a function, got {self.fusion!r}."
             )
 
     def rank(
@@ -96,7 +92,7 @@ class Plan:
             for rows, found in sides[self.mode]:
                 yield rows, [(score, {self.mode: score}) for score in found.tolist()]
             return
-        fuse = self.fusion if callable(self.fusion) else _FUSIONS[self.fusion]
+        fuse = self.fusion if callable(self.fusion) else FUSIONS[self.fusion]
         for rankings in zip(*sides.values(), strict=True):
             pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
             fused = fuse(dict(zip(sides, pairs, strict=True)), weights=self.weights)[: self.top_k]

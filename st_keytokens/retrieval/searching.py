@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.fusion import FusedHit, adaptive_fusion, reciprocal_rank_fusion, score_fusion
+from st_keytokens.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.filters import Filter
-from st_keytokens.index.search import FusionName, Mode, Plan
+from st_keytokens.index.search import Mode, Plan
 
 __all__ = ["Fusion", "RetrievedHit", "SearchSettings"]
 
 Fusion = FusionName
 
 _SIDES = ("dense", "sparse")
-_FUSIONS = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SearchSettings:
     @property
     def fuse(self) -> Callable[..., list[FusedHit[Any]]]:
         """The function of ``fusion``."""
-        return _FUSIONS[self.fusion]
+        return FUSIONS[self.fusion]
 
 
 @dataclass(frozen=True)
