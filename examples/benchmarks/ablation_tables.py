@@ -82,9 +82,11 @@ def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any
 
 def _by_count(part: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     counts = sorted({int(count) for values in part.values() for count in values})
-    lines = [f"| texts | {' | '.join(f'{count:,}' for count in counts)} |", f"|---|{'---:|' * len(counts)}"]
+    lines = [f"| ridge decoder / LM head | {' | '.join(f'{count:,}' for count in counts)} |"]
+    lines.append(f"|---|{'---:|' * len(counts)}")
     for name, values in part.items():
-        cells = [f"{values[str(count)]['ridge']:.3f}" if str(count) in values else "" for count in counts]
+        found = [values.get(str(count)) for count in counts]
+        cells = ["" if pair is None else f"{pair['ridge']:.3f} / {pair['lm_head']:.3f}" for pair in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -1,4 +1,4 @@
-"""docs/results/scale.md and its picture, from docs/results/scale.json.
+"""docs/results/scale.md and its picture, from docs/results/scale.json and scale-10m.json.
 
 python examples/benchmarks/scale_page.py
 """
@@ -110,6 +110,7 @@ def compared(size: dict[str, Any], is_wanted: Callable[[float], bool]) -> list[s
 
 def main() -> None:
     found = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))
+    alone = json.loads((RESULTS / "scale-10m.json").read_text(encoding="utf-8"))["sizes"]
     sizes, env = found["sizes"], found["env"]
     largest = sizes[-1]
     statistics = largest["data"]
@@ -126,12 +127,12 @@ def main() -> None:
         default_terms=f"{statistics['query_terms']['default']:.0f}",
         default_touched=f"{statistics['postings_touched_over_documents']['default']:.1f}",
         tables="\n".join(
-            line for size in sizes for line in (f"### {size['documents']:,} documents", "", *table(size), "")
+            line for size in sizes + alone for line in (f"### {size['documents']:,} documents", "", *table(size), "")
         ).rstrip(),
         machine=f"{env['processor']}, {env['cores']} cores, Python {env['python']}, {env['date']}",
         rivals=", ".join(f"{name} {version}" for name, version in found["rivals"].items()),
         load=", ".join(f"{s['load_average_before']:.0f} to {s['load_average_after']:.0f}" for s in sizes),
-        advice=advice(sizes),
+        advice=advice(sizes + alone),
     )
     (RESULTS / "scale.md").write_text(page, encoding="utf-8")
     draw(sizes, RESULTS / "scale.svg")
