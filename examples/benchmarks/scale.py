@@ -149,7 +149,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             results.append(measure(size, arguments.data, arguments.sides, arguments.queries, Path(folder)))
         settings = {"seed": SEED, "seconds": SECONDS, **vars(arguments)}
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        settings = {name: value.name if isinstance(value, Path) else value for name, value in settings.items()}
         rivals = {name: metadata.version(name) for name in ("qdrant-edge-py", "duckdb")}
         rivals["sqlite"] = sqlite3.sqlite_version
         path = write_results(arguments.name, {"settings": settings, "rivals": rivals, "sizes": results})
