@@ -67,8 +67,7 @@ class IndexReader:
         defaults = {**self._given, "similarity": similarity or "cosine", "dense_dtype": dense_dtype or "float32"}
         self.path = Path(tempfile.mkdtemp(prefix="keytokens-") if path is None else path)
         self._store = Store(self.path, defaults, read_only=read_only, is_durable=path is not None, timeout=timeout)
-        temporary = self.path if path is None else None
-        self._closer = weakref.finalize(self, _close, self._store, temporary, os.getpid())
+        self._closer = weakref.finalize(self, _close, self._store, self.path if path is None else None, os.getpid())
         self._local = threading.local()
         self._filter_masks = FilterMasks(self._store)
         self._snapshot: Snapshot | None = None
