@@ -112,11 +112,9 @@ def measured(kind: str) -> dict[str, dict[str, Any]]:
 def main() -> None:
     tables, readme = quality()
     costs = calibration.table(read("calibration")["calibration"]).splitlines()
-    by_terms = {
-        name: [*found.values(), fmean(found.values())] for name, found in read("bm25-terms")["nDCG@10"].items()
-    }
-    names = list(read("bm25-terms")["nDCG@10"]["words"])
-    made = {"quality": tables, "calibration": costs, "bm25 terms": table(names, by_terms)}
+    bm25 = read("bm25-terms")["nDCG@10"]
+    by_terms = table(list(bm25["words"]), {name: [*row.values(), fmean(row.values())] for name, row in bm25.items()})
+    made = {"quality": tables, "calibration": costs, "bm25 terms": by_terms}
     page = with_tables("quality_page.md", made)
     if found := measured("ablation"):
         made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
