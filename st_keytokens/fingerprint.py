@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from st_keytokens.headed_model import HeadedModel
     from st_keytokens.key_token_head import KeyTokenHead
 
-SCORING_VERSION = 2  # counts up whenever the same settings give other scores than before
+SCORING_VERSION = 3  # counts up whenever the same settings give other scores than before
 
 
 def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:

@@ -69,7 +69,8 @@ def _by_ridge(head: BoundHead, lm_head: LMHead) -> Decoding:
             "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
             "decode_with='lm_head'."
         )
-    ridge = head.calibration.ridge_decoder().with_normalized_terms().to(lm_head.device, lm_head.compute_dtype)
+    ridge = head.calibration.ridge_decoder(lm_head=lm_head).with_normalized_terms()
+    ridge = ridge.to(lm_head.device, lm_head.compute_dtype)
     terms = torch.from_numpy(ridge.term_ids).to(lm_head.device)
     scale, offset = torch.ones(len(terms), device=terms.device), torch.zeros(len(terms), device=terms.device)
     return Decoding(ridge, head.is_normalizing, "none", None, None, 0.0, scale, offset, terms)

@@ -86,6 +86,16 @@ class TestSolution:
         assert_close(decoder, *expected)
         assert (decoder.weight - calibration.decoder.weight).abs().max() > 0.01 * np.abs(expected[1]).max()
 
+    def test_shrunk_where_documents_are_few(self):
+        texts, head = corpus(999), lm_head()
+        calibration = fitted(texts)
+        found = calibration.ridge_decoder(lm_head=head)
+        weight = head.weight.detach().double().numpy()
+        assert_close(found, *reference(rows_of(texts), literal(texts), prior=weight, shrinkage=3.0))
+        assert found is not calibration.ridge_decoder(lm_head=lm_head(has_transform=True)) is calibration.decoder
+        many = fitted(corpus(1000))
+        assert many.ridge_decoder(lm_head=head) is many.decoder
+
     def test_much_shrinkage_is_the_lm_head(self):
         head = lm_head()
         decoder = fitted(corpus(100)).ridge_decoder(
@@ -140,7 +150,7 @@ class TestSolution:
     def test_is_kept_until_something_changes(self):
         calibration = fitted(corpus(20))
         first = calibration.decoder
-        assert calibration.decoder is calibration.ridge_decoder(lm_head=lm_head()) is first
+        assert calibration.decoder is calibration.ridge_decoder() is first
         assert calibration.ridge_decoder(regularization=1.0) is not first
         calibration.update(rows_of(corpus(3)), literal(corpus(3)))
         assert_close(calibration.decoder, *reference(rows_of(corpus(20) + corpus(3)), literal(corpus(20) + corpus(3))))

@@ -56,8 +56,8 @@ class Variant:
         settings = {**own.head.get_config_dict(), **self.head}
         return with_settings(own, replace(own.weighting, **self.weighting), calibration, **settings)
 
-    def _decoder(self, solve: Callable[..., RidgeDecoder]) -> RidgeDecoder:
-        decoder = solve(**self.ridge)
+    def _decoder(self, solve: Callable[..., RidgeDecoder], **arguments: Any) -> RidgeDecoder:
+        decoder = solve(**{**arguments, **self.ridge})
         if self.has_normalized_terms:
             return decoder
         return _AsSolved(decoder.term_ids, decoder.weight, decoder.mean)

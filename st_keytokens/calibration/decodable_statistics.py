@@ -20,6 +20,8 @@ from st_keytokens.lm_head import LMHead
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_ENOUGH_DOCUMENTS, _SHRINKAGE_OF_FEW = 1000, 3.0  # measured on docs/results/quality.md, calibrated elsewhere
+
 
 class DecodableStatistics(CorpusStatistics):
     """Statistics of a corpus that its ridge decoder can be solved from. Use it through :class:`Calibration`."""
@@ -29,7 +31,7 @@ class DecodableStatistics(CorpusStatistics):
 
     @property
     def decoder(self) -> RidgeDecoder | None:
-        """:meth:`ridge_decoder` as it is by default; None where the calibration has no cross moments."""
+        """:meth:`ridge_decoder` as it is without an LM head; None where the calibration has no cross moments."""
         return self.ridge_decoder() if self.has_cross_moments else None
 
     def ridge_decoder(
@@ -39,7 +41,7 @@ class DecodableStatistics(CorpusStatistics):
         spectral_power: float = 0.5,
         min_document_frequency: int = 1,
         lm_head: LMHead | None = None,
-        lm_head_shrinkage: float = 0.0,
+        lm_head_shrinkage: float | None = None,
         show_progress_bar: bool = False,
     ) -> RidgeDecoder:
         """The linear map from embeddings to the corpus's own terms, solved in closed form; the last one is kept.
@@ -55,7 +57,8 @@ class DecodableStatistics(CorpusStatistics):
             min_document_frequency: Terms in fewer documents are left out.
             lm_head: Decodes embeddings of this calibration's model. Wanted for ``lm_head_shrinkage`` above 0.
             lm_head_shrinkage: ``c``: the solution is shrunk towards so much of the LM head's rows ``W`` of the terms,
-                which are scaled to the Frobenius norm of the solution without them. 0: towards zero.
+                which are scaled to the Frobenius norm of the solution without them. 0: towards zero. None: 3 for fewer
+                than 1,000 documents, where there is an affine LM head; else 0.
             show_progress_bar: Whether to show progress.
 
         Returns:
@@ -70,6 +73,9 @@ class DecodableStatistics(CorpusStatistics):
         regularization = checked_float("regularization", regularization, minimum=1e-9)
         spectral_power = checked_float("spectral_power", spectral_power, minimum=0, maximum=1)
         min_document_frequency = checked_int("min_document_frequency", min_document_frequency, minimum=1)
+        if lm_head_shrinkage is None:
+            is_shrunk = lm_head is not None and lm_head.is_affine and self.document_count < _ENOUGH_DOCUMENTS
+            lm_head_shrinkage = _SHRINKAGE_OF_FEW if is_shrunk else 0.0
         lm_head_shrinkage = checked_float("lm_head_shrinkage", lm_head_shrinkage, minimum=0)
         if self.cross_moments is None:
             raise ValueError(
