@@ -66,6 +66,11 @@ def curves(found: dict[str, Any]) -> list[str]:
     return _by_count(found["curves"])
 
 
+def small(found: dict[str, Any]) -> list[str]:
+    """nDCG@10 in parts of a collection, by their size, each calibrated on itself."""
+    return _by_count(found["small"])
+
+
 def other_abstracts(found: dict[str, Any]) -> list[str]:
     """nDCG@10 by the number of other abstracts that the calibration was fitted on; nothing where none were."""
     return _by_count(found["other_abstracts"]) if any(found["other_abstracts"].values()) else []
@@ -82,13 +87,18 @@ def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any
 
 def _by_count(part: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     counts = sorted({int(count) for values in part.values() for count in values})
-    lines = [f"| ridge decoder / LM head | {' | '.join(f'{count:,}' for count in counts)} |"]
+    lines = [f"| ridge decoder / LM head (unshrunk) | {' | '.join(f'{count:,}' for count in counts)} |"]
     lines.append(f"|---|{'---:|' * len(counts)}")
     for name, values in part.items():
-        found = [values.get(str(count)) for count in counts]
-        cells = ["" if pair is None else f"{pair['ridge']:.3f} / {pair['lm_head']:.3f}" for pair in found]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(_decoders(values.get(str(count))) for count in counts)} |")
     return lines
+
+
+def _decoders(found: dict[str, float] | None) -> str:
+    if found is None:
+        return ""
+    unshrunk = f" ({found['unshrunk']:.3f})" if "unshrunk" in found else ""
+    return f"{found['ridge']:.3f} / {found['lm_head']:.3f}{unshrunk}"
 
 
 def _cell(found: dict[str, Any], name: str) -> str:

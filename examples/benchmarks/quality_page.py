@@ -123,6 +123,7 @@ def main() -> None:
         parts = {
             "transfer": ablation_tables.transfer,
             "curves": ablation_tables.curves,
+            "small": ablation_tables.small,
             "other abstracts": ablation_tables.other_abstracts,
         }
         made = {name: ablation_tables.for_each(found, part) for name, part in parts.items()}
