@@ -123,13 +123,32 @@ def language_model_batch(corpus: Corpus, step: int, batch_size: int, length: int
     return np.stack([ids[shift + w * (length + 1) : shift + (w + 1) * (length + 1)] for w in order])
 
 
-def pair_batches(corpus: Corpus, epoch: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Indices of every batch of an epoch. A batch has one source: its negatives are not told apart by style."""
+def topics(vectors: np.ndarray, members: np.ndarray, largest: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Groups of at most ``largest`` members with vectors alike: halves of halves, along two random members each."""
+    if len(members) <= largest:
+        return [rng.permutation(members)]
+    one, other = vectors[rng.choice(members, 2, replace=False)].astype(np.float32)
+    ordered = members[np.argsort(vectors[members].astype(np.float32) @ (one - other), kind="stable")]
+    halves = ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
+    return [group for half in halves for group in topics(vectors, half, largest, rng)]
+
+
+def pair_batches(
+    corpus: Corpus, epoch: int, batch_size: int, seed: int, vectors: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Indices of every batch of an epoch. A batch has one source: its negatives are not told apart by style.
+
+    With vectors of the pairs, batches come from groups of texts alike: their negatives are not told apart by topic.
+    """
     rng = np.random.default_rng([seed, 1, epoch])
     batches = []
     for source in np.unique(corpus.sources):
-        members = rng.permutation(np.flatnonzero(corpus.sources == source))
-        batches += [members[i : i + batch_size] for i in range(0, len(members) - batch_size + 1, batch_size)]
+        members = np.flatnonzero(corpus.sources == source)
+        if vectors is None:
+            ordered = rng.permutation(members)
+        else:
+            ordered = np.concatenate(topics(vectors, members, 4 * batch_size, rng))
+        batches += [ordered[i : i + batch_size] for i in range(0, len(ordered) - batch_size + 1, batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -3,7 +3,8 @@
     python examples/tiny-embedder/train.py --data ../shared/data --work /tmp/tiny-embedder
 
 Every stage writes what it made to ``--work`` and a stopped run goes on where it was. Two CPU cores need about three
-hours; a GPU is used where there is one.
+hours; a GPU is used where there is one. With ``--start-from EMBEDDER`` that embedder is trained further, with a
+learning rate that rises and falls once more, in batches of pairs that it finds alike.
 """
 
 from __future__ import annotations
@@ -173,9 +174,31 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return F.normalize((hidden.float() * weights).sum(1) / weights.sum(1), dim=1)
 
 
+@torch.no_grad()
+def topic_vectors(model: LlamaForCausalLM, corpus: Corpus, work: Path, pad_id: int) -> np.ndarray:
+    """What the model makes of each pair's anchor, or of its positive's beginning, float16, shape ``(N, d)``."""
+    file = work / "topics.npy"
+    if not file.exists():
+        device = next(model.parameters()).device
+        texts = [
+            a[:64] if len(a := corpus.anchors[i]) else corpus.positives[i][:64] for i in range(len(corpus.anchors))
+        ]
+        vectors = np.zeros((len(texts), DIMENSION), dtype=np.float16)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for start in tqdm(range(0, len(order), 512), desc="topics"):
+            rows = order[start : start + 512]
+            ids, mask = (torch.from_numpy(a).to(device) for a in pad([texts[i] for i in rows], pad_id, multiple=1))
+            with autocast(device):
+                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            vectors[rows] = mean_pool(hidden, mask).cpu().numpy()
+        np.save(file, vectors)
+    return np.load(file)
+
+
 def embedder_losses(
     trainer: Trainer,
     corpus: Corpus,
+    vectors: np.ndarray | None,
     pad_id: int,
     batch_size: int,
     lm_weight: float,
@@ -183,13 +206,13 @@ def embedder_losses(
     seed: int,
 ) -> Iterator[dict]:
     """InfoNCE in both directions, and the next-token loss on a quarter of the positives' positions."""
-    epoch_length = len(pair_batches(corpus, 0, batch_size, seed))
+    epoch_length = len(pair_batches(corpus, 0, batch_size, seed))  # topics change no batch's size
     batches: list[np.ndarray] = []
     epoch = -1
     while True:
         if trainer.step // epoch_length != epoch:
             epoch = trainer.step // epoch_length
-            batches = pair_batches(corpus, epoch, batch_size, seed)
+            batches = pair_batches(corpus, epoch, batch_size, seed, vectors)
         rng = np.random.default_rng([seed, 2, trainer.step])
         members = batches[trainer.step % epoch_length]
         anchors, positives = pair_batch(corpus, members, rng, span_probability, max_length=192)
@@ -227,8 +250,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds training/ and collections/")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens, checkpoints and logs")
     parser.add_argument("--output", type=Path, default=here, help="where backbone/ and embedder/ are written")
+    parser.add_argument("--start-from", type=Path, help="embedder to train further, instead of a new backbone")
     parser.add_argument("--backbone-steps", type=int, default=2600)
     parser.add_argument("--embedder-steps", type=int, default=2300)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="highest one of the embedder")
     parser.add_argument("--batch-size", type=int, default=128, help="pairs a step of the embedder")
     parser.add_argument("--lm-weight", type=float, default=0.5, help="weight of the next-token loss in the embedder")
     parser.add_argument("--span-probability", type=float, default=0.3, help="share of anchors drawn from the positive")
@@ -242,19 +267,27 @@ def main() -> None:
     tokenizer, corpus = load_corpus(arguments.data, arguments.work)
     pad_id, eos_id = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END_OF_TEXT)
     tqdm.write(f"{len(corpus.positives):,} texts, {len(corpus.positives.ids):,} tokens; device {device}")
-    model = build_model(corpus, arguments.work, pad_id, eos_id, arguments.seed).to(device)
+    if arguments.start_from is None:
+        model = build_model(corpus, arguments.work, pad_id, eos_id, arguments.seed).to(device)
+        backbone = Trainer(model, arguments.work, "backbone", arguments.backbone_steps, learning_rate=2e-3)
+        backbone.run(backbone_losses(backbone, corpus, batch_size=32, length=256, seed=arguments.seed), "backbone")
+        loss = held_out_loss(model, corpus)
+        minutes = backbone.seconds / 60
+        tqdm.write(f"backbone: held-out loss {loss:.3f}, perplexity {math.exp(loss):.1f}, {minutes:.0f} min")
+        export(model, tokenizer, arguments.output / "backbone")
+        vectors = None
+        before = {"backbone": {"held_out_loss": loss, "perplexity": math.exp(loss), "seconds": backbone.seconds}}
+    else:
+        model = LlamaForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32).to(device)
+        vectors = topic_vectors(model, corpus, arguments.work, pad_id)
+        before = {"before": json.loads((arguments.start_from.parent / "training.json").read_text())}
 
-    backbone = Trainer(model, arguments.work, "backbone", arguments.backbone_steps, learning_rate=2e-3)
-    backbone.run(backbone_losses(backbone, corpus, batch_size=32, length=256, seed=arguments.seed), "backbone")
-    loss = held_out_loss(model, corpus)
-    tqdm.write(f"backbone: held-out loss {loss:.3f}, perplexity {math.exp(loss):.1f}, {backbone.seconds / 60:.0f} min")
-    export(model, tokenizer, arguments.output / "backbone")
-
-    embedder = Trainer(model, arguments.work, "embedder", arguments.embedder_steps, learning_rate=1e-3)
+    embedder = Trainer(model, arguments.work, "embedder", arguments.embedder_steps, arguments.learning_rate)
     embedder.run(
         embedder_losses(
             embedder,
             corpus,
+            vectors,
             pad_id,
             arguments.batch_size,
             arguments.lm_weight,
@@ -272,7 +305,7 @@ def main() -> None:
         "tokens": len(corpus.positives.ids),
         "texts": len(corpus.positives),
         "device": str(device),
-        "backbone": {"held_out_loss": loss, "perplexity": math.exp(loss), "seconds": backbone.seconds},
+        **before,
         "embedder": {"held_out_loss": embedder_loss, "seconds": embedder.seconds},
     }
     (arguments.output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
