@@ -335,6 +335,15 @@ class TestKeyTokens:
         assert {t for t, _ in tokens} == {encoder.vocabulary.strings[i] for i in ids[0]}
         assert weights[0] == pytest.approx(float(decoded.max()), rel=1e-4)
 
+    def test_the_decoder_of_few_documents_is_shrunk_towards_the_lm_head(self, encoder, sentences):
+        vectors = encoder.head.prepare_embeddings(torch.from_numpy(encoder.embed(sentences[:1])))
+        shrunk = encoder.calibration.ridge_decoder(lm_head=encoder.head.lm_head, lm_head_shrinkage=3.0)
+        expected = shrunk.with_normalized_terms().logits(vectors)[0].detach()
+        (tokens,) = encoder.key_tokens(sentences[0], top_k=5)
+        best = expected.topk(5)
+        assert [weight for _, weight in tokens] == pytest.approx(best.values.tolist(), rel=1e-4)
+        assert [token for token, _ in tokens] == [encoder.vocabulary.strings[shrunk.term_ids[i]] for i in best.indices]
+
     def test_settings_for_one_call(self, encoder, sentences):
         raw = encoder.key_tokens(sentences[0], correction="none", standardize=False)
         assert raw != encoder.key_tokens(sentences[0])

@@ -61,19 +61,17 @@ def transfer(found: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def curves(found: dict[str, Any]) -> list[str]:
-    """nDCG@10 by the number of the collection's own documents that the calibration was fitted on."""
-    return _by_count(found["curves"])
-
-
-def small(found: dict[str, Any]) -> list[str]:
-    """nDCG@10 in parts of a collection, by their size, each calibrated on itself."""
-    return _by_count(found["small"])
-
-
-def other_abstracts(found: dict[str, Any]) -> list[str]:
-    """nDCG@10 by the number of other abstracts that the calibration was fitted on; nothing where none were."""
-    return _by_count(found["other_abstracts"]) if any(found["other_abstracts"].values()) else []
+def by_count(found: dict[str, Any], part: str) -> list[str]:
+    """nDCG@10 of a part that transfer.py measured by the number of documents; nothing where it was not measured."""
+    measured: dict[str, dict[str, dict[str, float]]] = found[part]
+    counts = sorted({int(count) for values in measured.values() for count in values})
+    if not counts:
+        return []
+    lines = [f"| ridge decoder / LM head (unshrunk) | {' | '.join(f'{count:,}' for count in counts)} |"]
+    lines.append(f"|---|{'---:|' * len(counts)}")
+    for name, values in measured.items():
+        lines.append(f"| {name} | {' | '.join(_decoders(values.get(str(count))) for count in counts)} |")
+    return lines
 
 
 def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any]], list[str]]) -> list[str]:
@@ -83,15 +81,6 @@ def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any
         if made := tables(found):
             lines += [f"{model}:", "", *made, ""]
     return lines[:-1]
-
-
-def _by_count(part: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    counts = sorted({int(count) for values in part.values() for count in values})
-    lines = [f"| ridge decoder / LM head (unshrunk) | {' | '.join(f'{count:,}' for count in counts)} |"]
-    lines.append(f"|---|{'---:|' * len(counts)}")
-    for name, values in part.items():
-        lines.append(f"| {name} | {' | '.join(_decoders(values.get(str(count))) for count in counts)} |")
-    return lines
 
 
 def _decoders(found: dict[str, float] | None) -> str:

@@ -6,6 +6,7 @@ python examples/benchmarks/quality_page.py
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -120,13 +121,10 @@ def main() -> None:
         made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
         page += with_tables("quality_ablation.md", made)
     if found := measured("transfer"):
-        parts = {
-            "transfer": ablation_tables.transfer,
-            "curves": ablation_tables.curves,
-            "small": ablation_tables.small,
-            "other abstracts": ablation_tables.other_abstracts,
-        }
-        made = {name: ablation_tables.for_each(found, part) for name, part in parts.items()}
+        made = {"transfer": ablation_tables.for_each(found, ablation_tables.transfer)}
+        for part in ("curves", "small", "other_abstracts"):
+            tables_of_part = partial(ablation_tables.by_count, part=part)
+            made[part.replace("_", " ")] = ablation_tables.for_each(found, tables_of_part)
         page += with_tables("quality_transfer.md", made)
     (RESULTS / "quality.md").write_text(page, encoding="utf-8")
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ from environment import RESULTS, write_results
 from quality import load
 
 from st_keytokens import Calibration, KeyTokenEncoder
+from st_keytokens.calibration.decodable_statistics import ENOUGH_DOCUMENTS
 from st_keytokens.evaluation import Collection, read_collection
 from st_keytokens.evaluation.encoded import EncodedCollection, encode_collection, with_settings
 from st_keytokens.pooled_vectors import pooled_vectors
@@ -46,7 +47,7 @@ def measured(encoded: EncodedCollection, calibration: Calibration | None) -> dic
     settings, encoders = own.head.get_config_dict(), {}
     if calibration is not None:
         encoders["ridge"] = with_settings(own, weighting, calibration, **{**settings, "decode_with": "ridge"})
-        if calibration.document_count < 1000:
+        if calibration.document_count < ENOUGH_DOCUMENTS:
             encoders["unshrunk"] = Variant(ridge={"lm_head_shrinkage": 0.0}).encoder(encoders["ridge"])
     encoders["lm_head"] = with_settings(own, weighting, calibration, **{**settings, "decode_with": "lm_head"})
     found = {name: round(score(encoded, encoder)[0], 5) for name, encoder in encoders.items()}
@@ -95,17 +96,17 @@ def transfer(encoded: Encoded) -> Iterator[Measurement]:
 def curves(encoded: Encoded, counts: list[int]) -> Iterator[Measurement]:
     """Every collection with calibrations on some of its documents, and on all."""
     for name, target in encoded.items():
-        size = len(target.collection.documents)
-        for count in (count for count in counts if count < size):
-            yield name, str(count), measured(target, sample(target, by_hash(target)[:count]))
-        yield name, str(size), measured(target, target.encoder.calibration)
+        order = by_hash(target)
+        for count in (count for count in counts if count < len(order)):
+            yield name, str(count), measured(target, sample(target, order[:count]))
+        yield name, str(len(order)), measured(target, target.encoder.calibration)
 
 
 def small(encoded: Encoded, counts: list[int]) -> Iterator[Measurement]:
     """Parts of every collection, each with a calibration on all that it has: means over the queries."""
     for name, whole in encoded.items():
         order = by_hash(whole)
-        for count in (count for count in counts if count < 1000):
+        for count in (count for count in counts if count < ENOUGH_DOCUMENTS):
             sums, num_queries = Counter[str](), 0
             for part in range(min(NUM_SMALL, len(order) // count)):
                 searched = part_of(whole, order[part * count : (part + 1) * count])

@@ -20,7 +20,8 @@ from st_keytokens.lm_head import LMHead
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_ENOUGH_DOCUMENTS, _SHRINKAGE_OF_FEW = 1000, 3.0  # measured on docs/results/quality.md, calibrated elsewhere
+ENOUGH_DOCUMENTS = 1000  # with fewer, it is shrunk: docs/results/quality.md, calibrated elsewhere
+_SHRINKAGE = 3.0
 
 
 class DecodableStatistics(CorpusStatistics):
@@ -74,8 +75,8 @@ class DecodableStatistics(CorpusStatistics):
         spectral_power = checked_float("spectral_power", spectral_power, minimum=0, maximum=1)
         min_document_frequency = checked_int("min_document_frequency", min_document_frequency, minimum=1)
         if lm_head_shrinkage is None:
-            is_shrunk = lm_head is not None and lm_head.is_affine and self.document_count < _ENOUGH_DOCUMENTS
-            lm_head_shrinkage = _SHRINKAGE_OF_FEW if is_shrunk else 0.0
+            is_shrunk = lm_head is not None and lm_head.is_affine and self.document_count < ENOUGH_DOCUMENTS
+            lm_head_shrinkage = _SHRINKAGE if is_shrunk else 0.0
         lm_head_shrinkage = checked_float("lm_head_shrinkage", lm_head_shrinkage, minimum=0)
         if self.cross_moments is None:
             raise ValueError(
