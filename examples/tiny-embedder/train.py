@@ -2,9 +2,9 @@
 
     python examples/tiny-embedder/train.py --data ../shared/data --work /tmp/tiny-embedder
 
-Every stage writes what it made to ``--work`` and a stopped run goes on where it was. Two CPU cores need about two hours;
-a GPU is used where there is one. With ``--start-from EMBEDDER`` that embedder is trained further, with a learning rate
-that rises and falls once more, in batches of pairs that it finds alike.
+Every stage writes what it made to ``--work`` and a stopped run goes on where it was. Two CPU cores need about two
+hours; a GPU is used where there is one. With ``--start-from EMBEDDER`` that embedder is trained further, with a
+learning rate that rises and falls once more, in batches of pairs that it finds alike.
 """
 
 from __future__ import annotations
