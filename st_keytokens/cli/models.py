@@ -168,6 +168,8 @@ def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
             pass
         except Exception:  # httpx, requests and huggingface_hub itself each have their own
             options["local_files_only"] = True
+            # transformers looks for an adapter without that setting where peft is installed
+            options["model_kwargs"] = {"adapter_kwargs": {"local_files_only": True}}
     return options
 
 
