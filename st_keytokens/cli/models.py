@@ -66,7 +66,10 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     path = model_path(arguments.model)
     options = _model_options(path, arguments)
     with clear_errors(arguments.model, options):
-        return KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
+        encoder = KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
+    if options.get("local_files_only"):
+        logging.getLogger(__name__).warning("The Hub does not answer; %s is used as its cache here holds it.", path)
+    return encoder
 
 
 class StoredEncoder:
