@@ -933,6 +933,9 @@ class TestProcess:
         assert known.returncode == 0
         assert json.loads(out)["text"] == "text"
         assert err.splitlines() == ["The Hub does not answer; some/model is used as its cache here holds it."]
+        environment["HF_HUB_OFFLINE"] = "1"
+        offline = start("tokens", "some/model", "text", "--json", environment=environment)
+        assert offline.communicate(timeout=120) == (out, "")
 
 
 def texts(corpus):

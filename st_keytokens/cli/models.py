@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
 from sentence_transformers import SentenceTransformer
 
@@ -67,7 +67,7 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     options = _model_options(path, arguments)
     with clear_errors(arguments.model, options):
         encoder = KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
-    if options.get("local_files_only"):
+    if options.get("local_files_only") and not constants.HF_HUB_OFFLINE:  # offline is what the user wanted
         logging.getLogger(__name__).warning("The Hub does not answer; %s is used as its cache here holds it.", path)
     return encoder
 
