@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from st_keytokens.cache import EmbeddingCache
 from st_keytokens.calibration import Calibration
 from st_keytokens.checks import check_choice
-from st_keytokens.fingerprint import encoder_fingerprint, fingerprint, module_settings, scoring_state, weights_hash
+from st_keytokens.fingerprint import encoder_fingerprint, scoring_state
+from st_keytokens.hashes import fingerprint, module_settings, weights_hash
 from st_keytokens.first_component import as_tensor
 from st_keytokens.forward_pass import ForwardPass, Role, find_head, resolve_prompt
 from st_keytokens.key_token_head import KeyTokenHead

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from st_keytokens.atomic_files import write_atomically
 from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.fingerprint import fingerprint
+from st_keytokens.hashes import fingerprint
 from st_keytokens.forward_pass import Role, resolve_prompt
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 from st_keytokens.texts import check_texts

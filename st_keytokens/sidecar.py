@@ -16,7 +16,7 @@ from sentence_transformers.util import load_dir_path
 
 from st_keytokens.atomic_files import write_atomically
 from st_keytokens.embedders import open_embedder
-from st_keytokens.fingerprint import is_same_sample, weights_sample
+from st_keytokens.hashes import is_same_sample, weights_sample
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.lm_head import LMHead
 from st_keytokens.weighting import METHODS, Weighting, check_method

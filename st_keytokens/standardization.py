@@ -10,7 +10,7 @@ from torch import Tensor
 
 from st_keytokens.atomic_files import read_tensors, write_atomically
 from st_keytokens.calibration import Calibration
-from st_keytokens.fingerprint import fingerprint
+from st_keytokens.hashes import fingerprint
 from st_keytokens.first_component import Correction
 from st_keytokens.lm_head import LMHead
 

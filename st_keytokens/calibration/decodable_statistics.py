@@ -14,7 +14,7 @@ from st_keytokens.calibration.ridge_decoder import RidgeDecoder
 from st_keytokens.calibration.ridge_regression import RidgeRegression, RidgeSolution
 from st_keytokens.calibration.state_files import State
 from st_keytokens.checks import checked_float, checked_int
-from st_keytokens.fingerprint import fingerprint, weights_hash
+from st_keytokens.hashes import fingerprint, weights_hash
 from st_keytokens.lm_head import LMHead
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from st_keytokens.cli.checking import model_path
 from st_keytokens.cli.console import UserError
 from st_keytokens.cli.memory import is_out_of_memory
 from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.fingerprint import is_same_sample, weights_sample
+from st_keytokens.hashes import is_same_sample, weights_sample
 from st_keytokens.weighting import check_method
 
 _HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from st_keytokens.calibration import Calibration
 from st_keytokens.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
-from st_keytokens.fingerprint import fingerprint
+from st_keytokens.hashes import fingerprint
 from st_keytokens.forward_pass import Role
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
