@@ -12,24 +12,501 @@ The dotted path ``st_keytokens.key_token_head.KeyTokenHead`` is what saved model
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import torch
+from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from st_keytokens.binding import check_fit
-from st_keytokens.bound_head import BoundHead
 from st_keytokens.calibration import Calibration
-from st_keytokens.checks import checked_int
-from st_keytokens.decoding import Activation, Decoding, check_finite, prepared
-from st_keytokens.head_decoding import decoding_of
-from st_keytokens.head_settings import HeadCorrection, HeadSettings, OutputMode
-from st_keytokens.lm_head import LMHead
-from st_keytokens.standardization import STATISTICS_FILE, LogitStatistics
+from st_keytokens.calibration.first_component import Correction
+from st_keytokens.calibration.standardization import STATISTICS_FILE, LogitStatistics, scale_and_offset
+from st_keytokens.checks import check_choice, checked_float, checked_int
+from st_keytokens.decoding.decoding import Activation, Decoder, Decoding, check_finite, prepared
+from st_keytokens.decoding.head_parts import DTYPES
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.terms.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Activation", "HeadCorrection", "HeadSettings", "KeyTokenHead", "OutputMode", "check_finite"]
+
+
+HeadCorrection = Literal["auto", "none", "remove", "shift", "center"]
+OutputMode = Literal["pairs", "sparse"]
+DecoderName = Literal["auto", "lm_head", "ridge"]
+ComputeDtype = Literal["float64", "float32", "float16", "bfloat16"]
+
+
+class HeadSettings(TypedDict, total=False):
+    """Keyword arguments of :class:`~st_keytokens.key_token_head.KeyTokenHead`; see there."""
+
+    max_active_dims: int
+    query_max_active_dims: int
+    decode_with: DecoderName
+    correction: HeadCorrection
+    shift: float
+    standardize: bool | None
+    activation: Activation
+    normalize: bool | None
+    fold: bool
+    output_mode: OutputMode
+    compute_dtype: ComputeDtype | None
+
+
+def checked_settings(settings: Mapping[str, Any]) -> HeadSettings:
+    """All settings, checked, with numbers as Python's own.
+
+    Args:
+        settings: A value for each name in :class:`HeadSettings`.
+
+    Returns:
+        The settings.
+
+    Raises:
+        TypeError: If a number or a flag is of another type.
+        ValueError: If a number is out of range, or a value is not one of its choices.
+    """
+    for name in ("standardize", "normalize", "fold"):
+        if not isinstance(settings[name], bool) and (settings[name] is not None or name == "fold"):
+            wanted = "a bool" if name == "fold" else "a bool or None"
+            raise TypeError(f"{name} must be {wanted}, got {settings[name]!r}.")
+    for name, choices in (
+        ("decode_with", get_args(DecoderName)),
+        ("correction", get_args(HeadCorrection)),
+        ("activation", get_args(Activation)),
+        ("output_mode", get_args(OutputMode)),
+        ("compute_dtype", (None, *get_args(ComputeDtype))),
+    ):
+        check_choice(name, settings[name], choices)
+    counts = {n: checked_int(n, settings[n], minimum=1) for n in ("max_active_dims", "query_max_active_dims")}
+    return HeadSettings(**{**settings, **counts, "shift": checked_float("shift", settings["shift"])})  # type: ignore[typeddict-item]
+
+
+def transformers_of(model: torch.nn.Module, head: torch.nn.Module) -> list[Any]:
+    """The modules with a transformers model that may feed a head.
+
+    Args:
+        model: A SentenceTransformer, or its Transformer module.
+        head: The head; where it is in a route of a ``Router``, only that route counts.
+
+    Returns:
+        One module for each transformers model.
+    """
+    route = next((module for module in model.modules() if any(part is head for part in module.children())), model)
+    found = {id(module.auto_model): module for module in route.modules() if hasattr(module, "auto_model")}
+    return list(found.values())
+
+
+def lm_head_of(model: torch.nn.Module, head: torch.nn.Module, compute_dtype: torch.dtype | None) -> LMHead:
+    """The LM head that a model itself holds.
+
+    Args:
+        model: A SentenceTransformer, or its Transformer module.
+        head: See :func:`transformers_of`.
+        compute_dtype: Dtype of the product, None for the weight's own.
+
+    Returns:
+        The LM head, held.
+
+    Raises:
+        TypeError: If the model inside is not PyTorch's.
+        ValueError: If there is not exactly one model inside, or it does not hold its LM head.
+    """
+    transformers = transformers_of(model, head)
+    if len(transformers) != 1:
+        inside = ", ".join(type(module.auto_model).__name__ for module in transformers) or "none"
+        first = type(model[0] if isinstance(model, torch.nn.Sequential) else model).__name__
+        raise ValueError(
+            f"model must hold exactly one transformers model for its LM head to be known, got {inside} in {first}. "
+            "Pass lm_head, which LMHead.from_checkpoint reads from the language model behind the embeddings."
+        )
+    return LMHead.from_model(transformers[0].auto_model, compute_dtype=compute_dtype)
+
+
+def is_own_lm_head(lm_head: LMHead, model: torch.nn.Module, head: torch.nn.Module) -> bool:
+    """Whether an LM head's weight is that of a model's own input embeddings.
+
+    Args:
+        lm_head: The LM head.
+        model: A SentenceTransformer, or its Transformer module.
+        head: See :func:`transformers_of`.
+
+    Returns:
+        False also where the model has no single transformers model.
+    """
+    bodies = [module.auto_model for module in transformers_of(model, head)]
+    return len(bodies) == 1 and lm_head.weight is getattr(bodies[0].get_input_embeddings(), "weight", None)
+
+
+def tokenizer_of(model: torch.nn.Module, head: torch.nn.Module) -> Any:
+    """The tokenizer of the texts that a head sees.
+
+    Args:
+        model: A SentenceTransformer, or its Transformer module.
+        head: See :func:`transformers_of`.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If there is none, or there are several with different vocabularies.
+    """
+    modules: list[Any] = transformers_of(model, head) or [model]
+    tokenizers = [tokenizer for module in modules if (tokenizer := getattr(module, "tokenizer", None)) is not None]
+    hashes = {Vocabulary.from_tokenizer(tokenizer).hash for tokenizer in tokenizers} if len(tokenizers) > 1 else ()
+    if not tokenizers or len(hashes) > 1:
+        found = f"{len(hashes)} different ones" if hashes else "none"
+        raise ValueError(
+            f"model must have one tokenizer, got {found}. Pass vocabulary, which Vocabulary.from_tokenizer makes of "
+            "the LM head's tokenizer, to KeyTokenHead."
+        )
+    return tokenizers[0]
+
+
+def check_fit(lm_head: LMHead | None, vocabulary: Vocabulary | None, calibration: Calibration | None) -> None:
+    """Check that the parts of a head, as far as they are there, are one model's.
+
+    Args:
+        lm_head: The LM head.
+        vocabulary: The vocabulary.
+        calibration: The calibration.
+
+    Raises:
+        ValueError: If they are of different sizes or vocabularies, or the calibration is empty.
+    """
+    if lm_head is not None and vocabulary is not None and vocabulary.vocab_size != lm_head.vocab_size:
+        raise ValueError(
+            f"vocabulary has {vocabulary.vocab_size} tokens, but the LM head has {lm_head.vocab_size} rows. "
+            "Pass Vocabulary.from_tokenizer(tokenizer, lm_head.vocab_size) with the model's own tokenizer."
+        )
+    if calibration is None:
+        return
+    if calibration.document_count == 0:
+        raise ValueError("calibration must be fitted on at least one embedding, got none. Fit it first.")
+    dimension, fitted_for = calibration.embedding_dimension, calibration.vocabulary_hash
+    if lm_head is not None and dimension != lm_head.embedding_dimension:
+        raise ValueError(
+            f"calibration was fitted on embeddings of dimension {dimension}, but the LM head decodes dimension "
+            f"{lm_head.embedding_dimension}. Fit a calibration with this model."
+        )
+    if vocabulary is not None and fitted_for is not None and fitted_for != vocabulary.hash:
+        raise ValueError(
+            f"calibration was fitted for the vocabulary {fitted_for[:12]}, but the model has {vocabulary.hash[:12]}. "
+            "Fit a calibration with this model and these folding settings."
+        )
+
+
+@torch.inference_mode(False)  # the tensors outlive the call, and may be used with gradients
+@torch.no_grad()
+def decoding_of(
+    head: BoundHead, lm_head: LMHead, vocabulary: Vocabulary, logit_statistics: LogitStatistics
+) -> Decoding:
+    """Make what a head decodes with.
+
+    Args:
+        head: Its settings and its calibration count.
+        lm_head: Its LM head.
+        vocabulary: Its vocabulary.
+        logit_statistics: Where those of the LM head are kept, and computed at the first use.
+
+    Returns:
+        Decoder, correction and statistics, on the LM head's device.
+
+    Raises:
+        ValueError: If a setting needs a calibration that is not there.
+    """
+    if head.is_ridge:
+        return _by_ridge(head, lm_head)
+    calibration, correction, direction, mean = head.calibration, head.active_correction, None, None
+    if calibration is None and (correction != "none" or head.standardize):
+        raise ValueError(
+            f"correction={head.correction!r}, standardize={head.standardize!r} need a calibration, got None. "
+            "Fit one with KeyTokenEncoder.calibrate or Calibration.fit, or use correction='none'."
+        )
+    masked = torch.from_numpy(vocabulary.is_masked)
+    scale, offset = torch.ones(len(masked)), torch.zeros(len(masked))
+    if calibration is not None:
+        direction = calibration.first_component.direction.to(torch.float32, copy=True).to(lm_head.device)
+        mean = calibration.moments.mean.to(torch.float32, copy=True).to(lm_head.device)
+        if head.standardize is not False:
+            statistics = logit_statistics.get(calibration, lm_head, correction=correction, shift=head.shift)
+            scale, offset = scale_and_offset(*statistics, masked)
+    return Decoding(
+        lm_head,
+        head.is_normalizing,
+        correction,
+        direction,
+        mean,
+        head.shift,
+        scale.masked_fill(masked, 0.0).to(lm_head.device),
+        offset.masked_fill(masked, float("-inf")).to(lm_head.device),
+        torch.from_numpy(vocabulary.terms).to(lm_head.device),
+    )
+
+
+def _by_ridge(head: BoundHead, lm_head: LMHead) -> Decoding:
+    if head.calibration is None:
+        raise ValueError(
+            "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
+            "decode_with='lm_head'."
+        )
+    ridge = head.calibration.ridge_decoder(lm_head=lm_head).with_normalized_terms()
+    ridge = ridge.to(lm_head.device, lm_head.compute_dtype)
+    terms = torch.from_numpy(ridge.term_ids).to(lm_head.device)
+    scale, offset = torch.ones(len(terms), device=terms.device), torch.zeros(len(terms), device=terms.device)
+    return Decoding(ridge, head.is_normalizing, "none", None, None, 0.0, scale, offset, terms)
+
+
+class BoundHead(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
+    """Settings and parts of a :class:`~st_keytokens.key_token_head.KeyTokenHead`; see there."""
+
+    config_keys: ClassVar[list[str]] = [
+        "max_active_dims",
+        "query_max_active_dims",
+        "decode_with",
+        "correction",
+        "shift",
+        "standardize",
+        "activation",
+        "normalize",
+        "fold",
+        "output_mode",
+        "compute_dtype",
+    ]
+
+    def __init__(
+        self,
+        lm_head: LMHead | None = None,
+        vocabulary: Vocabulary | None = None,
+        calibration: Calibration | None = None,
+        *,
+        max_active_dims: int = 256,
+        query_max_active_dims: int = 96,
+        decode_with: DecoderName = "auto",
+        correction: HeadCorrection = "auto",
+        shift: float = 0.0,
+        standardize: bool | None = None,
+        activation: Activation = "relu",
+        normalize: bool | None = None,
+        fold: bool = True,
+        output_mode: OutputMode = "pairs",
+        compute_dtype: ComputeDtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.max_active_dims = max_active_dims
+        self.query_max_active_dims = query_max_active_dims
+        self.decode_with = decode_with
+        self.correction = correction
+        self.shift = shift
+        self.standardize = standardize
+        self.activation = activation
+        self.normalize = normalize
+        self.output_mode = output_mode
+        self._fold = fold
+        self._compute_dtype = compute_dtype
+        self.lm_head: LMHead | None = None
+        self.vocabulary = vocabulary
+        self.calibration = calibration
+        self._tokenizer: Any = None
+        self._statistics = LogitStatistics()
+        self._ready: tuple[tuple[Any, ...], Decoding] | None = None  # a state, and what decodes in it
+        self.get_config_dict()  # checks the settings
+        if lm_head is not None:
+            self.lm_head = lm_head if compute_dtype is None else lm_head.sharing(compute_dtype=DTYPES[compute_dtype])
+        check_fit(self.lm_head, self.vocabulary, self.calibration)
+
+    @classmethod
+    def for_model(
+        cls, model: torch.nn.Module, calibration: Calibration | None = None, **settings: Unpack[HeadSettings]
+    ) -> Self:
+        """A head bound to a loaded model.
+
+        Args:
+            model: SentenceTransformer, or its Transformer module.
+            calibration: See the class.
+            **settings: The class's keyword arguments.
+
+        Returns:
+            The head, on the model's device.
+
+        Raises:
+            TypeError: See the class.
+            ValueError: See the class, or if the model's LM head cannot be known from the model alone.
+        """
+        head = cls(calibration=calibration, **settings)
+        head.bind(model)
+        return head
+
+    def with_settings(self, **settings: Unpack[HeadSettings]) -> Self:
+        """A head like this one, with other settings.
+
+        Args:
+            **settings: The class's keyword arguments.
+
+        Returns:
+            The head. It shares weights of the LM head, calibration and, unless ``fold`` changes, vocabulary.
+
+        Raises:
+            TypeError: See the class.
+            ValueError: See the class, or if ``fold`` changes and the vocabulary was given, or the calibration was
+                fitted for the old one.
+        """
+        config: Any = {**self.get_config_dict(), **settings}
+        vocabulary = self.vocabulary
+        if vocabulary is not None and vocabulary.fold != config["fold"]:
+            if self._tokenizer is None:
+                raise ValueError(
+                    f"fold must be that of the vocabulary that was given, {vocabulary.fold}, got {config['fold']!r}. "
+                    "Give a new head a vocabulary with the other one."
+                )
+            vocabulary = Vocabulary.from_tokenizer(self._tokenizer, vocabulary.vocab_size, fold=config["fold"])
+        head = type(self)(self.lm_head, vocabulary, self.calibration, **config)
+        head._tokenizer = self._tokenizer
+        head.take_statistics(self)
+        head.train(self.training)
+        return head
+
+    @property
+    def fold(self) -> bool:
+        """Whether variants of a token are one term: the vocabulary's, where there is one."""
+        return self._fold if self.vocabulary is None else self.vocabulary.fold
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """Name of the dtype of the product, None for the weight's own: the LM head's, where there is one."""
+        return self._compute_dtype if self.lm_head is None else self.lm_head.compute_dtype_name
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the head has its LM head and vocabulary."""
+        return self.lm_head is not None and self.vocabulary is not None
+
+    def bind(self, model: torch.nn.Module) -> None:
+        """Takes from ``model`` what is missing: the LM head tied to its input embeddings, and the vocabulary.
+
+        Args:
+            model: SentenceTransformer, or its Transformer module. The routes of a ``Router`` may share one.
+
+        Raises:
+            TypeError: If the model inside is not PyTorch's.
+            ValueError: If the LM head or the vocabulary cannot be known from the model alone, or the parts do not
+                fit; the head stays as it was.
+        """
+        before = self.lm_head, self.vocabulary, self._tokenizer
+        try:
+            if self.lm_head is None:
+                name = self._compute_dtype
+                self.lm_head = lm_head_of(model, self, None if name is None else DTYPES[name])
+            elif self.lm_head.is_tied and not is_own_lm_head(self.lm_head, model, self):  # but to another model
+                self.lm_head = self.lm_head.sharing(is_tied=False)
+            if self.vocabulary is None:
+                self._tokenizer = tokenizer_of(model, self)
+                self.vocabulary = Vocabulary.from_tokenizer(self._tokenizer, self.lm_head.vocab_size, fold=self._fold)
+            check_fit(self.lm_head, self.vocabulary, self.calibration)
+        except Exception:
+            self.lm_head, self.vocabulary, self._tokenizer = before
+            raise
+
+    def on_model_ready(self, model: torch.nn.Module) -> None:
+        """Called by sentence-transformers >= 6 when the model that holds this head is complete.
+
+        Args:
+            model: See :meth:`bind`.
+
+        Raises:
+            TypeError: See :meth:`bind`.
+            ValueError: See :meth:`bind`.
+        """
+        self.bind(model)
+
+    def set_calibration(self, calibration: Calibration | None) -> None:
+        """Replaces the calibration; scores change accordingly.
+
+        Args:
+            calibration: The new one; None for none.
+
+        Raises:
+            ValueError: If it was fitted for another dimension or vocabulary, or on nothing; the old one stays.
+        """
+        check_fit(self.lm_head, self.vocabulary, calibration)
+        self.calibration = calibration
+        self._statistics = LogitStatistics()
+
+    def take_statistics(self, other: BoundHead) -> None:
+        """Takes over the logit statistics that another head knows; those that do not apply here do no harm.
+
+        Args:
+            other: The other head.
+        """
+        self._statistics = other._statistics
+
+    @property
+    def decoder(self) -> Decoder:
+        """What turns embeddings into logits: the LM head."""
+        return self._bound()[0]
+
+    @property
+    def bound_vocabulary(self) -> Vocabulary:
+        """The vocabulary of a bound head."""
+        return self._bound()[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that it decodes to."""
+        return self.decoder.vocab_size
+
+    @property
+    def lm_head_dimension(self) -> int:
+        """Dimension of the vectors that it decodes."""
+        return self.decoder.embedding_dimension
+
+    @property
+    def is_ridge(self) -> bool:
+        """Whether the calibration's ridge decoder decodes: ``decode_with`` with ``"auto"`` resolved."""
+        if self.decode_with != "auto":
+            return self.decode_with == "ridge"
+        is_default = self.correction == "auto" and self.standardize is None
+        return is_default and self.calibration is not None and self.calibration.has_cross_moments
+
+    @property
+    def active_correction(self) -> Correction:
+        """The correction in force: ``correction`` with ``"auto"`` resolved."""
+        if self.correction != "auto":
+            return self.correction
+        return "none" if self.calibration is None else "remove"
+
+    @property
+    def is_normalizing(self) -> bool:
+        """Whether embeddings are decoded at length 1: ``normalize`` with None resolved."""
+        return self.decoder.is_scale_free if self.normalize is None else self.normalize
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Settings as they are now, as JSON values.
+
+        Returns:
+            The value of each of the class's keyword arguments.
+
+        Raises:
+            TypeError: If a setting was changed to another type.
+            ValueError: If a setting was changed to what is not one of its choices.
+        """
+        return {**checked_settings({name: getattr(self, name) for name in self.config_keys})}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}
+
+    def _bound(self) -> tuple[LMHead, Vocabulary]:
+        if self.lm_head is None or self.vocabulary is None:
+            raise RuntimeError(
+                "KeyTokenHead is not bound to a model, so it has no LM head. Call head.bind(model) once after the "
+                "model is complete, or build it with KeyTokenHead.for_model(model)."
+            )
+        return self.lm_head, self.vocabulary
+
 
 _FILES = ("calibration.json", "calibration.safetensors", "lm_head.json", "lm_head.safetensors", STATISTICS_FILE)
 

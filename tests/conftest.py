@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from models import (
+from small_models import (
     SENTENCES,
     build_bert,
     build_byte_level_tokenizer,

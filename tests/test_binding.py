@@ -8,9 +8,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router, StaticEmbedding
 
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.lm_head import LMHead
 
 
 @pytest.fixture

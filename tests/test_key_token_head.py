@@ -14,10 +14,10 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens import key_token_head
 from st_keytokens.calibration import Calibration
+from st_keytokens.calibration.standardization import SHRINKAGE
+from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.lm_head import LMHead
-from st_keytokens.standardization import SHRINKAGE
-from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.terms.vocabulary import Vocabulary
 
 
 @pytest.fixture

@@ -17,10 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_text_view import html_view
-from st_keytokens.analysis.pair import explain_pair, orthogonal_coordinates
-from st_keytokens.analysis.pair_comparison import compare_pair
-from st_keytokens.analysis.pair_scores import explain_sparse_pair
+from st_keytokens.analysis.html_view import html_view
+from st_keytokens.analysis.pair import compare_pair, explain_pair, explain_sparse_pair, orthogonal_coordinates
 from st_keytokens.analysis.plots.pair import plot_pair, plot_pair_comparison
 from st_keytokens.analysis.plots.style import save_figure
 from st_keytokens.analysis.tables import markdown_table

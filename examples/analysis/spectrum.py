@@ -19,19 +19,20 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead
+from st_keytokens.analysis.alignment import document_frequencies
 from st_keytokens.analysis.contribution import measure_contribution
-from st_keytokens.analysis.frequency import document_frequencies
-from st_keytokens.analysis.plots.contribution import plot_contribution
-from st_keytokens.analysis.plots.shift import plot_shift_sweep
-from st_keytokens.analysis.plots.spectrum import plot_singular_values
+from st_keytokens.analysis.plots.spectrum import (
+    plot_contribution,
+    plot_shift_sweep,
+    plot_singular_values,
+    plot_variation,
+)
 from st_keytokens.analysis.plots.style import save_figure
-from st_keytokens.analysis.plots.variation import plot_variation
-from st_keytokens.analysis.shift_sweep import sweep_shift
-from st_keytokens.analysis.spectrum import measure_spectrum
-from st_keytokens.analysis.spectrum_inputs import check_comparable
+from st_keytokens.analysis.shift import sweep_shift
+from st_keytokens.analysis.spectrum import check_comparable, measure_spectrum
 from st_keytokens.analysis.variation import measure_variation
-from st_keytokens.pooled_vectors import pooled_vectors
-from st_keytokens.readers import read_documents
+from st_keytokens.cli.inputs import read_documents
+from st_keytokens.encoder.pooled_vectors import pooled_vectors
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

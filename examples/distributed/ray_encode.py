@@ -22,7 +22,7 @@ from abstracts import MODEL, write_input
 from tqdm.auto import tqdm
 
 from st_keytokens.bulk import KeyTokenBatchEncoder, Manifest, ShardWriter
-from st_keytokens.bulk.arrow_tables import arrow_schema, from_arrow
+from st_keytokens.bulk.shards import arrow_schema, from_arrow
 
 
 def encoded_tables(arguments: argparse.Namespace, files: list[str]) -> Iterator[arrow.Table]:

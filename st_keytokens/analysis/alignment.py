@@ -3,41 +3,602 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import get_args
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_keytokens.analysis.alignment_models import (
-    VARIANTS,
-    fitted_calibration,
-    headed_encoders,
-    ids_of_texts,
-    needs_calibration,
-    scores_of,
-    vocabulary_of,
-)
-from st_keytokens.analysis.alignment_result import Alignment, AlignmentComparison
-from st_keytokens.analysis.alignment_tally import AlignmentTally
-from st_keytokens.analysis.alignment_terms import Definition, OwnTerms, own_terms
-from st_keytokens.analysis.frequency import document_frequencies, frequency_order
+from st_keytokens.calibration import Calibration
+from st_keytokens.calibration.first_component import Dense, as_tensor, check_embeddings, correct
 from st_keytokens.checks import check_choice, checked_float, checked_int
-from st_keytokens.decoder import Decoder
-from st_keytokens.decoding import check_finite
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.first_component import Dense, as_tensor, check_embeddings
-from st_keytokens.forward_pass import Role
-from st_keytokens.head_settings import HeadSettings
-from st_keytokens.sparse_embeddings.array_checks import check_range, integer_array
-from st_keytokens.texts import check_texts
-from st_keytokens.top_terms import top_terms
-from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.decoding.decoding import Decoder, check_finite, top_terms
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.key_token_head import HeadSettings, KeyTokenHead
+from st_keytokens.sparse_embeddings import check_range, integer_array
+from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
+from st_keytokens.terms.vocabulary import Vocabulary
 
-__all__ = ["BASELINE", "KS", "VARIANTS", "alignment_of_embeddings", "measure_alignment"]
+__all__ = [
+    "BASELINE",
+    "KS",
+    "VARIANTS",
+    "Alignment",
+    "AlignmentComparison",
+    "AlignmentTally",
+    "Definition",
+    "Estimate",
+    "OwnTerms",
+    "TextAlignments",
+    "alignment_of_embeddings",
+    "document_frequencies",
+    "fitted_calibration",
+    "frequency_order",
+    "global_rate",
+    "headed_encoders",
+    "ids_of_texts",
+    "mean_estimates",
+    "measure_alignment",
+    "needs_calibration",
+    "own_terms",
+    "scores_of",
+    "vocabulary_of",
+]
+
+
+def document_frequencies(term_ids: Sequence[NDArray[np.int64]], vocab_size: int) -> NDArray[np.int64]:
+    """In how many texts each term occurs.
+
+    Args:
+        term_ids: Term ids of each text; repetitions count once.
+        vocab_size: Number of terms.
+
+    Returns:
+        int64, shape ``(vocab_size,)``.
+
+    >>> document_frequencies([np.array([1, 1, 2]), np.array([1])], 4)
+    array([0, 2, 1, 0])
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in term_ids:
+        counts[np.unique(ids)] += 1
+    return counts
+
+
+def frequency_order(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The terms that occur, the most frequent one first, the smallest id first among equals.
+
+    Args:
+        frequencies: Of each term, shape ``(vocab_size,)``.
+
+    Returns:
+        int64, one id for each frequency that is not zero.
+
+    >>> frequency_order(np.array([0, 2, 1, 2]))
+    array([1, 3, 2])
+    """
+    order = np.argsort(-frequencies, kind="stable")
+    found: NDArray[np.int64] = order[: np.count_nonzero(frequencies)]
+    return found
+
+
+Definition = Literal["clean", "nie2025"]
+
+
+class OwnTerms(NamedTuple):
+    """A text's own terms, and how many decoded ones are held against them.
+
+    Attributes:
+        ids: Distinct ids, ascending, int64.
+        cut: Decoded terms that the alignment rates look at.
+    """
+
+    ids: NDArray[np.int64]
+    cut: int
+
+
+def own_terms(ids: NDArray[np.int64], definition: Definition = "clean", k: int = 10) -> OwnTerms:
+    """The terms of a text and the cut of its decoded terms.
+
+    Args:
+        ids: Ids of the text's tokens or terms, with repetition.
+        definition: ``"clean"`` cuts at the number of distinct ids. ``"nie2025"`` cuts where the published code does:
+            at the number of ids with repetition, yet at ``k`` at most, since it keeps no more.
+        k: Decoded ids that ``"nie2025"`` keeps.
+
+    Returns:
+        The terms.
+
+    >>> own_terms(np.array([5, 3, 5, 5])).cut, own_terms(np.array([5, 3, 5, 5]), "nie2025").cut
+    (2, 4)
+    """
+    distinct = np.unique(ids).astype(np.int64)
+    return OwnTerms(distinct, len(distinct) if definition == "clean" else min(len(ids), k))
+
+
+class AlignmentTally:
+    """Counts how many of each text's decoded terms are its own; holds a few numbers and the hit terms of each text.
+
+    Args:
+        vocab_size: Number of terms.
+        ks: Numbers of decoded terms for Hit@k and shares.
+
+    >>> tally = AlignmentTally(vocab_size=3, ks=[1, 2])
+    >>> tally.update(np.array([[2, 0, 1]]), [OwnTerms(np.array([0, 1]), cut=2)])
+    >>> tally.result("clean").table().splitlines()[-1]
+    '|  | 0.000 | 0.000 | 0.500 | 0.500 |'
+    """
+
+    def __init__(self, vocab_size: int, ks: Sequence[int]) -> None:
+        self._vocab_size = vocab_size
+        self._ks = np.array(sorted(set(ks)), dtype=np.int64)
+        self._count = 0
+        self._positions: list[int] = []
+        self._own: list[OwnTerms] = []
+        self._hits: list[NDArray[np.int64]] = []  # own terms among the first k, (batch_size, len(ks))
+        self._found: list[NDArray[np.int64]] = []  # own terms up to the cut
+        self._answers: list[int] = []  # decoded terms up to the cut
+
+    def update(self, decoded: NDArray[np.int64], own: Sequence[OwnTerms]) -> None:
+        """Adds texts.
+
+        Args:
+            decoded: Distinct decoded ids of each text, best first, shape ``(batch_size, depth)``; -1 where a text has
+                no more.
+            own: The texts' own terms; a text without any is counted and left out.
+        """
+        rows = np.array([row for row, terms in enumerate(own) if len(terms.ids)], dtype=np.int64)
+        texts = [own[row] for row in rows]
+        self._positions += (rows + self._count).tolist()
+        self._count += len(own)
+        if not texts:
+            return
+        decoded = decoded[rows]
+        is_own = np.zeros((len(rows), self._vocab_size + 1), dtype=bool)  # the last column is -1's
+        is_own[
+            np.repeat(np.arange(len(rows)), [len(t.ids) for t in texts]), np.concatenate([t.ids for t in texts])
+        ] = True
+        is_hit = np.take_along_axis(is_own, decoded, axis=1)
+        totals = np.pad(is_hit.cumsum(axis=1), ((0, 0), (1, 0)))
+        self._hits.append(totals[:, np.minimum(self._ks, decoded.shape[1])])
+        self._own += texts
+        for ids, hits, terms in zip(decoded, is_hit, texts, strict=True):
+            self._found.append(ids[: terms.cut][hits[: terms.cut]])
+            self._answers.append(int((ids[: terms.cut] >= 0).sum()))
+
+    def result(
+        self, definition: Definition, *, confidence: float = 0.95, samples: int = 1000, seed: int = 0
+    ) -> Alignment:
+        """The rates of all texts so far.
+
+        Args:
+            definition: What the cuts were made by.
+            confidence: Of the intervals, between 0 and 1.
+            samples: Resamplings of the texts.
+            seed: Of the random numbers.
+
+        Returns:
+            The alignment.
+
+        Raises:
+            ValueError: If no text has a term.
+        """
+        if not self._own:
+            raise ValueError(
+                f"texts must hold at least one with a term that counts, got {self._count} without any. Give texts "
+                "with words, or raise max_document_share."
+            )
+        counts = np.array([len(terms.ids) for terms in self._own], dtype=np.int64)
+        hits = np.concatenate(self._hits)
+        found = np.array([len(ids) for ids in self._found], dtype=np.float64)
+        texts = TextAlignments(
+            np.array(self._positions, dtype=np.int64),
+            counts,
+            hits > 0,
+            hits / np.minimum(self._ks, counts[:, None]),
+            found / counts,
+            found / np.maximum(self._answers, 1),
+        )
+        columns = [texts.is_hit, texts.shares, texts.local_alignment_rates[:, None], texts.precisions[:, None]]
+        values = np.hstack(columns).astype(np.float64)
+        estimates = mean_estimates(values, confidence=confidence, samples=samples, seed=seed)
+        ks = self._ks.tolist()
+        own = [terms.ids for terms in self._own]
+        return Alignment(
+            definition,
+            len(counts),
+            self._count - len(counts),
+            dict(zip(ks, estimates, strict=False)),
+            dict(zip(ks, estimates[len(ks) :], strict=False)),
+            estimates[-2],
+            global_rate(self._found, own, self._vocab_size, confidence=confidence),
+            estimates[-1],
+            texts,
+        )
+
+
+_BLOCK = 4_000_000  # resampled texts held at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence interval over texts.
+
+    Attributes:
+        value: The value on all texts.
+        low: Lower end of the interval; None for a single text, which says nothing about others.
+        high: Upper end.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_estimates(values: NDArray[np.float64], *, confidence: float, samples: int, seed: int) -> list[Estimate]:
+    """Means over texts with percentile bootstrap intervals; all columns share the resampled texts.
+
+    Args:
+        values: Shape ``(N, M)``, one row a text, one column a measure.
+        confidence: Of the intervals, between 0 and 1.
+        samples: Resamplings of the texts.
+        seed: Of the random numbers.
+
+    Returns:
+        One estimate a column.
+
+    >>> mean_estimates(np.array([[1.0], [1.0]]), confidence=0.95, samples=10, seed=0)
+    [Estimate(value=1.0, low=1.0, high=1.0)]
+    """
+    count, means = len(values), values.mean(axis=0).tolist()
+    if count == 1:
+        return [Estimate(mean, None, None) for mean in means]
+    generator, resampled = np.random.default_rng(seed), []
+    rows = max(1, _BLOCK // count)
+    for start in range(0, samples, rows):
+        size = min(rows, samples - start)
+        drawn = generator.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        resampled.append(weights @ values / count)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(resampled), [tail, 1 - tail], axis=0)
+    return [Estimate(*ends) for ends in zip(means, low.tolist(), high.tolist(), strict=True)]
+
+
+def global_rate(
+    found: list[NDArray[np.int64]], own: list[NDArray[np.int64]], vocab_size: int, *, confidence: float
+) -> Estimate:
+    """Share of all texts' terms that some text's decoded terms hit, with a jackknife interval over texts.
+
+    The bootstrap does not serve here: a resample repeats texts, so it covers fewer distinct terms than the texts
+    themselves, and its rates are off centre and too close together. Leaving out each text in turn is exact, needs no
+    random numbers and no second look at the texts: only terms that a single text has can go with it.
+
+    Args:
+        found: For each text its own terms among its decoded ones, distinct.
+        own: For each text all of its own terms, distinct.
+        vocab_size: Number of terms.
+        confidence: Of the interval, between 0 and 1.
+
+    Returns:
+        The rate, its interval within 0 and 1.
+
+    >>> global_rate([np.array([1]), np.array([1])], [np.array([1, 2]), np.array([1])], 3, confidence=0.95).value
+    0.5
+    """
+    (hit, hit_alone), (all_, alone) = (_counts(ids, vocab_size) for ids in (found, own))
+    count, rate = len(own), hit / all_
+    remaining = all_ - alone  # terms without each text; none where one text has them all
+    if count == 1 or not remaining.all():
+        return Estimate(rate, None, None)
+    left_out = (hit - hit_alone) / remaining
+    deviation = float(np.sqrt((count - 1) * left_out.var()))
+    width = NormalDist().inv_cdf((1 + confidence) / 2) * deviation
+    return Estimate(rate, max(0.0, rate - width), min(1.0, rate + width))
+
+
+def _counts(ids: list[NDArray[np.int64]], vocab_size: int) -> tuple[int, NDArray[np.int64]]:
+    """Number of distinct terms, and for each text the number that no other text has."""
+    indptr = np.cumsum([0, *map(len, ids)])
+    indices = np.concatenate(ids)
+    rows = csr_matrix((np.ones(len(indices), dtype=np.int64), indices, indptr), shape=(len(ids), vocab_size))
+    frequencies = np.bincount(indices, minlength=vocab_size)
+    alone: NDArray[np.int64] = rows @ (frequencies == 1).astype(np.int64)
+    return int(np.count_nonzero(frequencies)), alone
+
+
+@dataclass(frozen=True, eq=False)
+class TextAlignments:
+    """Alignment of each text that has terms.
+
+    Attributes:
+        positions: Which of the texts given, int64 ``(N,)``; those without terms are left out.
+        term_counts: Distinct own terms, int64 ``(N,)``.
+        is_hit: Whether an own term is among the first k decoded ones, bool ``(N, len(ks))``.
+        shares: Own terms among the first k, of as many as could be, float64 ``(N, len(ks))``.
+        local_alignment_rates: Own terms among the decoded ones up to the cut, over ``term_counts``, float64 ``(N,)``.
+        precisions: The same over the number of those decoded ones, float64 ``(N,)``.
+    """
+
+    positions: NDArray[np.int64]
+    term_counts: NDArray[np.int64]
+    is_hit: NDArray[np.bool_]
+    shares: NDArray[np.float64]
+    local_alignment_rates: NDArray[np.float64]
+    precisions: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How well decoded terms are the texts' own.
+
+    Attributes:
+        definition: ``"clean"`` or ``"nie2025"``.
+        text_count: Texts that were measured.
+        without_terms: Texts that were left out, since they have no terms.
+        hits: Hit@k, by k: the share of texts with an own term among their first k decoded ones.
+        shares: By k, own terms among the first k decoded ones over ``min(k, number of own terms)``, mean over texts.
+        local_alignment_rate: Mean over texts of own terms among the decoded ones up to the cut over own terms.
+        global_alignment_rate: The union of those over the union of all texts' own terms. It falls with the number of
+            texts, so compare it on the same texts only.
+        precision: Mean over texts of own terms among the decoded ones up to the cut over the number of those decoded
+            ones. By the clean definition the cut is the number of own terms, and this is the local alignment rate
+            wherever the vocabulary has that many terms.
+        per_text: The values of each text.
+    """
+
+    definition: Definition
+    text_count: int
+    without_terms: int
+    hits: dict[int, Estimate]
+    shares: dict[int, Estimate]
+    local_alignment_rate: Estimate
+    global_alignment_rate: Estimate
+    precision: Estimate
+    per_text: TextAlignments
+
+    def to_dict(self, *, has_texts: bool = False) -> dict[str, Any]:
+        """Everything as JSON values.
+
+        Args:
+            has_texts: Whether the values of each text are among them.
+        """
+        content: dict[str, Any] = {
+            "definition": self.definition,
+            "text_count": self.text_count,
+            "without_terms": self.without_terms,
+            "hits": {str(k): asdict(found) for k, found in self.hits.items()},
+            "shares": {str(k): asdict(found) for k, found in self.shares.items()},
+            "local_alignment_rate": asdict(self.local_alignment_rate),
+            "global_alignment_rate": asdict(self.global_alignment_rate),
+            "precision": asdict(self.precision),
+        }
+        if has_texts:
+            content["per_text"] = {name: values.tolist() for name, values in vars(self.per_text).items()}
+        return content
+
+    def table(self) -> str:
+        """A Markdown table of one row."""
+        return alignment_table({"": self})
+
+
+@dataclass(frozen=True, eq=False)
+class AlignmentComparison:
+    """Alignment of the same texts under several embedders and settings.
+
+    Attributes:
+        rows: Alignments by name; the frequency baseline, which answers every text with the texts' own most frequent
+            terms, is the last one where it was wanted.
+        is_folded: Whether terms are tokens folded over case and space; otherwise they are raw tokens.
+        max_document_share: Only terms that occur in at most this share of the texts were counted.
+        calibration: For each embedder what its first component and logit statistics were fitted on:
+            ``"calibration"``, the encoder's own, ``"these texts"``, or ``"none"`` where no variant needed any.
+    """
+
+    rows: dict[str, Alignment]
+    is_folded: bool
+    max_document_share: float
+    calibration: dict[str, str]
+
+    def to_dict(self, *, has_texts: bool = False) -> dict[str, Any]:
+        """Everything as JSON values.
+
+        Args:
+            has_texts: Whether the values of each text are among them.
+        """
+        return {
+            "terms": "folded" if self.is_folded else "raw tokens",
+            "max_document_share": self.max_document_share,
+            "calibration": self.calibration,
+            "rows": {name: alignment.to_dict(has_texts=has_texts) for name, alignment in self.rows.items()},
+        }
+
+    def table(self) -> str:
+        """A Markdown table, one row for each alignment."""
+        return alignment_table(self.rows)
+
+
+def alignment_table(rows: Mapping[str, Alignment], ks: Sequence[int] | None = None) -> str:
+    """A Markdown table of alignments.
+
+    Args:
+        rows: Alignments by name.
+        ks: Of which Hit@k and shares are shown. None: 1 and 10 where they were measured, else the largest one.
+
+    Returns:
+        Markdown; precision has a column only where it differs from the local alignment rate.
+    """
+    measured = list(next(iter(rows.values())).hits)
+    ks = ([k for k in (1, 10) if k in measured] or measured[-1:]) if ks is None else list(ks)
+    has_precision = any(row.precision != row.local_alignment_rate for row in rows.values())
+    head = ["", *(f"Hit@{k}" for k in ks), *(f"share@{k}" for k in ks), "local rate", "global rate"]
+    lines = [[*head, *(["precision"] if has_precision else [])]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for name, row in rows.items():
+        values = [*(row.hits[k] for k in ks), *(row.shares[k] for k in ks)]
+        values += [row.local_alignment_rate, row.global_alignment_rate, *([row.precision] if has_precision else [])]
+        lines.append([name, *map(str, values)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+VARIANTS: dict[str, HeadSettings] = {
+    "raw": {"decode_with": "lm_head", "correction": "none", "standardize": False},
+    "corrected": {"decode_with": "lm_head", "correction": "remove", "standardize": False},
+    "standardized": {"decode_with": "lm_head", "correction": "remove", "standardize": True},
+}
+"""Settings of a head by name: as it comes; without the first component; that, with logits standardised over texts."""
+
+_FLAT = 1e-9  # share of the embeddings' squares outside the first component, below which nothing is left without it
+
+
+def headed_encoders(
+    encoders: KeyTokenEncoder | SentenceTransformer | Mapping[str, KeyTokenEncoder | SentenceTransformer],
+) -> dict[str, KeyTokenEncoder]:
+    """Encoders by name, whose key tokens can be compared.
+
+    Args:
+        encoders: One, called ``"embedder"``, or several by name; a SentenceTransformer is given its own LM head.
+
+    Returns:
+        The encoders.
+
+    Raises:
+        TypeError: If one is neither.
+        ValueError: If there is none, their vocabularies differ, or a model's LM head cannot be known from it alone.
+    """
+    named = encoders if isinstance(encoders, Mapping) else {"embedder": encoders}
+    headed: dict[str, KeyTokenEncoder] = {}
+    for name, encoder in named.items():
+        if not isinstance(encoder, KeyTokenEncoder | SentenceTransformer):
+            raise TypeError(
+                f"encoders must be KeyTokenEncoders or SentenceTransformers, got {type(encoder).__name__} for "
+                f"{name!r}. Load the model first."
+            )
+        headed[name] = encoder if isinstance(encoder, KeyTokenEncoder) else KeyTokenEncoder(encoder)
+    if not headed:
+        raise ValueError("encoders must hold at least one, got none.")
+    (first, known), *others = ((name, vocabulary_of(encoder, fold=False)) for name, encoder in headed.items())
+    for name, vocabulary in others:
+        if vocabulary.hash != known.hash:
+            raise ValueError(
+                f"encoders must have one vocabulary, got {known.vocab_size} tokens ({known.hash[:12]}) for {first!r} "
+                f"and {vocabulary.vocab_size} ({vocabulary.hash[:12]}) for {name!r}. Measure them one by one."
+            )
+    return headed
+
+
+def vocabulary_of(encoder: KeyTokenEncoder, *, fold: bool) -> Vocabulary:
+    """An encoder's vocabulary with folded terms, or with raw tokens."""
+    if encoder.vocabulary.fold == fold:
+        return encoder.vocabulary
+    return Vocabulary.from_tokenizer(encoder.model.tokenizer, encoder.vocabulary.vocab_size, fold=fold)
+
+
+def ids_of_texts(
+    encoder: KeyTokenEncoder, vocabulary: Vocabulary, texts: Sequence[str], definition: Definition
+) -> list[NDArray[np.int64]]:
+    """Ids of the texts' own terms, with repetition.
+
+    Args:
+        encoder: Whose tokenizer.
+        vocabulary: The terms.
+        texts: The texts, without a prompt.
+        definition: ``"clean"``: of the whole texts, without special tokens. ``"nie2025"``: what the tokenizer gives
+            the model, special tokens among them, cut at the model's maximum length.
+
+    Returns:
+        One array a text.
+    """
+    if definition == "clean":
+        return LiteralTokenizer(encoder.model.tokenizer, vocabulary)(texts)
+    if not texts:
+        return []
+    longest = encoder.model.max_seq_length
+    cut = {} if longest is None else {"truncation": True, "max_length": longest}
+    return [np.array(ids, dtype=np.int64) for ids in encoder.model.tokenizer(list(texts), **cut)["input_ids"]]
+
+
+def needs_calibration(settings: HeadSettings) -> bool:
+    """Whether a head with these settings needs first component, mean or logit statistics."""
+    return settings.get("correction", "auto") not in ("auto", "none") or settings.get("standardize") is True
+
+
+def fitted_calibration(embeddings: NDArray[np.float32], name: str) -> Calibration:
+    """First component and logit statistics of the texts that are measured themselves.
+
+    Args:
+        embeddings: As ``KeyTokenEncoder.embed`` gives them, shape ``(N, pooled_dimension)``.
+        name: Of the encoder, for the error.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ValueError: If the embeddings have one direction, so that nothing is left without it.
+    """
+    calibration = Calibration.fit_embeddings(embeddings, show_progress_bar=False)
+    squares = float(calibration.moments.second_moment.trace())
+    if squares - calibration.first_component.singular_value**2 <= _FLAT * squares:
+        raise ValueError(
+            f"texts must have embeddings of more than one direction for a first component to be fitted on them, got "
+            f"{len(embeddings)} of one direction for {name!r}. Give more texts, an encoder with a calibration, or "
+            "only variants without a correction."
+        )
+    return calibration
+
+
+def scores_of(
+    encoder: KeyTokenEncoder, settings: HeadSettings, calibration: Calibration | None, definition: Definition
+) -> Callable[[Tensor], Tensor]:
+    """Scores of all tokens under a variant.
+
+    Args:
+        encoder: Whose head; it is left as it is.
+        settings: Of the variant.
+        calibration: For a head without one.
+        definition: By ``"nie2025"`` no token is masked, and logits are as they come.
+
+    Returns:
+        A function from embeddings ``(batch_size, pooled_dimension)`` to scores ``(batch_size, vocab_size)``.
+
+    Raises:
+        TypeError: If a setting is of a wrong type.
+        ValueError: If a setting is not one of its choices, or ``"nie2025"`` is to be standardised or decoded by ridge.
+    """
+    head: KeyTokenHead = encoder.head.with_settings(**settings)
+    if head.calibration is None and calibration is not None:
+        head.set_calibration(calibration)
+    if definition == "clean":
+        return head.decode_scores
+    if head.is_ridge or (head.standardize is not False and head.calibration is not None):
+        raise ValueError(
+            "variants must have decode_with='lm_head' and standardize=False for definition='nie2025', got "
+            f"decode_with={head.decode_with!r}, standardize={head.standardize!r}."
+        )
+
+    def logits(embeddings: Tensor) -> Tensor:
+        direction = mean = None
+        if head.calibration is not None:
+            direction = head.calibration.first_component.direction
+            mean = head.calibration.moments.mean.float()
+        vectors = head.prepare_embeddings(embeddings)
+        corrected = correct(vectors, head.active_correction, direction=direction, mean=mean, amount=head.shift)
+        return head.decoder.logits(corrected).float()
+
+    return logits
+
 
 BASELINE = "frequency baseline"
 KS = (1, 2, 3, 5, 10, 20, 50, 100)

@@ -10,14 +10,12 @@ from typing import Any, Literal
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
-from st_keytokens.analysis.alignment import BASELINE, VARIANTS, measure_alignment
-from st_keytokens.analysis.alignment_result import Alignment
-from st_keytokens.analysis.alignment_terms import Definition
+from st_keytokens.analysis.alignment import BASELINE, VARIANTS, Alignment, Definition, measure_alignment
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.forward_pass import Role
-from st_keytokens.head_settings import HeadSettings
-from st_keytokens.texts import check_texts
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.key_token_head import HeadSettings
+from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["KeyTokenAlignmentEvaluator"]
 

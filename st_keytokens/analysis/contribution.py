@@ -3,28 +3,271 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor
+from torch.nn import functional
 
-from st_keytokens.analysis.contribution_logits import split_logits
-from st_keytokens.analysis.contribution_result import Contribution, Part, TextContribution, best_tokens
-from st_keytokens.analysis.spectrum import Spectrum
-from st_keytokens.analysis.spectrum_inputs import blocks_of
-from st_keytokens.checks import checked_int
-from st_keytokens.decoding import check_finite
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.first_component import Dense, FirstComponent, check_embeddings
+from st_keytokens.analysis.spectrum import Spectrum, blocks_of
+from st_keytokens.analysis.tables import markdown_table
+from st_keytokens.calibration.first_component import Dense, FirstComponent, check_embeddings, remove
+from st_keytokens.checks import check_choice, checked_int
+from st_keytokens.decoding.decoding import check_finite, top_terms
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.lm_head import LMHead
-from st_keytokens.top_terms import top_terms
-from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.terms.vocabulary import Vocabulary
 
-__all__ = ["component_direction", "measure_contribution"]
+__all__ = [
+    "Contribution",
+    "Part",
+    "TextContribution",
+    "TokenContribution",
+    "best_tokens",
+    "component_direction",
+    "float32_logits",
+    "measure_contribution",
+    "split_logits",
+]
+
+
+_BLOCK_ROWS = 16_384  # of the head's weight, upcast at a time
+
+
+def float32_logits(lm_head: LMHead, embeddings: Tensor) -> Tensor:
+    """Logits as an LM head gives them, but not rounded to its dtype.
+
+    Args:
+        lm_head: The LM head.
+        embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
+
+    Returns:
+        float32, shape ``(batch_size, vocab_size)``, on the head's device.
+
+    Raises:
+        TypeError: If embeddings are no floating-point tensor.
+        ValueError: If their shape does not fit.
+
+    >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0]]).bfloat16()))
+    >>> float32_logits(head, torch.tensor([[1.001, 1.0]]))
+    tensor([[1.0010, 2.0000]])
+    """
+    hidden = lm_head.hidden_states(embeddings) * lm_head.scale
+    starts = range(0, lm_head.vocab_size, _BLOCK_ROWS)
+    logits = torch.cat([functional.linear(hidden, *lm_head.rows(i, i + _BLOCK_ROWS)) for i in starts], dim=1)
+    return logits if lm_head.soft_cap is None else torch.tanh(logits / lm_head.soft_cap) * lm_head.soft_cap
+
+
+def split_logits(lm_head: LMHead, embeddings: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the part of them that a direction feeds.
+
+    Args:
+        lm_head: The LM head.
+        embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
+        direction: Unit vector, shape ``(embedding_dimension,)``.
+
+    Returns:
+        Logits, and what is missing to them where the direction is projected out of the embeddings; both float32,
+        shape ``(batch_size, vocab_size)``, on the head's device. The difference is the rest's part.
+
+    Raises:
+        TypeError: If a tensor is not floating-point.
+        ValueError: If shapes do not fit, or the direction is not of length 1.
+
+    >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [1.0, 2.0]])))
+    >>> split_logits(head, torch.tensor([[3.0, 1.0]]), torch.tensor([1.0, 0.0]))
+    (tensor([[3., 5.]]), tensor([[3., 3.]]))
+    """
+    embeddings = embeddings.float()
+    rest = remove(embeddings, direction)
+    logits = float32_logits(lm_head, embeddings)
+    if not lm_head.is_affine:
+        return logits, logits - float32_logits(lm_head, rest)
+    unit = direction.to(embeddings)[None]
+    fed = (float32_logits(lm_head, unit) - float32_logits(lm_head, torch.zeros_like(unit)))[0]  # without the bias
+    return logits, ((embeddings @ unit[0]).to(fed.device))[:, None] * fed
+
+
+Part = Literal["logit", "first", "rest"]
+_SHOWN = 60  # characters of a text in a table
+
+
+@dataclass(frozen=True)
+class TokenContribution:
+    """A token's logit in two parts.
+
+    Attributes:
+        token_id: Row of the LM head.
+        token: Readable.
+        logit: ``first + rest``.
+        first: What the first component adds to it.
+        rest: The logit of the embedding without its first component.
+    """
+
+    token_id: int
+    token: str
+    logit: float
+    first: float
+    rest: float
+
+
+@dataclass(frozen=True)
+class TextContribution:
+    """The tokens that a text decodes to, and those that either part of its embedding alone decodes to, best first.
+
+    Attributes:
+        text: The text; None for a stored embedding without one.
+        projection: Of the embedding on the first component, in embedding units.
+        tokens: Of the whole embedding.
+        first_tokens: Of the first component alone.
+        rest_tokens: Of the rest alone.
+    """
+
+    text: str | None
+    projection: float
+    tokens: tuple[TokenContribution, ...]
+    first_tokens: tuple[TokenContribution, ...]
+    rest_tokens: tuple[TokenContribution, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What the first component and the rest of embeddings feed to the LM head, by token.
+
+    Attributes:
+        count: Number of texts.
+        top_k: Tokens of each text that are looked at.
+        texts: The first texts in detail.
+        mean_projection: Of all embeddings on the first component, in embedding units.
+        mean_first: Mean contribution of the first component to each token's logit, float64, shape ``(V,)``.
+        mean_rest: The same of the rest.
+        counts: For ``"logit"``, ``"first"`` and ``"rest"``, in how many texts each term is among the ``top_k`` that
+            the whole embedding, or this part alone, decodes to; int64, shape ``(V,)``.
+        overlaps: For ``"first"`` and ``"rest"``, the mean share of a text's ``top_k`` decoded terms that are among
+            the ``top_k`` of this part alone.
+        vocabulary: Whose rows the tokens are.
+    """
+
+    count: int
+    top_k: int
+    texts: tuple[TextContribution, ...]
+    mean_projection: float
+    mean_first: NDArray[np.float64]
+    mean_rest: NDArray[np.float64]
+    counts: dict[Part, NDArray[np.int64]]
+    overlaps: dict[Part, float]
+    vocabulary: Vocabulary
+
+    def mean_tokens(self, part: Part = "first") -> tuple[TokenContribution, ...]:
+        """The ``top_k`` tokens that a part feeds most on average, with their mean logits, best first.
+
+        Args:
+            part: ``"first"``, ``"rest"``, or ``"logit"`` for both together.
+
+        Raises:
+            ValueError: If there is no such part.
+        """
+        check_choice("part", part, get_args(Part))
+        return best_tokens(part, self.mean_first, self.mean_rest, self.vocabulary, self.top_k)
+
+    def frequency_correlations(self, frequencies: NDArray[np.int64]) -> dict[Part, float]:
+        """Spearman's rank correlation of the terms' frequencies with what they are fed on average.
+
+        Args:
+            frequencies: In how many texts each term occurs, shape ``(V,)``; terms that do not occur are left out.
+
+        Returns:
+            For each part the correlation with the mean of the term's own token; NaN for fewer than two terms.
+
+        Raises:
+            ValueError: If the shape is wrong.
+        """
+        if np.shape(frequencies) != self.mean_first.shape:
+            raise ValueError(
+                f"frequencies must have shape {self.mean_first.shape}, got {np.shape(frequencies)}. Count the terms "
+                "of this vocabulary."
+            )
+        occurs = (frequencies > 0) & ~self.vocabulary.is_masked
+        means: dict[Part, NDArray[np.float64]] = {
+            "logit": self.mean_first + self.mean_rest,
+            "first": self.mean_first,
+            "rest": self.mean_rest,
+        }
+        if occurs.sum() < 2:
+            return dict.fromkeys(means, float("nan"))
+        return {part: float(spearmanr(mean[occurs], frequencies[occurs]).statistic) for part, mean in means.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Averages, counts and texts as JSON values, the ``top_k`` tokens of each."""
+        parts: tuple[Part, ...] = get_args(Part)
+        return {
+            "count": self.count,
+            "top_k": self.top_k,
+            "mean_projection": self.mean_projection,
+            "overlaps": self.overlaps,
+            "mean_tokens": {part: [asdict(token) for token in self.mean_tokens(part)] for part in parts},
+            "most_texts": {
+                part: {self.vocabulary.strings[term]: count for term, count in _most(self.counts[part], self.top_k)}
+                for part in parts
+            },
+            "texts": [asdict(text) for text in self.texts],
+        }
+
+    def table(self) -> str:
+        """What is decoded as a whole and from either part, on average and for the texts in detail, as Markdown."""
+        rows: list[list[object]] = [
+            ["(average)", *(_names(self.mean_tokens(part)) for part in get_args(Part))],
+        ]
+        for number, text in enumerate(self.texts, 1):
+            name = f"(text {number})" if text.text is None else text.text
+            name = name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…"
+            rows.append([name, *(_names(tokens) for tokens in (text.tokens, text.first_tokens, text.rest_tokens))])
+        return markdown_table(["text", "decoded", "first component alone", "rest alone"], rows)
+
+
+def best_tokens(
+    part: Part, first: NDArray[np.floating], rest: NDArray[np.floating], vocabulary: Vocabulary, k: int
+) -> tuple[TokenContribution, ...]:
+    """The k tokens with the highest value of a part; of tokens that fold into one term only the best one.
+
+    Args:
+        part: What they are ordered by.
+        first: The first component's contribution to each token, shape ``(V,)``.
+        rest: The rest's.
+        vocabulary: Whose rows the tokens are. Masked ones are left out.
+        k: How many.
+
+    Returns:
+        Best first, the smaller id first among equals.
+
+    >>> vocabulary = Vocabulary(["<s>", "a", "Ġa", "b"], kind="byte-level", special_ids=[0])
+    >>> found = best_tokens("first", np.array([9.0, 3.0, 4.0, 1.0]), np.zeros(4), vocabulary, 2)
+    >>> [(token.token_id, token.logit) for token in found]
+    [(2, 4.0), (3, 1.0)]
+    """
+    values = {"logit": first + rest, "first": first, "rest": rest}[part]
+    order = np.argsort(-values, kind="stable")
+    order = order[~vocabulary.is_masked[order]]
+    _, places = np.unique(vocabulary.terms[order], return_index=True)
+    return tuple(
+        TokenContribution(i, vocabulary.strings[i], float(first[i] + rest[i]), float(first[i]), float(rest[i]))
+        for i in order[np.sort(places)[:k]].tolist()
+    )
+
+
+def _most(counts: NDArray[np.int64], k: int) -> list[tuple[int, int]]:
+    return [(term, int(counts[term])) for term in np.argsort(-counts, kind="stable")[:k].tolist() if counts[term]]
+
+
+def _names(tokens: tuple[TokenContribution, ...]) -> str:
+    return ", ".join(token.token for token in tokens)
+
 
 _BLOCK_LOGITS = 4_000_000  # 16 MB of float32
 

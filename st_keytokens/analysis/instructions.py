@@ -14,10 +14,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_int
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.forward_pass import Role
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.texts import check_texts
+from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["InstructedText", "InstructionComparison", "InstructionEffect", "compare_instructions"]
 

@@ -1,14 +1,8 @@
-"""Explanation of a pair: how much of a dense similarity each key token accounts for.
-
-Each key token of the two texts has a direction: its row of the decoder. The rows are brought to length 1 and then made
-orthogonal symmetrically (Löwdin 1950), which gives the orthonormal vectors that are closest to them. A text's
-*coordinate* at a token is its vector's product with that token's vector, and the token accounts for the product of the
-two texts' coordinates. These products, the part that the head's correction takes away, and the product of what the
-tokens do not reach sum to the similarity exactly.
-"""
+"""A pair as several embedders see it: the same texts, decoded and explained by each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -18,16 +12,92 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.analysis.tables import markdown_table
-from st_keytokens.calibration.ridge_decoder import RidgeDecoder
+from st_keytokens.calibration.first_component import correct, remove
+from st_keytokens.calibration.ridge import RidgeDecoder
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.decoding import Decoding, prepared
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.first_component import correct, remove
-from st_keytokens.forward_pass import Role
-from st_keytokens.lm_head import LMHead
-from st_keytokens.texts import check_texts
+from st_keytokens.decoding.decoding import Decoding, prepared
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.encoder.encoder import KeyTokenEncoder, Query
+from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.index.documents import MatchedTerm
+from st_keytokens.index.search import matched_terms
+from st_keytokens.index.segments import Postings
+from st_keytokens.terms.literal_terms import check_texts
 
-__all__ = ["PairExplanation", "TokenShare", "explain_pair", "orthogonal_coordinates"]
+__all__ = [
+    "PairComparison",
+    "PairExplanation",
+    "SparseExplanation",
+    "TokenShare",
+    "compare_pair",
+    "explain_pair",
+    "explain_sparse_pair",
+    "orthogonal_coordinates",
+]
+
+
+@dataclass(frozen=True)
+class SparseExplanation:
+    """A sparse score in parts, which sum to it.
+
+    Attributes:
+        query: The query.
+        document: The document.
+        score: The dot product of their sparse vectors.
+        terms: What they share, by falling contribution.
+    """
+
+    query: str
+    document: str
+    score: float
+    terms: tuple[MatchedTerm, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**asdict(self), "terms": [asdict(term) for term in self.terms]}
+
+    def table(self, max_terms: int = 20) -> str:
+        """The terms as Markdown; a share is of the score.
+
+        Args:
+            max_terms: Terms shown one by one, the largest contributions; the rest are one line.
+        """
+        shown, rest = self.terms[:max_terms], self.terms[max_terms:]
+        rows: list[list[object]] = [
+            [term.token, *self._part(term.contribution), term.query_weight, term.document_weight] for term in shown
+        ]
+        if rest:
+            rows.append([f"({len(rest)} more)", *self._part(sum(term.contribution for term in rest)), None, None])
+        rows.append(["(sum)", self.score, None, None, None])
+        return markdown_table(["token", "score", "share", "weight in query", "weight in document"], rows)
+
+    def _part(self, contribution: float) -> tuple[float, str]:
+        return float(contribution), f"{contribution / self.score:.1%}"
+
+
+def explain_sparse_pair(
+    encoder: KeyTokenEncoder, query: str, document: str, *, mode: Query | None = None
+) -> SparseExplanation:
+    """Tells which terms a query shares with a document, and what each adds to their sparse score.
+
+    Args:
+        encoder: The encoder.
+        query: A query.
+        document: A document; it need not be in any index. Of one that is, ``HybridIndex.explain`` says the same.
+        mode: ``"encode"`` or ``"lookup"`` for the query; None: as the encoder is set.
+
+    Returns:
+        The explanation; without terms, and a score of 0, where they share none.
+
+    Raises:
+        TypeError: If a text is not a string.
+        ValueError: If ``mode`` is neither.
+    """
+    queries = encoder.encode_query([query], query=mode).sparse
+    postings = Postings.from_sparse(encoder.encode_document([document]).sparse)
+    terms = matched_terms(postings, 0, queries, encoder.vocabulary.strings)
+    return SparseExplanation(query, document, float(sum(term.contribution for term in terms)), tuple(terms))
+
 
 Similarity = Literal["cosine", "dot"]
 _COMMON = {"remove": "first component", "center": "mean", "shift": "shift", "none": "nothing"}
@@ -258,3 +328,76 @@ def _share(part: float, whole: float) -> str | None:
 
 def _weights(share: TokenShare) -> list[float | None]:
     return [weight or None for weight in (share.weight, share.other_weight)]
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """A pair as several embedders see it.
+
+    Attributes:
+        text: The text.
+        other: The other text.
+        explanations: By name of the embedder.
+    """
+
+    text: str
+    other: str
+    explanations: Mapping[str, PairExplanation]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "text": self.text,
+            "other": self.other,
+            "embedders": {name: explanation.to_dict() for name, explanation in self.explanations.items()},
+        }
+
+    def table(self) -> str:
+        """One line an embedder as Markdown: the similarity, its parts, and the tokens with their contributions."""
+        rows: list[list[object]] = [
+            [
+                name,
+                found.value,
+                found.common,
+                found.explained,
+                found.remainder,
+                " ".join(f"{share.token} {share.contribution:+.3f}" for share in found.tokens),
+            ]
+            for name, found in self.explanations.items()
+        ]
+        return markdown_table(
+            ["embedder", "similarity", "common part", "tokens", "other directions", "token by token"], rows
+        )
+
+
+def compare_pair(
+    encoders: Mapping[str, KeyTokenEncoder],
+    text: str,
+    other: str,
+    *,
+    top_k: int = 10,
+    similarity: Similarity | None = "cosine",
+) -> PairComparison:
+    """Explains a pair with each of several embedders, see :func:`~st_keytokens.analysis.pair.explain_pair`.
+
+    Args:
+        encoders: By name.
+        text: A text.
+        other: Another one.
+        top_k: Key tokens of each text.
+        similarity: Of the dense vectors; None: each model's own.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ValueError: If there is no embedder, or see ``explain_pair``.
+    """
+    if not encoders:
+        raise ValueError("encoders must hold at least one, got none.")
+    explanations = {
+        name: explain_pair(encoder, text, other, top_k=top_k, similarity=similarity)
+        for name, encoder in encoders.items()
+    }
+    first = next(iter(explanations.values()))
+    return PairComparison(first.text, first.other, explanations)

@@ -2,26 +2,192 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from st_keytokens.analysis.relatedness_correlation import JudgedCorrelation, judged_correlations
-from st_keytokens.analysis.relatedness_measures import PAIR_MEASURES
 from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_float, checked_int
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.forward_pass import as_sparse
-from st_keytokens.pooled_vectors import hybrid_embeddings, pooled_vectors
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import as_sparse
+from st_keytokens.encoder.pooled_vectors import hybrid_embeddings, pooled_vectors
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
-from st_keytokens.texts import check_texts
-from st_keytokens.weighting import count_terms
+from st_keytokens.terms.literal_terms import check_texts
+from st_keytokens.terms.weighting import count_terms
 
-__all__ = ["Relatedness", "compare_with_judgements"]
+__all__ = [
+    "PAIR_MEASURES",
+    "JudgedCorrelation",
+    "Relatedness",
+    "compare_with_judgements",
+    "cosine_overlap",
+    "judged_correlations",
+    "weighted_jaccard",
+]
+
+
+_BLOCK = 200  # resamples ranked at a time
+
+
+@dataclass(frozen=True)
+class JudgedCorrelation:
+    """How a measure of pairs agrees with their judgements.
+
+    Attributes:
+        spearman: Rank correlation over all pairs; None where the measure gives every pair the same value.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        difference: From the dense cosine's correlation on the same pairs, None for that itself.
+        difference_low: Lower end of the difference's interval.
+        difference_high: Upper end of the difference's interval.
+        zero_share: Share of pairs for which the measure is 0.
+    """
+
+    spearman: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    zero_share: float
+
+
+def judged_correlations(
+    values: Mapping[str, NDArray[np.float64]],
+    human: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, JudgedCorrelation]:
+    """Spearman's correlation of each measure with judgements, and its difference from the first measure's.
+
+    Args:
+        values: One value a pair, by name of the measure.
+        human: One judgement a pair, not all the same.
+        confidence: Of the percentile bootstrap intervals.
+        samples: Resamplings of the pairs, the same for all measures.
+        seed: Of them.
+
+    Returns:
+        By name. In a resample in which a measure, or the judgements, are constant, the correlation counts as 0.
+
+    >>> found = judged_correlations({"a": np.array([1.0, 2.0, 3.0, 4.0])}, np.array([1.0, 3.0, 2.0, 4.0]), samples=9)
+    >>> round(found["a"].spearman, 3)
+    0.8
+    """
+    generator, tail = np.random.default_rng(seed), (1 - confidence) / 2
+    resampled = np.zeros((len(values), samples))
+    for start in range(0, samples, _BLOCK):
+        chosen = generator.integers(0, len(human), (min(_BLOCK, samples - start), len(human)))
+        ranks = scipy.stats.rankdata(human[chosen], axis=1)
+        for position, of_measure in enumerate(values.values()):
+            of_block = _pearson(scipy.stats.rankdata(of_measure[chosen], axis=1), ranks)
+            resampled[position, start : start + len(chosen)] = np.nan_to_num(of_block)
+    found = {}
+    whole = scipy.stats.rankdata(human)[None]
+    first = float(_pearson(scipy.stats.rankdata(next(iter(values.values())))[None], whole)[0])
+    for position, (name, of_measure) in enumerate(values.items()):
+        spearman = float(_pearson(scipy.stats.rankdata(of_measure)[None], whole)[0])
+        zero_share = float((of_measure == 0).mean())
+        if np.isnan(spearman):
+            found[name] = JudgedCorrelation(None, None, None, None, None, None, zero_share)
+            continue
+        low, high = np.quantile(resampled[position], [tail, 1 - tail]).tolist()
+        if not position or np.isnan(first):
+            found[name] = JudgedCorrelation(spearman, low, high, None, None, None, zero_share)
+            continue
+        below, above = np.quantile(resampled[position] - resampled[0], [tail, 1 - tail]).tolist()
+        found[name] = JudgedCorrelation(spearman, low, high, spearman - first, below, above, zero_share)
+    return found
+
+
+def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation of each row of ``a`` with that of ``b``; NaN where one is constant."""
+    x, y = (part - part.mean(axis=1, keepdims=True) for part in (a, b))
+    lengths = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    found: NDArray[np.float64] = np.full(len(x), np.nan)
+    np.divide((x * y).sum(axis=1), lengths, out=found, where=lengths > 0)
+    return found
+
+
+Measure = Callable[[HybridEmbeddings, SparseEmbeddings, SparseEmbeddings], NDArray[np.float64]]
+"""From embeddings, decoded terms and counts of literal terms, of texts and then of the others, to a value a pair."""
+
+
+def weighted_jaccard(sparse: SparseEmbeddings) -> NDArray[np.float64]:
+    """Overlap of rows with the same number of rows below them: sum of the smaller weights over that of the larger.
+
+    Args:
+        sparse: Shape ``(2 n, vocab_size)``.
+
+    Returns:
+        Shape ``(n,)``, 0 to 1; 0 where both rows are empty.
+
+    >>> weighted_jaccard(SparseEmbeddings.from_dicts([{1: 2.0, 2: 1.0}, {1: 1.0, 3: 2.0}], vocab_size=5))
+    array([0.2])
+    """
+    matrix = sparse.to_scipy().astype(np.float64)
+    half = len(sparse) // 2
+    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    smaller = np.asarray(matrix[:half].minimum(matrix[half:]).sum(axis=1)).ravel()
+    larger = sums[:half] + sums[half:] - smaller
+    return _quotients(smaller, larger)
+
+
+def cosine_overlap(sparse: SparseEmbeddings) -> NDArray[np.float64]:
+    """Cosine of rows with the same number of rows below them.
+
+    Args:
+        sparse: Shape ``(2 n, vocab_size)``.
+
+    Returns:
+        Shape ``(n,)``, 0 to 1; 0 where a row is empty.
+
+    >>> cosine_overlap(SparseEmbeddings.from_dicts([{1: 3.0, 2: 4.0}, {1: 2.0}], vocab_size=5)).round(6)
+    array([0.6])
+    """
+    matrix = sparse.to_scipy().astype(np.float64)
+    half = len(sparse) // 2
+    products = np.asarray(matrix[:half].multiply(matrix[half:]).sum(axis=1)).ravel()
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    both = lengths[:half] * lengths[half:]
+    return _quotients(products, both)
+
+
+PAIR_MEASURES: dict[str, Measure] = {
+    "dense cosine": lambda both, decoded, counts: _dense_cosine(both.dense),
+    "decoded cosine": lambda both, decoded, counts: cosine_overlap(decoded),
+    "decoded Jaccard": lambda both, decoded, counts: weighted_jaccard(decoded),
+    "sparse cosine": lambda both, decoded, counts: cosine_overlap(both.sparse),
+    "literal Jaccard": lambda both, decoded, counts: weighted_jaccard(counts),
+}
+"""Measures of a pair by name: of the dense vectors; of the decoded key tokens, by the cosine and by the weighted
+Jaccard index of their weights; of the sparse vectors that search uses; and of the counts of the texts' own tokens, for
+which no model is needed."""
+
+
+def _dense_cosine(dense: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    if dense is None:
+        raise ValueError("embeddings must have a dense part, got none.")
+    vectors = dense.astype(np.float64)
+    half = len(vectors) // 2
+    lengths = np.linalg.norm(vectors, axis=1)
+    both = lengths[:half] * lengths[half:]
+    return _quotients((vectors[:half] * vectors[half:]).sum(axis=1), both)
+
+
+def _quotients(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotients; 0 where there is nothing to divide by."""
+    found: NDArray[np.float64] = np.zeros(len(parts))
+    np.divide(parts, wholes, out=found, where=wholes > 0)
+    return found
+
 
 _ROWS = 1024  # vectors decoded at a time
 

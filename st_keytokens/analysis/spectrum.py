@@ -2,19 +2,224 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice, tee, zip_longest
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
+from tqdm.auto import tqdm
 
-from st_keytokens.analysis.spectrum_inputs import Source, blocks_of
 from st_keytokens.analysis.tables import markdown_table
-from st_keytokens.first_component import FirstComponent, SecondMoments
+from st_keytokens.calibration.first_component import Dense, FirstComponent, as_tensor, check_embeddings
+from st_keytokens.calibration.moments import SecondMoments
+from st_keytokens.checks import checked_int
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import head_place, resolve_prompt
+from st_keytokens.terms.literal_terms import check_texts
 
-__all__ = ["Spectrum", "measure_spectrum"]
+__all__ = ["Model", "Source", "Spectrum", "blocks_of", "check_comparable", "measure_spectrum", "paired_blocks"]
+
+
+Model: TypeAlias = KeyTokenEncoder | SentenceTransformer
+Source: TypeAlias = KeyTokenEncoder | SentenceTransformer | Dense | Iterable[Dense]
+"""A model, or its stored embeddings: one matrix, or an iterable of matrices."""
+
+BLOCK_ROWS = 512  # texts that are held at a time; the model sorts them by length before it forms batches
+
+
+def blocks_of(
+    source: Source,
+    texts: Iterable[str] | None,
+    *,
+    name: str = "model",
+    prompt: str | None = None,
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> Iterator[Tensor]:
+    """Pooled embeddings in blocks of equal size, whatever they come in.
+
+    Args:
+        source: A model, whose vectors are taken right after pooling, before any normalisation; or stored embeddings,
+            shape ``(N, d)``, or an iterable of such matrices.
+        texts: The texts, for a model.
+        name: What errors call the source.
+        prompt: Put before each text. None: the model's own for documents.
+        batch_size: Texts a forward pass.
+        show_progress_bar: Whether to show one.
+
+    Yields:
+        Float tensors ``(512, d)`` on the CPU, the last one shorter.
+
+    Raises:
+        TypeError: If a text is not a string, or embeddings are no floating-point arrays or tensors.
+        ValueError: If a text is blank, texts are missing for a model, or a shape is wrong.
+    """
+    parts: Iterable[Dense]
+    if isinstance(source, KeyTokenEncoder | SentenceTransformer):
+        if texts is None:
+            raise ValueError(f"texts must be given where {name} is a model, got None. Pass the texts to embed.")
+        parts = _embedded(source, texts, prompt, checked_int("batch_size", batch_size, minimum=1), show_progress_bar)
+    elif isinstance(source, Tensor | np.ndarray):
+        matrix = source
+        check_embeddings(matrix)
+        parts = (matrix[start : start + BLOCK_ROWS] for start in range(0, len(matrix), BLOCK_ROWS))
+    elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
+        parts = source
+    else:
+        raise TypeError(
+            f"{name} must be a KeyTokenEncoder, a SentenceTransformer or embeddings, got {type(source).__name__}. "
+            "Load the model first."
+        )
+    return _equal_blocks(parts)
+
+
+def paired_blocks(
+    embedder: Source,
+    backbone: Source,
+    texts: Iterable[str] | None,
+    *,
+    prompt: str | None = None,
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embeddings of the same texts by two models, side by side.
+
+    Args:
+        embedder: See :func:`blocks_of`.
+        backbone: See there. Either may be stored, in the order of the texts.
+        texts: The texts; None where both are stored. May be a generator.
+        prompt: Put before each text for both. None: the embedder's own for documents, for the backbone too.
+        batch_size: Texts a forward pass.
+        show_progress_bar: Whether to show one.
+
+    Yields:
+        Blocks of the embedder and of the backbone, of one shape.
+
+    Raises:
+        TypeError: See :func:`blocks_of`.
+        ValueError: See there; or if the two differ in dimension, in the number of rows, or, being models, in
+            vocabulary, pooling or maximum length.
+    """
+    models = [source for source in (embedder, backbone) if isinstance(source, KeyTokenEncoder | SentenceTransformer)]
+    if texts is not None and not models:
+        raise ValueError("texts must be None where both embeddings are stored, got some. Leave them out.")
+    if len(models) == 2:
+        check_comparable(*models)
+    if models and prompt is None:
+        prompt = resolve_prompt(_chain_source(models[0]), "document", None, None) or ""
+    copies: tuple[Iterable[str] | None, ...] = (None, None) if texts is None else tee(texts, 2)
+    streams = [
+        blocks_of(
+            source,
+            copy,
+            name=name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar and name == "embedder",
+        )
+        for source, copy, name in zip((embedder, backbone), copies, ("embedder", "backbone"), strict=True)
+    ]
+    rows = [0, 0]
+    for one, two in zip_longest(*streams):
+        rows = [count + (0 if block is None else len(block)) for count, block in zip(rows, (one, two), strict=True)]
+        if rows[0] != rows[1]:
+            raise ValueError(
+                f"embedder and backbone must have a row for each text, got {rows[0]} rows and {rows[1]} rows (counted "
+                "as far as they were read). Give both the same texts in the same order."
+            )
+        if one.shape != two.shape:
+            raise ValueError(
+                f"embedder and backbone must have the same embedding dimension, got {one.shape[1]} and "
+                f"{two.shape[1]}. Use the language model that the embedder was made from."
+            )
+        yield one, two
+
+
+def check_comparable(embedder: Model, backbone: Model) -> None:
+    """Check that two models may be compared text by text: that only their weights differ.
+
+    Args:
+        embedder: A model.
+        backbone: Another one.
+
+    Raises:
+        ValueError: If a token of both has two ids, or pooling or the maximum length differ.
+    """
+    one, two = _chain_source(embedder), _chain_source(backbone)
+    smaller, larger = sorted((model.tokenizer.get_vocab() for model in (one, two)), key=len)
+    differing = next((token for token, number in smaller.items() if larger.get(token) != number), None)
+    if differing is not None:
+        raise ValueError(
+            "embedder and backbone must have the same vocabulary, up to tokens that were added to one, got "
+            f"{differing!r} with ids {smaller[differing]} and {larger.get(differing)}. Use the language model that "
+            "the embedder was made from."
+        )
+    settings = [_pooling(model) for model in (one, two)]
+    if settings[0] != settings[1]:
+        raise ValueError(
+            f"embedder and backbone must be pooled alike, got {settings[0]} and {settings[1]}. Build the backbone "
+            "with the embedder's pooling: SentenceTransformer(modules=[Transformer(...), Pooling(...)])."
+        )
+    if one.max_seq_length != two.max_seq_length:
+        raise ValueError(
+            "embedder and backbone must have the same max_seq_length, got "
+            f"{one.max_seq_length} and {two.max_seq_length}. Set model.max_seq_length of one of them."
+        )
+
+
+def _embedded(
+    model: Model, texts: Iterable[str], prompt: str | None, batch_size: int, show_progress_bar: bool
+) -> Iterator[NDArray[np.float32]]:
+    source = _chain_source(model)
+    prompt = resolve_prompt(source, "document", prompt, None)
+    modules = list(source)
+    place = len(model.forward_pass.before) if isinstance(model, KeyTokenEncoder) else head_place(modules)
+    to_pooled = SentenceTransformer(modules=modules[:place], device=str(source.device))
+    iterator, count = iter([texts] if isinstance(texts, str) else texts), 0
+    with tqdm(unit="text", desc="Embedding", disable=not show_progress_bar) as bar:
+        while chunk := list(islice(iterator, BLOCK_ROWS)):
+            chunk = check_texts(chunk)
+            blank = next((position for position, text in enumerate(chunk) if not text.strip()), None)
+            if blank is not None:
+                raise ValueError(
+                    f"texts must not be blank, got {chunk[blank]!r} at position {count + blank}. Leave it out."
+                )
+            yield to_pooled.encode(chunk, prompt=prompt, batch_size=batch_size, show_progress_bar=False)
+            count += len(chunk)
+            bar.update(len(chunk))
+
+
+def _chain_source(model: Model) -> SentenceTransformer:
+    return model.model if isinstance(model, KeyTokenEncoder) else model
+
+
+def _pooling(model: SentenceTransformer) -> list[dict[str, Any]]:
+    return [module.get_config_dict() for module in model if isinstance(module, Pooling)]
+
+
+def _equal_blocks(parts: Iterable[Dense]) -> Iterator[Tensor]:
+    held: list[Tensor] = []
+    count = 0
+    for part in parts:
+        check_embeddings(part, held[0].shape[1] if held else None)
+        for start in range(0, len(part), BLOCK_ROWS):
+            rows = as_tensor(part[start : start + BLOCK_ROWS]).cpu()
+            held.append(rows)
+            count += len(rows)
+            if count >= BLOCK_ROWS:
+                joined = torch.cat(held)
+                yield joined[:BLOCK_ROWS]
+                held = [joined[BLOCK_ROWS:]]
+                count -= BLOCK_ROWS
+    if count:
+        yield torch.cat(held)
+
 
 _ZERO_COEFFICIENT = 1e-9  # as in FirstComponent: of the root mean square projection
 

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from st_keytokens.analysis.spectrum import Spectrum
-from st_keytokens.analysis.spectrum_inputs import Source, paired_blocks
+from st_keytokens.analysis.spectrum import Source, Spectrum, paired_blocks
 from st_keytokens.analysis.tables import markdown_table
+from st_keytokens.calibration.moments import SecondMoments
 from st_keytokens.checks import checked_float
-from st_keytokens.first_component import SecondMoments
 
 __all__ = ["Variation", "measure_variation"]
 

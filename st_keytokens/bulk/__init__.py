@@ -7,12 +7,9 @@ rows, size and SHA-256, the vocabulary's size and the encoder's fingerprint. Nee
 
 from __future__ import annotations
 
-from st_keytokens.bulk.batch_encoder import KeyTokenBatchEncoder
-from st_keytokens.bulk.collecting import collect_shards
+from st_keytokens.bulk.batch_encoder import KeyTokenBatchEncoder, collect_shards
 from st_keytokens.bulk.conversion import Converted, convert
-from st_keytokens.bulk.manifest import Manifest, Shard, read_manifest
-from st_keytokens.bulk.shard_reader import read_batches, verify
-from st_keytokens.bulk.shard_writer import ShardWriter
+from st_keytokens.bulk.shards import Manifest, Shard, ShardWriter, read_batches, read_manifest, verify
 from st_keytokens.bulk.sources import EmbeddingBatch, EmbeddingSource, open_source
 
 __all__ = [

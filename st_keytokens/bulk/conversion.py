@@ -2,25 +2,288 @@
 
 from __future__ import annotations
 
+import queue
+import shutil
+import sqlite3
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_keytokens.bulk.manifest import Manifest
-from st_keytokens.bulk.pipeline import SparseBatch, sparsify_batches
-from st_keytokens.bulk.shard_writer import ShardWriter
-from st_keytokens.bulk.sources.embedding_source import EmbeddingSource
-from st_keytokens.bulk.text_join import text_index, texts_by_id, texts_by_number
+from st_keytokens.bulk.shards import Manifest, ShardWriter
+from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, EmbeddingSource
+from st_keytokens.calibration.first_component import check_embeddings
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.encoder import KeyTokenEncoder
-from st_keytokens.forward_pass import Role
-from st_keytokens.readers import Record
+from st_keytokens.cli.inputs import Record
+from st_keytokens.decoding.decoding import check_finite
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import Role, as_sparse
+from st_keytokens.sparse_embeddings import SparseEmbeddings
+
+T = TypeVar("T")
+
+_WAIT = 0.1  # seconds until a thread whose consumer is gone notices
+
+
+def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """The same items in the same order, made by another thread while the caller works on those before.
+
+    Args:
+        items: Read in the thread, which begins with the first item that is asked for and ends with the generator.
+        depth: Items made ahead at the most, beyond the one that is being made.
+
+    Returns:
+        A generator; closing it ends the thread. What ``items`` raises, it raises in its place.
+
+    >>> list(prefetched(range(3)))
+    [0, 1, 2]
+    """
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    is_wanted = threading.Event()
+    is_wanted.set()
+
+    def put(is_item: bool, value: Any) -> None:
+        while is_wanted.is_set():
+            try:
+                return made.put((is_item, value), timeout=_WAIT)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(True, item)
+                if not is_wanted.is_set():
+                    return
+            put(False, None)
+        except BaseException as err:  # also those that are no Exception belong to the caller
+            put(False, err)
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
+
+    thread = threading.Thread(target=make, name="st-keytokens-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, value = made.get()
+            if is_item:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        is_wanted.clear()
+        thread.join()
+
+
+_AHEAD = 2  # batches between two stages
+
+
+@dataclass(frozen=True, eq=False)
+class SparseBatch:
+    """Some rows, made sparse.
+
+    Attributes:
+        ids: Their ids.
+        sparse: As many rows.
+        position: Where the source is to be read on from after them.
+    """
+
+    ids: list[str]
+    sparse: SparseEmbeddings
+    position: Any
+
+
+def sparsify_batches(
+    encoder: KeyTokenEncoder, batches: Iterable[EmbeddingBatch], *, role: Role = "document", start: int = 0
+) -> Generator[SparseBatch, None, None]:
+    """What ``encoder.sparsify`` gives for each batch, with reading, decoding and the caller's work side by side.
+
+    Args:
+        encoder: The encoder; on CUDA best with an LM head in bfloat16.
+        batches: Read in another thread.
+        role: See ``KeyTokenEncoder.sparsify``.
+        start: Number of the first row, for ids of rows that have none and for errors.
+
+    Returns:
+        An iterator in the order of the batches.
+
+    Raises:
+        TypeError: See ``KeyTokenEncoder.sparsify``; while reading.
+        ValueError: See ``KeyTokenEncoder.sparsify``; while reading, but at once where more than a normalisation
+            follows pooling in the model.
+    """
+    encoder.forward_pass.check_stored()
+    return _sparsified(encoder, batches, role, start)
+
+
+def _sparsified(
+    encoder: KeyTokenEncoder, batches: Iterable[EmbeddingBatch], role: Role, start: int
+) -> Generator[SparseBatch, None, None]:
+    with encoder.lock:
+        encoder.head.to(encoder.model.device)
+    row = start
+    with ExitStack() as stack:
+        loaded = stack.enter_context(closing(prefetched(_loaded(encoder, batches, start), _AHEAD)))
+        decoded = stack.enter_context(closing(prefetched(_decoded(encoder, loaded, role), _AHEAD)))
+        for batch, ids, weights, is_done in decoded:
+            if is_done is not None:
+                is_done.synchronize()
+            names = [str(row + i) for i in range(len(ids))] if batch.ids is None else batch.ids
+            row += len(ids)
+            sparse = encoder.weigh(batch.texts, as_sparse((ids, weights), encoder.vocabulary), role)
+            yield SparseBatch(names, sparse, batch.position)
+
+
+def _loaded(
+    encoder: KeyTokenEncoder, batches: Iterable[EmbeddingBatch], start: int
+) -> Iterator[tuple[EmbeddingBatch, Tensor, Any]]:
+    """Batches with their rows on the device, and the event after which they are there."""
+    device, row = encoder.model.device, start
+    stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    for batch in batches:
+        check_embeddings(batch.embeddings, encoder.head.lm_head_dimension)
+        part = batch.embeddings
+        rows, is_there = torch.from_numpy(part if part.flags.writeable else part.copy()), None
+        check_finite(rows, row)
+        row += len(rows)
+        if stream is not None:
+            with torch.cuda.stream(stream):
+                rows = rows.pin_memory().to(device, non_blocking=True)
+                is_there = stream.record_event()
+        yield batch, rows, is_there
+
+
+def _decoded(
+    encoder: KeyTokenEncoder, batches: Iterable[tuple[EmbeddingBatch, Tensor, Any]], role: Role
+) -> Iterator[tuple[EmbeddingBatch, Tensor, Tensor, Any]]:
+    """Term ids and weights on the CPU, and the event after which they are there."""
+    for batch, rows, is_there in batches:
+        is_done = None
+        if is_there is not None:
+            stream = torch.cuda.current_stream(rows.device)
+            stream.wait_event(is_there)
+            rows.record_stream(stream)  # made on the copying stream: not to be used again before this one is done
+        with encoder.lock, torch.inference_mode():
+            ids, weights = encoder.head.decode(rows, task=role)
+            if is_there is not None:
+                ids, weights = _to_pinned(ids), _to_pinned(weights)
+                is_done = stream.record_event()
+        yield batch, ids, weights, is_done
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+_INSERTED = 10_000  # records of a transaction
+_PREFIX = ".texts-"
+_ASKED = 500  # ids of a query; SQLite takes at least 999
+
+
+@contextmanager
+def text_index(records: Iterable[Record], folder: Path | None, name: str) -> Iterator[sqlite3.Connection]:
+    """Texts by id in a temporary file, so that memory holds few of them.
+
+    Args:
+        records: All with an id of their own.
+        folder: Where the file is put; it goes afterwards. None: where temporary files are.
+        name: What errors call the records.
+
+    Returns:
+        A context manager of the connection, for :func:`texts_by_id`; any one thread at a time may use it.
+
+    Raises:
+        ValueError: If a record has no id, or one that another has.
+    """
+    for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):  # by a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary:
+        with closing(sqlite3.connect(Path(temporary, "texts.sqlite"), check_same_thread=False)) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("CREATE TABLE texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID")
+            rows = iter(records)
+            while part := list(islice(rows, _INSERTED)):
+                _insert(connection, part, name)
+            yield connection
+
+
+def texts_by_id(
+    batches: Iterable[EmbeddingBatch], connection: sqlite3.Connection, name: str
+) -> Iterator[EmbeddingBatch]:
+    """Puts the texts of an index to batches with ids.
+
+    Args:
+        batches: Of a source that has ids.
+        connection: From :func:`text_index`.
+        name: What errors call the texts.
+
+    Raises:
+        ValueError: While reading, if an id has no text.
+    """
+    for batch in batches:
+        ids = batch.ids or []
+        found: dict[str, str] = {}
+        for start in range(0, len(ids), _ASKED):
+            part = ids[start : start + _ASKED]
+            marks = ", ".join("?" * len(part))
+            found.update(connection.execute(f"SELECT id, text FROM texts WHERE id IN ({marks})", part))
+        missing = next((identifier for identifier in ids if identifier not in found), None)
+        if missing is not None:
+            raise ValueError(f"{name} must have a text for every embedding, got none with the id {missing!r}.")
+        yield replace(batch, texts=[found[identifier] for identifier in ids])
+
+
+def texts_by_number(
+    batches: Iterable[EmbeddingBatch], records: Iterable[Record], name: str, start: int = 0
+) -> Iterator[EmbeddingBatch]:
+    """Puts texts to batches without ids, the first to the first, and the ids of the texts, where they have one.
+
+    Args:
+        batches: Of a source without ids.
+        records: One a row, from the first row of the source on.
+        name: What errors call the texts.
+        start: The row that the batches begin with.
+
+    Raises:
+        ValueError: While reading, if there are fewer texts than rows, or more.
+    """
+    texts, row = islice(iter(records), start, None), start
+    for batch in batches:
+        part = list(islice(texts, len(batch.embeddings)))
+        row += len(part)
+        if len(part) < len(batch.embeddings):
+            raise ValueError(f"{name} must be one for each embedding, got only {row} texts.")
+        ids = [str(row - len(part) + i) if record.id is None else record.id for i, record in enumerate(part)]
+        yield replace(batch, ids=ids, texts=[record.text for record in part])
+    if next(texts, None) is not None:
+        raise ValueError(f"{name} must be one for each embedding, got more than {row} texts.")
+
+
+def _insert(connection: sqlite3.Connection, records: list[Record], name: str) -> None:
+    for record in records:
+        if record.id is None:
+            raise ValueError(f"{name} must have an id for every text, got none. Name its field: id_field.")
+    try:
+        with connection:
+            connection.executemany("INSERT INTO texts VALUES (?, ?)", ((r.id, r.text) for r in records))
+    except sqlite3.IntegrityError as err:
+        raise ValueError(f"{name} must have every id once, got one twice. Leave out the other.") from err
+
 
 TextReader = Callable[[], Iterable[Record]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from st_keytokens.calibration.calibration import Calibration
-from st_keytokens.calibration.embedding_sample import EmbeddingSample
-from st_keytokens.calibration.ridge_decoder import RidgeDecoder
+from st_keytokens.calibration.moments import EmbeddingSample
+from st_keytokens.calibration.ridge import RidgeDecoder
 
 __all__ = ["Calibration", "EmbeddingSample", "RidgeDecoder"]

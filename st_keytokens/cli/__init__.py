@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
-from st_keytokens.cli.checking import check_arguments
-from st_keytokens.cli.console import Console, UserError, one_line
-from st_keytokens.cli.memory import is_out_of_memory, memory_advice
-from st_keytokens.cli.parser import parse_arguments
+from st_keytokens.cli.console import Console, UserError, is_out_of_memory, memory_advice, one_line
+from st_keytokens.cli.parser import check_arguments, parse_arguments
 
 __all__ = ["main"]
 

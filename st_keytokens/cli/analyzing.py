@@ -10,19 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_keytokens.analysis.html_bars import html_report
-from st_keytokens.analysis.html_text_view import html_view
+from st_keytokens.analysis.html_view import html_report, html_view
 from st_keytokens.analysis.tables import table_cells
-from st_keytokens.cli.calibrating import Texts
 from st_keytokens.cli.console import Console, UserError, one_line, table
 from st_keytokens.cli.inputs import Corpus, read_texts
+from st_keytokens.cli.model_commands import Texts
 from st_keytokens.cli.models import clear_errors, load_encoder
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from st_keytokens.analysis.html_page import HtmlView
+    from st_keytokens.analysis.html_view import HtmlView
+
 
 _SHOWN = 100  # characters of a text in a heading
 _TABLED_TEXTS = 20  # texts whose key tokens are shown one by one
@@ -66,8 +66,7 @@ def instructions(arguments: Namespace, console: Console) -> None:
 
 def pair(arguments: Namespace, console: Console) -> None:
     """Explains the dense similarity and the sparse score of two texts."""
-    from st_keytokens.analysis.pair import explain_pair
-    from st_keytokens.analysis.pair_scores import explain_sparse_pair
+    from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
     from st_keytokens.analysis.plots.pair import plot_pair
 
     encoder, texts = load_encoder(arguments), (arguments.text, arguments.other)
@@ -105,10 +104,8 @@ def alignment(arguments: Namespace, console: Console) -> None:
 def spectrum(arguments: Namespace, console: Console) -> None:
     """Compares an embedder with its backbone along the backbone's components."""
     from st_keytokens.analysis.contribution import measure_contribution
-    from st_keytokens.analysis.plots.contribution import plot_contribution
-    from st_keytokens.analysis.plots.shift import plot_shift_sweep
-    from st_keytokens.analysis.plots.variation import plot_variation
-    from st_keytokens.analysis.shift_sweep import sweep_shift
+    from st_keytokens.analysis.plots.spectrum import plot_contribution, plot_shift_sweep, plot_variation
+    from st_keytokens.analysis.shift import sweep_shift
     from st_keytokens.analysis.variation import measure_variation
 
     texts, encoder = _corpus_and_encoder(arguments)

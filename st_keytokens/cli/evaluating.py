@@ -7,9 +7,8 @@ from typing import Any
 
 from st_keytokens.cli.console import Console, one_line, table
 from st_keytokens.cli.models import load_encoder
-from st_keytokens.evaluation.averages import Evaluation
 from st_keytokens.evaluation.collections import Collection, read_collection
-from st_keytokens.evaluation.comparison import chosen_methods, run_comparison
+from st_keytokens.evaluation.comparison import Evaluation, chosen_methods, run_comparison
 from st_keytokens.evaluation.tables import sorted_by_difference
 
 _MEASURE = "nDCG@10"

@@ -22,13 +22,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
 from sentence_transformers import SentenceTransformer
 
-from st_keytokens import sidecar
-from st_keytokens.cli.checking import model_path
-from st_keytokens.cli.console import UserError
-from st_keytokens.cli.memory import is_out_of_memory
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.cli.console import UserError, is_out_of_memory
+from st_keytokens.cli.parser import model_path
+from st_keytokens.encoder import sidecar
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.hashes import is_same_sample, weights_sample
-from st_keytokens.weighting import check_method
+from st_keytokens.terms.weighting import check_method
 
 _HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used
 _LIBRARIES = ("transformers", "sentence_transformers", "huggingface_hub", "st_keytokens.evaluation")

@@ -3,22 +3,188 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import NoReturn
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from st_keytokens import __version__
 from st_keytokens.cli.console import UserError
-from st_keytokens.cli.options import (
-    INPUT,
-    MODEL,
-    add,
-    add_batch_size,
-    add_input_options,
-    add_model_options,
-    add_role,
-    add_stored_model_options,
-    positive,
+
+__all__ = [
+    "INPUT",
+    "MODEL",
+    "add",
+    "add_batch_size",
+    "add_device_options",
+    "add_input_options",
+    "add_model_options",
+    "add_role",
+    "add_stored_model_options",
+    "positive",
+]
+
+
+INPUT = (
+    "JSON Lines, CSV or TSV with a header, plain text with one document a line, a BEIR directory, a directory of text "
+    "files, each also as .gz or .xz, or - for standard input"
 )
+MODEL = "directory of a sentence-transformers model, or its name on the Hub"
+
+
+def add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """Adds a command with the options that all have.
+
+    Args:
+        commands: What ``add_subparsers`` gave.
+        name: Of the command.
+        summary: What it does, in a few words.
+        example: A command line.
+
+    Returns:
+        Its parser.
+    """
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"Example: {example}",
+        allow_abbrev=False,
+    )
+    command.add_argument("--json", action="store_true", help="write JSON lines")
+    command.add_argument("-q", "--quiet", action="store_true", help="no messages, no progress bars")
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    return command
+
+
+def add_role(command: argparse.ArgumentParser) -> None:
+    """Adds ``--role``."""
+    command.add_argument(
+        "--role", choices=("document", "query"), default="document", help="what the texts are (default: document)"
+    )
+
+
+def add_batch_size(command: argparse.ArgumentParser, size: int = 32, what: str = "texts a forward pass") -> None:
+    """Adds ``--batch-size``, of so many texts unless it is given."""
+    command.add_argument("--batch-size", metavar="N", type=positive, default=size, help=f"{what} (default: {size})")
+
+
+def add_input_options(command: argparse.ArgumentParser) -> None:
+    """Adds how a file is to be read."""
+    group = command.add_argument_group("reading")
+    group.add_argument("--text-field", metavar="NAME", help="field of the text (default: text, after the title)")
+    group.add_argument("--id-field", metavar="NAME", help="field of the id (default: _id or id)")
+    group.add_argument(
+        "--file-format", choices=("jsonl", "csv", "tsv", "text"), help="default: by the end of the file's name"
+    )
+
+
+def add_model_options(command: argparse.ArgumentParser, has_method: bool = True) -> None:
+    """Adds where a model runs, where its LM head is and, where it has a say, how terms are weighed."""
+    group = add_device_options(command)
+    group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
+    if not has_method:
+        command.set_defaults(method=None)
+        return
+    group.add_argument("--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025")
+
+
+def add_stored_model_options(command: argparse.ArgumentParser) -> None:
+    """Adds where a model runs, for commands that read an index, which knows the rest."""
+    group = add_device_options(command)
+    group.add_argument("--model", metavar="MODEL", help="where the index's model is, if it has moved")
+    command.set_defaults(backbone=None, method=None)
+
+
+def add_device_options(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds where a model runs, in a group that is returned."""
+    group = command.add_argument_group("model")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
+    group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    return group
+
+
+def positive(value: str) -> int:
+    """Reads a whole number of at least 1.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {value}")
+    return number
+
+
+def check_arguments(arguments: Namespace) -> None:
+    """Checks that what is named exists, and that options go together.
+
+    Raises:
+        UserError: If not.
+    """
+    given = vars(arguments)
+    if isinstance(given.get("texts"), list) and given["texts"] and given["input"] is not None:
+        raise UserError("texts must be given as arguments or with --input, got both. Leave one out.")
+    for name, label in {"input": "input", "texts": "--texts"}.items():
+        path = given.get(name)
+        if isinstance(path, str) and path != "-" and not Path(path).exists():
+            raise UserError(f"{label} must be a file or directory that exists, got {path!r}.")
+    if "embeddings" in given and "://" not in given["embeddings"] and not Path(given["embeddings"]).exists():
+        raise UserError(f"embeddings must be a file or directory that exists, got {given['embeddings']!r}.")
+    index = given.get("index")
+    if index is not None and arguments.command != "index" and not Path(index, "index.sqlite").is_file():
+        raise UserError(f"INDEX_DIR must be the directory of an index, got {index!r}.")
+    if arguments.model is not None:
+        model_path(arguments.model)
+    if arguments.command == "search" and arguments.lookup and arguments.mode in ("dense", "hybrid"):
+        raise UserError(f"--mode must be sparse with --lookup, which makes no dense vectors, got {arguments.mode}.")
+    if arguments.command == "sparsify":
+        _check_output("--output", arguments.output, Path(arguments.output).suffix and ".npz")
+    if arguments.command == "evaluate":
+        _check_collections(arguments)
+
+
+def model_path(name: str) -> str:
+    """The whole path of a model's directory, or its name on the Hub.
+
+    Raises:
+        UserError: If it can be neither.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return str(path.resolve())
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # brings an HTTP client with it
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as err:
+        raise UserError(f"model must be a directory that exists or a name on the Hub, got {name!r}.") from err
+    return name
+
+
+def _check_output(label: str, name: str, ending: str) -> None:
+    path = Path(name)
+    if path.suffix != ending:
+        raise UserError(f"{label} must end in {ending}, got {path}.")
+    if not path.parent.is_dir():
+        raise UserError(f"{label} must be in a directory that exists, got {path}.")
+
+
+def _check_collections(arguments: Namespace) -> None:
+    names = set()
+    for path in map(Path, arguments.collections):
+        if not path.is_dir():
+            raise UserError(f"COLLECTION must be a directory that exists, got {str(path)!r}.")
+        if path.resolve().name in names:
+            raise UserError(f"COLLECTION must be named once, got two directories of the name {path.resolve().name!r}.")
+        names.add(path.resolve().name)
+    _check_output("--output", arguments.output, ".json")
+    if arguments.table is not None:
+        _check_output("--table", arguments.table, ".md")
+
 
 _DESCRIPTION = "Key tokens of LLM-based embedders: read them, index them, search by them."
 _KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb")  # of the library, not imported here
@@ -27,6 +193,126 @@ _KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def add_analyze(commands: Any) -> None:
+    """Adds the command with its four analyses, whose name is ``analysis``.
+
+    Args:
+        commands: What ``add_subparsers`` gave for the commands.
+    """
+    summary = "show what embeddings say, in tables and pictures"
+    analyze = commands.add_parser(
+        "analyze", help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+    )
+    analyses = analyze.add_subparsers(dest="analysis", metavar="ANALYSIS", required=True)
+
+    command = add(
+        analyses,
+        "alignment",
+        "measure how well decoded tokens are the texts' own",
+        "st-keytokens analyze alignment MODEL corpus.jsonl --plot alignment.svg",
+    )
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument("input", metavar="INPUT", help=INPUT)
+    command.add_argument(
+        "--definition",
+        choices=("clean", "nie2025"),
+        default="clean",
+        help="of the measures: ours, or as the published code computes them (default: clean)",
+    )
+    command.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="the language model that MODEL was made from: its LM head decodes, and it is measured as well, likewise "
+        "pooled (default: MODEL alone, decoded by its own LM head)",
+    )
+    _add_outputs(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_device_options(command)
+    command.set_defaults(method=None)
+
+    command = add(
+        analyses,
+        "spectrum",
+        "compare an embedder with its backbone, component by component",
+        "st-keytokens analyze spectrum MODEL BACKBONE corpus.jsonl --html spectrum.html",
+    )
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument(
+        "backbone",
+        metavar="BACKBONE",
+        help="the language model that MODEL was made from; directory or name on the Hub",
+    )
+    command.add_argument("input", metavar="INPUT", help=INPUT)
+    _add_outputs(command, "; the shift's picture goes to FILE-shift, the contribution's to FILE-contribution")
+    add_batch_size(command)
+    add_input_options(command)
+    add_device_options(command)
+    command.set_defaults(method=None)
+
+    command = add(
+        analyses,
+        "instructions",
+        "show what an instruction changes in what embeddings say",
+        'st-keytokens analyze instructions MODEL --instruction "Find the sentiment: " "I love this film"',
+    )
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument("texts", metavar="TEXT", nargs="*", help="texts; - or none: standard input, line by line")
+    command.add_argument("--input", metavar="FILE", help=f"read the texts from here: {INPUT}")
+    command.add_argument(
+        "--instruction",
+        metavar="PROMPT",
+        action="append",
+        required=True,
+        help="put before each text, exactly as given; may be repeated",
+    )
+    command.add_argument("--baseline", metavar="PROMPT", help="what the others are compared with (default: no prompt)")
+    command.add_argument("--top-k", metavar="N", type=positive, default=10, help="key tokens a text (default: 10)")
+    _add_outputs(command, "; of the first text")
+    add_role(command)
+    add_batch_size(command)
+    add_input_options(command)
+    add_model_options(command)
+
+    command = add(
+        analyses,
+        "pair",
+        "explain the similarity of two texts, token by token",
+        'st-keytokens analyze pair MODEL "I like apples" "Apples are good" --html pair.html',
+    )
+    command.add_argument("model", metavar="MODEL", help=MODEL)
+    command.add_argument("text", metavar="TEXT", help="a text; for the sparse score, the query")
+    command.add_argument("other", metavar="OTHER", help="another one; for the sparse score, the document")
+    command.add_argument(
+        "--top-k", metavar="N", type=positive, default=10, help="key tokens of each text (default: 10)"
+    )
+    command.add_argument("--similarity", choices=("cosine", "dot"), help="of the dense vectors (default: the model's)")
+    _add_outputs(command)
+    add_role(command)
+    add_model_options(command)
+
+
+def _add_outputs(command: argparse.ArgumentParser, note: str = "") -> None:
+    group = command.add_argument_group("saving")
+    group.add_argument("--output", metavar="FILE", type=_file(".json"), help=".json file of all results")
+    group.add_argument("--plot", metavar="FILE", type=_file(".svg", ".png"), help=f".svg or .png picture{note}")
+    group.add_argument("--html", metavar="FILE", type=_file(".html"), help=".html page that needs no other file")
+
+
+def _file(*endings: str) -> Callable[[str], Path]:
+    """Reads the path of a file to be written."""
+
+    def read(value: str) -> Path:
+        path = Path(value)
+        if path.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"must end in {' or '.join(endings)}, got {value}")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"must be in a directory that exists, got {value}")
+        return path
+
+    return read
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -250,8 +536,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of both (default: 0)")
     add_batch_size(command)
     add_model_options(command, has_method=False)
-
-    from st_keytokens.cli.analyze_parser import add_analyze  # which takes its parts from here
 
     add_analyze(commands)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from st_keytokens.embedders.embedder_recipe import EmbedderRecipe
-from st_keytokens.embedders.known_embedders import known_embedders
-from st_keytokens.embedders.loading import load_embedder, open_embedder
-from st_keytokens.embedders.saved_modules import load_saved
+from st_keytokens.embedders.loading import load_embedder, load_saved, open_embedder
+from st_keytokens.embedders.recipes import EmbedderRecipe, known_embedders
 from st_keytokens.embedders.template_transformer import TemplateTransformer
 
 __all__ = ["EmbedderRecipe", "TemplateTransformer", "known_embedders", "load_embedder", "load_saved", "open_embedder"]

@@ -2,32 +2,138 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.util import import_from_string, load_file_path
 
-from st_keytokens.binding import lm_head_of
-from st_keytokens.embedders.adapters import merge_adapter
-from st_keytokens.embedders.embedder_recipe import EmbedderRecipe
-from st_keytokens.embedders.known_embedders import find_recipe
-from st_keytokens.embedders.saved_modules import load_saved
+from st_keytokens.decoding.head_parts import FrozenLayer
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.embedders.recipes import EmbedderRecipe, find_recipe
 from st_keytokens.embedders.template_transformer import TemplateTransformer
-from st_keytokens.forward_pass import ForwardPass
-from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.lm_head import LMHead
-from st_keytokens.lm_head.head_parts import FrozenLayer
+from st_keytokens.encoder.forward_pass import ForwardPass
+from st_keytokens.key_token_head import KeyTokenHead, lm_head_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from st_keytokens.head_settings import HeadSettings
+    from st_keytokens.key_token_head import HeadSettings
 
 __all__ = ["load_embedder", "open_embedder"]
+
+
+_PREFIX = "base_model.model."
+
+
+def merge_adapter(model: Any, name_or_path: str, **hub: Any) -> None:
+    """Merges an adapter's weights into a model's own; nothing of PEFT is left in it.
+
+    Adapters trained on a language model with its head name its layers with one more prefix than the body has, which
+    is what a SentenceTransformer holds; both are understood. An adapter that does not fit is refused: PEFT itself
+    would leave out what it finds no place for.
+
+    Args:
+        model: The transformers model; modified.
+        name_or_path: The adapter's directory, or id on the Hub.
+        **hub: ``token``, ``revision``, ``cache_dir``, ``local_files_only``, where they are given.
+
+    Raises:
+        ImportError: If peft is not installed.
+        ValueError: If a weight of the adapter has no place in the model, or one of the adapted layers has no weight.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    except ImportError as err:
+        raise ImportError(
+            f"peft must be installed to merge the adapter {name_or_path!r}. "
+            'Install it with pip install "st-keytokens[peft]".'
+        ) from err
+    config = PeftConfig.from_pretrained(name_or_path, **hub)
+    config.task_type, config.inference_mode = None, True  # the body is no model for a task
+    config.base_model_name_or_path = model.name_or_path
+    weights = load_peft_weights(name_or_path, device="cpu", **hub)
+    prefix = f"{_PREFIX}{model.base_model_prefix}."
+    if all(name.startswith(prefix) for name in weights):
+        weights = {_PREFIX + name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    try:
+        adapted = get_peft_model(model, config)
+        loaded = set_peft_model_state_dict(adapted, weights)
+    except (RuntimeError, ValueError) as err:
+        raise ValueError(
+            f"adapter must fit {type(model).__name__}, got {name_or_path!r}, which does not: {err}. Pass the language "
+            "model that it was trained on as backbone."
+        ) from err
+    lost = sorted(loaded.unexpected_keys)
+    empty = sorted(name for name in loaded.missing_keys if "lora_" in name)
+    if lost or empty:
+        kind, names = ("no place for its", lost) if lost else ("no weight for", empty)
+        raise ValueError(
+            f"adapter must fit {type(model).__name__}, got {name_or_path!r} with {kind} {names[0]} and "
+            f"{len(names) - 1} more. Pass the language model that it was trained on as backbone."
+        )
+    merged = adapted.merge_and_unload()
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(merged).pop(name, None)
+
+
+_OURS = f"{TemplateTransformer.__module__}.{TemplateTransformer.__qualname__}"
+_THEIRS = "sentence_transformers."
+_PLACE = ("token", "cache_folder", "revision", "local_files_only")
+_OF_MODULES = ("trust_remote_code", "model_kwargs", "processor_kwargs", "config_kwargs")
+
+
+def load_saved(name_or_path: str, **arguments: Any) -> SentenceTransformer:
+    """Loads a model as ``SentenceTransformer`` does, and one with a ``TemplateTransformer`` without remote code.
+
+    sentence-transformers takes every class that is not its own for code from the repository, and asks for
+    ``trust_remote_code``. This one is installed: it, and sentence-transformers' own, are loaded here by name.
+
+    Args:
+        name_or_path: Directory, or id on the Hub.
+        **arguments: Those of ``SentenceTransformer``.
+
+    Returns:
+        The model.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If it needs remote code, and ``trust_remote_code`` is not given.
+    """
+    place = {key: arguments[key] for key in _PLACE if key in arguments}
+    names = _read_json(name_or_path, "modules.json", place) or []
+    types = [str(module["type"]) for module in names]
+    if _OURS not in types or not all(kind == _OURS or kind.startswith(_THEIRS) for kind in types):
+        return SentenceTransformer(name_or_path, **arguments)
+    if "tokenizer_kwargs" in arguments:
+        arguments["processor_kwargs"] = arguments.pop("tokenizer_kwargs")
+    given = {key: arguments.pop(key) for key in (*_PLACE, *_OF_MODULES) if key in arguments}
+    modules = [
+        (TemplateTransformer if kind == _OURS else import_from_string(kind)).load(
+            name_or_path, subfolder=module["path"], **{**dict.fromkeys(_OF_MODULES), "backend": "torch", **given}
+        )
+        for module, kind in zip(names, types, strict=True)
+    ]
+    settings = _read_json(name_or_path, "config_sentence_transformers.json", place) or {}
+    saved = {
+        name: settings[name]
+        for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+        if settings.get(name)
+    }
+    return SentenceTransformer(modules=modules, **{**saved, **arguments})
+
+
+def _read_json(name_or_path: str, file: str, place: dict[str, Any]) -> Any:
+    path = load_file_path(name_or_path, file, **place)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
 
 _HUB = ("token", "revision", "local_files_only", "trust_remote_code")
 _POOLER = {"text": {"method": "forward", "method_output_name": "pooler_output"}}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st_keytokens.engines.feature_weights import feature_weights
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.engines.search_server import SearchServerEngine
-from st_keytokens.index.settings import Encoder
-from st_keytokens.optional import imported
+from st_keytokens.engines.search_server import SearchServerEngine, feature_weights
+from st_keytokens.imports import imported
+from st_keytokens.index.store import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +22,7 @@ class ElasticsearchEngine(SearchServerEngine):
     """An index of Elasticsearch 8.19, 9.1 or newer.
 
     A weight keeps nine significant bits, so that a sparse score is within 0.2 % of the exact one
-    (:data:`st_keytokens.engines.feature_weights.RELATIVE_ERROR`). Token pruning, which is on by default in new
+    (:data:`st_keytokens.engines.search_server.RELATIVE_ERROR`). Token pruning, which is on by default in new
     indices and leaves out terms of a query, is off. Dense vectors are kept in float32, of unit length for cosine, and
     found through HNSW, which is approximate. Rankings are fused here: the server's own fusion needs an Enterprise
     licence, and the rest of this does not need one.

@@ -2,27 +2,143 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from typing_extensions import Self
 
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.engines.collection_settings import CollectionSettings
 from st_keytokens.engines.filter_tree import Condition, parse_filter
-from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.fusion import FUSIONS, Fusion
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit, checked_strings
+from st_keytokens.index.fusion import FUSIONS, Fusion
 from st_keytokens.index.search import Mode
-from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings
-from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.index.store import Encoder, as_hybrid, check_embeddings, check_settings
+from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Engine"]
+__all__ = ["SIDES", "CollectionSettings", "Engine", "FusedSearch", "Side"]
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """What a collection is made with.
+
+    Attributes:
+        vocab_size: Number of terms.
+        embedding_dimension: Dimension of the dense rows, 0 for none.
+        similarity: ``"cosine"`` or ``"dot"`` for dense rows.
+        fingerprint: Names what made the embeddings; None where nobody said.
+
+    Raises:
+        TypeError: If a size is not an integer, or the fingerprint no string.
+        ValueError: If a size is out of range, or the similarity unknown.
+
+    >>> settings = CollectionSettings(vocab_size=9, fingerprint="ab12")
+    >>> CollectionSettings.from_json(settings.to_json(), "collection 'a'") == settings
+    True
+    """
+
+    vocab_size: int
+    embedding_dimension: int = 0
+    similarity: Similarity = "cosine"
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        checked_int("vocab_size", self.vocab_size, minimum=1, maximum=MAX_VOCAB_SIZE)
+        checked_int("embedding_dimension", self.embedding_dimension, minimum=0)
+        check_choice("similarity", self.similarity, get_args(Similarity))
+        if not isinstance(self.fingerprint, str | None):
+            raise TypeError(f"fingerprint must be a string or None, got {type(self.fingerprint).__name__}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of them by name."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON, for engines that keep a comment or a description beside a collection."""
+        return json.dumps({"keytokens": self.to_dict()})
+
+    @classmethod
+    def from_dict(cls, saved: Any, where: str) -> CollectionSettings:
+        """What :meth:`to_dict` gave.
+
+        Args:
+            saved: What was kept, which may be anything where somebody else made the collection.
+            where: What errors call the collection.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        try:
+            return cls(**saved)
+        except (TypeError, ValueError) as err:
+            raise ValueError(
+                f"{where} must be one that create() made, got settings {saved!r:.80}. Choose another name."
+            ) from err
+
+    @classmethod
+    def from_json(cls, text: str | None, where: str) -> CollectionSettings:
+        """What :meth:`to_json` gave; see :meth:`from_dict`."""
+        try:
+            saved = json.loads(text or "")["keytokens"]
+        except (ValueError, TypeError, KeyError):
+            saved = text
+        return cls.from_dict(saved, where)
+
+
+Side = Literal["sparse", "dense"]
+
+SIDES: tuple[Side, Side] = ("dense", "sparse")
+
+
+@dataclass(frozen=True)
+class FusedSearch:
+    """A hybrid search, its arguments checked.
+
+    Attributes:
+        top_k: At most so many hits a query.
+        depth: How many hits of each side are fused.
+        fusion: A name or a function.
+        weights: Factors of the sides; None where nobody gave any.
+        condition: Which documents may be found; None for all.
+    """
+
+    top_k: int
+    depth: int
+    fusion: str | Fusion
+    weights: Mapping[str, float] | None
+    condition: Condition | None
+
+    @property
+    def has_equal_weights(self) -> bool:
+        """Whether each side counts as much as the other, as where an engine takes no weights."""
+        return self.weights is None or set(self.weights.values()) == {1.0}
+
+    def refuse_weights(self) -> None:
+        """For fusions that have none.
+
+        Raises:
+            ValueError: If there are some.
+        """
+        if self.weights is not None:
+            raise ValueError(f"weights must be None for fusion={self.fusion!r}, which has none. Use fusion='score'.")
+
+    def fused(self, rankings: Mapping[str, list[Hit]]) -> list[Hit]:
+        """The hits of both sides in one ranking, with what each side gave to a hit."""
+        fuse = self.fusion if callable(self.fusion) else FUSIONS[self.fusion]
+        hits = {hit.id: hit for ranking in rankings.values() for hit in ranking}
+        pairs = {side: [(hit.id, hit.score) for hit in ranking] for side, ranking in rankings.items()}
+        return [
+            Hit(fused.id, fused.score, rank, hits[fused.id].text, hits[fused.id].metadata, fused.components, True)
+            for rank, fused in enumerate(fuse(pairs, weights=self.weights)[: self.top_k], 1)
+        ]
+
 
 Rankings = list[list[Hit]]
 Result = TypeVar("Result")

@@ -14,6 +14,7 @@ from st_keytokens.index.filters import filter_sql
 
 __all__ = ["AllOf", "AnyOf", "Comparison", "Condition", "Exists", "HasId", "IsIn", "Not", "parse_filter"]
 
+
 Scalar = str | int | float | bool | None
 
 

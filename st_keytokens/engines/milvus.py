@@ -2,28 +2,109 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine
-from st_keytokens.engines.filter_tree import Condition, HasId
-from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
-from st_keytokens.engines.milvus_filters import FACET_LENGTH, facets_of, milvus_filter
-from st_keytokens.engines.point_ids import point_id
+from st_keytokens.engines.engine import SIDES, CollectionSettings, Engine, FusedSearch, Side
+from st_keytokens.engines.filter_tree import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not, Scalar
+from st_keytokens.engines.qdrant import point_id
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
+from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.settings import Encoder
-from st_keytokens.optional import imported
+from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-__all__ = ["MilvusEngine"]
+__all__ = ["FACET_LENGTH", "MilvusEngine", "facets_of", "milvus_filter"]
+
+
+FACET_LENGTH = 24  # hexadecimal digits, 96 bits
+_OPERATORS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_NOTHING = "key in []"
+
+
+def facets_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The facets of a document's metadata: of every key, and of the type and the value where that is a scalar.
+
+    >>> len(facets_of({"year": 2024, "tags": ["a", "b"]}))
+    4
+    """
+    facets = []
+    for key, value in metadata.items():
+        facets.append(_facet("key", key))
+        if value is None or isinstance(value, (str, int, float)):
+            facets += [_facet(_kind(value), key), _value_facet(key, value)]
+    return facets
+
+
+def milvus_filter(condition: Condition) -> str:
+    """A filter as an expression.
+
+    Raises:
+        ValueError: If strings with control characters are to be compared with ``$lt`` and the like.
+
+    >>> milvus_filter(Comparison("year", "$gte", 2000))
+    '(array_contains(facets, "fb8533d3c55cdb05fe929a21") and metadata["year"] >= 2000)'
+    """
+    if isinstance(condition, AllOf):
+        return _joined(" and ", [milvus_filter(part) for part in condition.parts]) if condition.parts else "true"
+    if isinstance(condition, AnyOf):
+        return _joined(" or ", [milvus_filter(part) for part in condition.parts])
+    if isinstance(condition, Not):
+        return f"(not {milvus_filter(condition.part)})"
+    if isinstance(condition, HasId):
+        return f"(key in {json.dumps([point_id(id) for id in condition.ids])})"
+    if isinstance(condition, Exists):
+        return _has([_facet("key", condition.key)])
+    if isinstance(condition, IsIn):
+        return _has([_value_facet(condition.key, value) for value in condition.values])
+    return _comparison(condition)
+
+
+def _comparison(condition: Comparison) -> str:
+    bound = condition.bound
+    if isinstance(bound, str) and any(character < " " or character == "\x7f" for character in bound):
+        raise ValueError(f"filter {condition.operator} must have no control characters in Milvus, got {bound!r:.60}.")
+    field = f"metadata[{json.dumps(condition.key, ensure_ascii=False)}]"
+    compared = f"{field} {_OPERATORS[condition.operator]} {json.dumps(bound, ensure_ascii=False)}"
+    return _joined(" and ", [_has([_facet(_kind(bound), condition.key)]), compared])
+
+
+def _joined(operator: str, parts: list[str]) -> str:
+    return f"({operator.join(parts)})"
+
+
+def _has(facets: list[str]) -> str:
+    if not facets:
+        return f"({_NOTHING})"
+    if len(facets) == 1:
+        return f'array_contains(facets, "{facets[0]}")'
+    return f"array_contains_any(facets, {json.dumps(facets)})"
+
+
+def _kind(value: Scalar) -> str:
+    if value is None or isinstance(value, bool):
+        return "constant"
+    return "string" if isinstance(value, str) else "number"
+
+
+def _value_facet(key: str, value: Scalar) -> str:
+    """Of equal numbers one facet, whether whole or not; true is not 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _facet("value", key, value)
+
+
+def _facet(*parts: Scalar) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:FACET_LENGTH]
+
 
 _MAX_BYTES = 65_535  # of a VARCHAR, and of a JSON value
 _MAX_FACETS = 4_096
@@ -36,7 +117,7 @@ class MilvusEngine(Engine):
     """A collection of Milvus: ``id``, ``text``, ``metadata`` (JSON), ``sparse`` and, where wanted, ``dense``.
 
     The primary key is the UUIDv5 of the id, and ``facets`` is what filters look at; see
-    :mod:`st_keytokens.engines.milvus_filters`. As Milvus refuses sparse vectors without terms, a document that has
+    :mod:`st_keytokens.engines.milvus`. As Milvus refuses sparse vectors without terms, a document that has
     none gets a term beyond the vocabulary, which no query has. Searches are exact unless ``dense_index`` is another.
     An id, a text or one document's metadata have at most 65,535 bytes in Milvus; what is longer is refused.
 

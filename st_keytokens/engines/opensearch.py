@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from st_keytokens.checks import checked_float, checked_int
-from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.feature_weights import feature_weights
+from st_keytokens.engines.engine import CollectionSettings
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.engines.search_server import SearchServerEngine
-from st_keytokens.index.settings import Encoder
-from st_keytokens.optional import imported
+from st_keytokens.engines.search_server import SearchServerEngine, feature_weights
+from st_keytokens.imports import imported
+from st_keytokens.index.store import Encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +91,7 @@ class OpenSearchEngine(SearchServerEngine):
 
     Without ``seismic``, terms are a ``rank_features`` field: search is exact, and a weight keeps nine significant
     bits, so that a score is within 0.2 % of the exact one
-    (:data:`st_keytokens.engines.feature_weights.RELATIVE_ERROR`). Dense vectors are kept in float32, of unit length
+    (:data:`st_keytokens.engines.search_server.RELATIVE_ERROR`). Dense vectors are kept in float32, of unit length
     for cosine, and found through Lucene's HNSW, which is approximate. Rankings are fused here, as the server's own
     fusion normalises in another way and needs a search pipeline.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -9,25 +10,114 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from st_keytokens.checks import check_choice
-from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine
-from st_keytokens.engines.filter_tree import Condition
-from st_keytokens.engines.fused_search import SIDES, FusedSearch, Side
-from st_keytokens.engines.pgvector_filters import condition_sql
-from st_keytokens.engines.pgvector_rows import copied_rows, fused_hit, vector_texts
+from st_keytokens.engines.engine import SIDES, CollectionSettings, Engine, FusedSearch, Side
+from st_keytokens.engines.filter_tree import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.fusion import reciprocal_rank_fusion
+from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.settings import Encoder
-from st_keytokens.optional import imported
+from st_keytokens.index.fusion import reciprocal_rank_fusion
+from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["PgVectorEngine"]
+__all__ = ["PgVectorEngine", "condition_sql", "copied_rows", "fused_hit", "vector_texts"]
+
+
+Sql = tuple[str, list[Any]]
+
+_OPERATORS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+
+
+def condition_sql(condition: Condition) -> Sql:
+    """A condition that is true or false, never null, and its parameters for psycopg, in order.
+
+    Keys and values are parameters all of them: none of what a user gave becomes a part of the statement.
+
+    >>> condition_sql(IsIn("language", ("en",)))
+    ('metadata @> %s::jsonb', ['{"language": "en"}'])
+    >>> condition_sql(Not(Exists("year")))
+    ('(NOT metadata ? %s)', ['year'])
+    """
+    if isinstance(condition, (AllOf, AnyOf)):
+        parts = [condition_sql(part) for part in condition.parts]
+        if not parts:
+            return ("true" if isinstance(condition, AllOf) else "false"), []
+        operator = " AND " if isinstance(condition, AllOf) else " OR "
+        joined = operator.join(statement for statement, _ in parts)
+        return f"({joined})", [parameter for _, parameters in parts for parameter in parameters]
+    if isinstance(condition, Not):
+        statement, parameters = condition_sql(condition.part)
+        return f"(NOT {statement})", parameters
+    if isinstance(condition, Exists):
+        return "metadata ? %s", [condition.key]
+    if isinstance(condition, HasId):
+        return "id = ANY(%s::text[])", [list(condition.ids)]
+    if isinstance(condition, IsIn):
+        # containment finds a scalar under a key by type and value, and one value of it in an index
+        held = [json.dumps({condition.key: value}, ensure_ascii=False) for value in condition.values]
+        return ("metadata @> %s::jsonb", held) if len(held) == 1 else ("metadata @> ANY(%s::jsonb[])", [held])
+    return _comparison(condition)
+
+
+def _comparison(condition: Comparison) -> Sql:
+    """A number among numbers of any size, or a string among strings by code point, which is the order of its bytes."""
+    if isinstance(condition.bound, str):
+        kind, value, bound = "string", 'metadata ->> %s COLLATE "C"', "%s"
+    else:
+        kind, value, bound = "number", "(metadata ->> %s)::numeric", "%s::numeric"
+    compared = f"{value} {_OPERATORS[condition.operator]} {bound}"
+    statement = f"(CASE WHEN jsonb_typeof(metadata -> %s) = '{kind}' THEN {compared} ELSE false END)"
+    return statement, [condition.key, condition.key, str(condition.bound)]
+
+
+def copied_rows(records: Records) -> Iterator[tuple[str | None, ...]]:
+    """Rows for COPY, in text: id, sparse, dense, text, metadata.
+
+    Raises:
+        ValueError: If a text has a NUL, which PostgreSQL cannot keep.
+    """
+    hybrid = records.hybrid
+    sparse = vector_texts(hybrid, "sparse")
+    dense = [None] * len(records) if hybrid.dense is None else vector_texts(hybrid, "dense")
+    for row, id in enumerate(records.ids):
+        text = records.text(row)
+        if text is not None and "\0" in text:
+            raise ValueError(f"texts must not contain NUL, which PostgreSQL cannot keep, got one in {id!r:.60}.")
+        yield id, sparse[row], dense[row], text, json.dumps(records.metadata_of(row), ensure_ascii=False)
+
+
+def vector_texts(embeddings: HybridEmbeddings, side: Side) -> list[str]:
+    """Vectors in pgvector's notation, in which the indices of a sparsevec count from 1.
+
+    >>> from st_keytokens.sparse_embeddings import SparseEmbeddings
+    >>> sparse = SparseEmbeddings.from_dicts([{0: 0.5, 8: 2.0}, {}], vocab_size=9)
+    >>> vector_texts(HybridEmbeddings(None, sparse), "sparse")
+    ['{1:0.5,9:2.0}/9', '{}/9']
+    """
+    if side == "sparse":
+        vocab_size = embeddings.sparse.vocab_size
+        rows = (zip((indices + 1).tolist(), values.tolist(), strict=True) for indices, values in embeddings.sparse)
+        return [f"{{{','.join(f'{index}:{value!r}' for index, value in row)}}}/{vocab_size}" for row in rows]
+    return [json.dumps(row) for row in np.asarray(embeddings.dense, np.float32).tolist()]
+
+
+def fused_hit(
+    rank: int,
+    id: str,
+    text: str | None,
+    metadata: dict[str, Any],
+    fused: float,
+    dense: float | None,
+    sparse: float | None,
+) -> Hit:
+    """A hit; its score of a side is None where that side did not find it."""
+    scores = {"dense": dense, "sparse": sparse}
+    return Hit(id, fused, rank, text, metadata, {side: score for side, score in scores.items() if score is not None})
+
 
 DenseType = Literal["vector", "halfvec"]
 

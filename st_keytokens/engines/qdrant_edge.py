@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.atomic_files import write_atomically
-from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine
+from st_keytokens.engines.engine import CollectionSettings, Engine, FusedSearch, Side
 from st_keytokens.engines.filter_tree import Condition
-from st_keytokens.engines.fused_search import FusedSearch, Side
-from st_keytokens.engines.point_ids import point_id
-from st_keytokens.engines.qdrant_requests import RRF_K, payload_of, qdrant_filter
+from st_keytokens.engines.qdrant import RRF_K, payload_of, point_id, qdrant_filter
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
+from st_keytokens.files import write_atomically
+from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.settings import Encoder
-from st_keytokens.optional import imported
+from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from st_keytokens.index.dense import checked_dense
 from st_keytokens.index.documents import checked_strings, packed_metadata
-from st_keytokens.index.settings import as_hybrid
+from st_keytokens.index.store import as_hybrid
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["Records", "check_whole_numbers"]

@@ -2,33 +2,242 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 import numpy as np
 
-from st_keytokens.engines.collection_settings import CollectionSettings
-from st_keytokens.engines.engine import Engine
-from st_keytokens.engines.filter_tree import Condition
-from st_keytokens.engines.fused_search import Side
+from st_keytokens.engines.engine import CollectionSettings, Engine, Side
+from st_keytokens.engines.filter_tree import AllOf, AnyOf, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.engines.records import Records
-from st_keytokens.engines.search_server_documents import (
-    STORED_FIELDS,
-    as_hit,
-    dense_score,
-    dense_vectors,
-    document_source,
-)
-from st_keytokens.engines.search_server_filters import FILTER_MAPPING, FILTER_TEMPLATES, filter_query
-from st_keytokens.engines.search_server_ids import document_id
+from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SearchServerEngine"]
+__all__ = [
+    "FILTER_MAPPING",
+    "FILTER_TEMPLATES",
+    "RELATIVE_ERROR",
+    "STORED_FIELDS",
+    "SearchServerEngine",
+    "as_hit",
+    "dense_score",
+    "dense_vectors",
+    "document_id",
+    "document_source",
+    "feature_weights",
+    "filter_fields",
+    "filter_query",
+]
+
+
+RELATIVE_ERROR = 2.0**-9
+_CUT_BITS = 15
+_SMALLEST, _LARGEST = 0x0080_0000, 0x7F7F_8000  # the bits of the smallest normal float32, and of the largest kept one
+
+
+def feature_weights(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round weights to what a feature field keeps exactly.
+
+    Args:
+        weights: Positive and finite, any shape.
+
+    Returns:
+        Weights of the same shape, each within ``RELATIVE_ERROR`` of its original, and so is any sum of their products
+        with query weights. Weights below 2^-126, which no such field takes, become 2^-126; those above the largest
+        that nine bits hold become that one.
+
+    Source:
+        Lucene, ``org.apache.lucene.document.FeatureField``: the float's bits, shifted right by 15, are the term
+        frequency.
+
+    >>> feature_weights(np.array([1.0, 1.0 + 2.0**-8, 1.0 + 2.0**-9, 0.3], np.float32)).tolist()
+    [1.0, 1.00390625, 1.0, 0.2998046875]
+    """
+    bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
+    is_odd = bits >> _CUT_BITS & 1  # a weight in the middle goes to the even neighbour
+    rounded = bits + (1 << _CUT_BITS - 1) - 1 + is_odd >> _CUT_BITS << _CUT_BITS
+    kept: NDArray[np.uint32] = np.clip(rounded, _SMALLEST, _LARGEST).astype(np.uint32)
+    return kept.view(np.float32)
+
+
+_MAX_ID_BYTES = 512
+_HASHED = "sha256:"
+
+
+def document_id(id: str) -> str:
+    """The ``_id`` of a document: its id, or a hash of it where the server would refuse it.
+
+    ``_id`` has 1 to 512 bytes. The id itself is kept in the document as well, and is what hits have.
+
+    >>> document_id("doc-7"), len(document_id("x" * 600))
+    ('doc-7', 71)
+    """
+    encoded = id.encode()
+    if 0 < len(encoded) <= _MAX_ID_BYTES and not id.startswith(_HASHED):
+        return id
+    return _HASHED + hashlib.sha256(encoded).hexdigest()
+
+
+STORED_FIELDS = ["id", "text", "metadata"]
+
+
+def document_source(
+    records: Records, row: int, weights: Mapping[str, float], dense: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """A document, without the fields that it has nothing for.
+
+    Args:
+        records: Where it is.
+        row: Its row.
+        weights: Its weights by term.
+        dense: All dense vectors, in the form that :func:`dense_vectors` gives them.
+    """
+    metadata = records.metadata_of(row)
+    source: dict[str, Any] = {"id": records.ids[row], "sparse": weights}
+    if dense is not None:
+        source["dense"] = dense[row].tolist()
+    if (text := records.text(row)) is not None:
+        source["text"] = text
+    if metadata:
+        source |= {"metadata": metadata, **filter_fields(metadata)}
+    return source
+
+
+def dense_vectors(dense: NDArray[Any], similarity: Similarity) -> NDArray[np.float32]:
+    """Vectors whose inner product is the similarity: of unit length for cosine, zeros where there are only zeros.
+
+    The servers' own cosine refuses zeros.
+    """
+    checked = checked_dense("embeddings", dense, "float32")
+    rows = checked.rows / checked.norms[:, None] if similarity == "cosine" else checked.rows
+    return np.asarray(rows, np.float32)
+
+
+def dense_score(score: float) -> float:
+    """An inner product from a server's score of it, which is ``p + 1`` where ``p >= 0`` and ``1 / (1 - p)`` below.
+
+    >>> dense_score(1.5), dense_score(0.5)
+    (0.5, -1.0)
+    """
+    return score - 1 if score >= 1 else 1 - 1 / score
+
+
+def as_hit(found: Mapping[str, Any], rank: int, side: str, score: float) -> Hit:
+    """A hit from one in a server's answer."""
+    source = found["_source"]
+    return Hit(source["id"], score, rank, source.get("text"), source.get("metadata") or {}, {side: score})
+
+
+_MAX_CHARACTERS = 8_191  # of four bytes each: what Lucene takes as a term
+_PLAIN = {None: "null", True: "true", False: "false"}
+
+FILTER_MAPPING: dict[str, Any] = {
+    "facts": {"type": "keyword"},
+    "numbers": {"type": "object", "dynamic": True},
+    "strings": {"type": "object", "dynamic": True},
+}
+FILTER_TEMPLATES: list[dict[str, Any]] = [
+    {"numbers": {"path_match": "numbers.*", "mapping": {"type": "double"}}},
+    {"strings": {"path_match": "strings.*", "mapping": {"type": "keyword", "ignore_above": _MAX_CHARACTERS}}},
+]
+
+
+def filter_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside a document's metadata.
+
+    Strings of more than 8,191 characters are left out: no filter can ask for them.
+
+    >>> filter_fields({"n": 1, "a.b": "en"})
+    {'facts': ['any:n', '1:n', 'any:a%2Eb'], 'numbers': {'n': 1.0}, 'strings': {'a%2Eb': 'en'}}
+    """
+    facts: list[str] = []
+    numbers: dict[str, float] = {}
+    strings: dict[str, str] = {}
+    for key, value in metadata.items():
+        field = _field(key)
+        facts.append(f"any:{field}")
+        if value is None or isinstance(value, (bool, int, float)):
+            facts.append(_fact(field, value))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers[field] = _double(value)
+        elif isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
+            strings[field] = value
+    return {"facts": facts, "numbers": numbers, "strings": strings}
+
+
+def filter_query(condition: Condition) -> dict[str, Any]:
+    """A query that gives no scores, for ``bool.filter``.
+
+    Numbers are equal exactly, and greater or less as doubles, in which integers beyond 2^53 are rounded.
+
+    Raises:
+        ValueError: If the filter asks for a string of more than 8,191 characters.
+
+    >>> filter_query(IsIn("language", ("en", 3)))["bool"]["should"]
+    [{'terms': {'facts': ['3:language']}}, {'terms': {'strings.language': ['en']}}]
+    """
+    if isinstance(condition, AllOf):
+        parts = [filter_query(part) for part in condition.parts]
+        return {"bool": {"filter": parts}} if parts else {"match_all": {}}
+    if isinstance(condition, AnyOf):
+        return _any([filter_query(part) for part in condition.parts])
+    if isinstance(condition, Not):
+        return {"bool": {"must_not": [filter_query(condition.part)]}}
+    if isinstance(condition, HasId):
+        return {"ids": {"values": [document_id(id) for id in condition.ids]}}
+    field = _field(condition.key)
+    if isinstance(condition, Exists):
+        return {"term": {"facts": f"any:{field}"}}
+    if isinstance(condition, IsIn):
+        facts = [_fact(field, value) for value in condition.values if not isinstance(value, str)]
+        strings = [_checked_string(value) for value in condition.values if isinstance(value, str)]
+        wanted = {"facts": facts, f"strings.{field}": strings}
+        return _any([{"terms": {name: values}} for name, values in wanted.items() if values])
+    operator = condition.operator.removeprefix("$")
+    if isinstance(condition.bound, str):
+        return {"range": {f"strings.{field}": {operator: _checked_string(condition.bound)}}}
+    return {"range": {f"numbers.{field}": {operator: _double(condition.bound)}}}
+
+
+def _any(queries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"bool": {"should": queries, "minimum_should_match": 1}} if queries else {"match_none": {}}
+
+
+def _field(key: str) -> str:
+    """A key as a field's name, in which a dot would lead into objects, and a space or nothing be refused."""
+    return quote(key, safe="").replace(".", "%2E") or "%"
+
+
+def _fact(field: str, value: float | None) -> str:
+    """A keyword for a value, the same for equal numbers and for no others."""
+    if value is None or isinstance(value, bool):
+        return f"{_PLAIN[value]}:{field}"
+    return f"{int(value) if value == int(value) else value}:{field}"
+
+
+def _double(value: float) -> float:
+    """The nearest double, the largest one for integers beyond it."""
+    try:
+        return float(value)
+    except OverflowError:
+        return 1.7976931348623157e308 if value > 0 else -1.7976931348623157e308
+
+
+def _checked_string(value: str) -> str:
+    if len(value) > _MAX_CHARACTERS:
+        raise ValueError(
+            f"filter strings must have at most {_MAX_CHARACTERS} characters, got {len(value)} in {value!r:.40}. "
+            "Keep something shorter in the metadata."
+        )
+    return value
+
 
 Operations = list[tuple[str, list[dict[str, Any]]]]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from st_keytokens.imports import lazy_names
 
 __all__ = [
     "COMPARED_METHODS",
@@ -23,38 +24,29 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from st_keytokens.evaluation.averages import Evaluation
     from st_keytokens.evaluation.collections import Collection, Report, read_collection
-    from st_keytokens.evaluation.comparison import Comparison, evaluate, run_comparison
+    from st_keytokens.evaluation.comparison import Comparison, Evaluation, evaluate, run_comparison
     from st_keytokens.evaluation.evaluators import HybridInformationRetrievalEvaluator
     from st_keytokens.evaluation.measures import MEASURES, measure_queries
     from st_keytokens.evaluation.methods import COMPARED_METHODS
     from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
-else:  # on first use, as in the package above
-    _MODULES = {
-        "COMPARED_METHODS": "methods",
-        "MEASURES": "measures",
-        "Collection": "collections",
-        "Comparison": "comparison",
-        "Evaluation": "averages",
-        "HybridInformationRetrievalEvaluator": "evaluators",
-        "Report": "collections",
-        "bootstrap_interval": "significance",
-        "evaluate": "comparison",
-        "holm": "significance",
-        "measure_queries": "measures",
-        "randomization_test": "significance",
-        "read_collection": "collections",
-        "run_comparison": "comparison",
-    }
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "COMPARED_METHODS": "methods",
+            "Collection": "collections",
+            "Comparison": "comparison",
+            "Evaluation": "comparison",
+            "HybridInformationRetrievalEvaluator": "evaluators",
+            "MEASURES": "measures",
+            "Report": "collections",
+            "bootstrap_interval": "significance",
+            "evaluate": "comparison",
+            "holm": "significance",
+            "measure_queries": "measures",
+            "randomization_test": "significance",
+            "read_collection": "collections",
+            "run_comparison": "comparison",
+        },
+    )

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_keytokens.calibration import Calibration
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.encoder.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
 from st_keytokens.evaluation.collections import Collection
 from st_keytokens.hashes import fingerprint
-from st_keytokens.forward_pass import Role
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.weighting import Weighting
+from st_keytokens.terms.weighting import Weighting
 
 __all__ = ["EncodedCollection", "Stopwatch", "encode_collection", "with_settings"]
 

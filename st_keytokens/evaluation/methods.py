@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
 from st_keytokens.evaluation.encoded import EncodedCollection, Stopwatch, with_settings
 from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import FUSIONS, FusionName
+from st_keytokens.index.fusion import FUSIONS, FusionName
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.weighting import METHODS
+from st_keytokens.terms.weighting import METHODS
 
 __all__ = ["COMPARED_METHODS", "ComparedMethod", "in_text_weights", "run_methods"]
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from st_keytokens.fusion import FusedHit
+from st_keytokens.index.fusion import FusedHit
 
 __all__ = ["POSTING_BYTES", "Ranking", "Run", "best", "dense_run", "fused_run", "sparse_run", "tie_order"]
 

@@ -1,14 +1,4 @@
-"""Filters: which documents a search may find, as a dictionary, a function or a collection of ids.
-
-A dictionary is translated to SQL over the metadata, in the usual language of operators::
-
-    {"year": {"$gte": 2000, "$lt": 2010}, "language": "en"}     # all of them
-    {"$or": [{"topic": {"$in": ["cs", "math"]}}, {"$not": {"is_draft": True}}]}
-
-A value stands for ``$eq``. Numbers compare with numbers and strings (by code point) with strings, true is not 1, and a
-document without the key matches only ``{"$exists": False}``, ``$ne`` and ``$nin``. Keys are literal: a dot in one does
-not lead into nested objects.
-"""
+"""The rows that the last filters let through: looking for them reads the metadata of every document."""
 
 from __future__ import annotations
 
@@ -25,9 +15,11 @@ from st_keytokens.index.documents import Document, checked_strings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from st_keytokens.index.snapshot import Snapshot
     from st_keytokens.index.store import Store
 
-__all__ = ["Filter", "filter_sql", "filtered_keys", "keys_where"]
+__all__ = ["Filter", "FilterMasks", "filter_sql", "filtered_keys", "keys_where"]
+
 
 Filter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
 Sql = tuple[str, list[Any]]
@@ -180,3 +172,44 @@ def _scalar(value: float | str) -> float | str:
     if not math.isfinite(value):
         raise ValueError(f"filter values must be finite, got {value}.")
     return float(value) if abs(value) >= 2**63 else value
+
+
+class FilterMasks:
+    """Masks of dictionary filters, a byte for each row, kept until the index changes.
+
+    Threads need no lock: what is lost between two of them is looked for again. Functions are called each time, as they
+    may depend on anything.
+
+    Args:
+        store: The database of the filtered documents.
+        most_bytes: How much is kept; a mask that does not fit takes the place of all others.
+    """
+
+    def __init__(self, store: Store, *, most_bytes: int = 1 << 26) -> None:
+        self._store, self._most_bytes = store, most_bytes
+        self._held: tuple[int, dict[tuple[str, ...], NDArray[np.bool_]]] = 0, {}
+
+    def mask(self, connection: sqlite3.Connection, snapshot: Snapshot, filter: Filter) -> NDArray[np.bool_]:
+        """Mask of the rows that a filter lets through, padded, not to be written to.
+
+        Args:
+            connection: A connection in a transaction.
+            snapshot: The snapshot of that transaction.
+            filter: See :func:`st_keytokens.index.filters.filtered_keys`, also for the errors.
+        """
+        if not isinstance(filter, Mapping):
+            return snapshot.mask(filtered_keys(self._store, connection, filter))
+        condition, parameters = filter_sql(filter)
+        key = condition, *parameters
+        generation, masks = self._held
+        if generation != snapshot.generation:
+            masks = {}
+            self._held = snapshot.generation, masks
+        mask = masks.get(key)
+        if mask is None:
+            mask = snapshot.mask(keys_where(connection, condition, parameters))
+            mask.setflags(write=False)
+            if (len(masks) + 1) * len(mask) > self._most_bytes:
+                masks.clear()
+            masks[key] = mask
+        return mask

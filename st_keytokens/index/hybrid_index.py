@@ -13,11 +13,10 @@ import numpy as np
 from st_keytokens.checks import check_choice
 from st_keytokens.index.dense import checked_dense
 from st_keytokens.index.documents import checked_strings, packed_metadata
-from st_keytokens.index.postings import Postings
 from st_keytokens.index.reader import Embeddings, IndexReader
-from st_keytokens.index.segments import Segment, verify_segment, write_segment
-from st_keytokens.index.settings import as_hybrid, check_embeddings, settled
+from st_keytokens.index.segments import Postings, Segment, verify_segment, write_segment
 from st_keytokens.index.snapshot import Snapshot
+from st_keytokens.index.store import as_hybrid, check_embeddings, settled
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 __all__ = ["HybridIndex"]

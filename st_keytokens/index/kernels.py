@@ -19,7 +19,7 @@ from st_keytokens.checks import check_choice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from st_keytokens.index.postings import Postings
+    from st_keytokens.index.segments import Postings
 
 __all__ = ["Kernel", "KernelName", "Ranking", "best_rows", "padded", "sparse_kernel"]
 

@@ -16,17 +16,15 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from st_keytokens.checks import checked_float
-from st_keytokens.fusion import Fusion, FusionName
 from st_keytokens.index.dense import Similarity
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, hits
-from st_keytokens.index.filter_masks import FilterMasks
-from st_keytokens.index.filters import Filter
+from st_keytokens.index.filters import Filter, FilterMasks
+from st_keytokens.index.fusion import Fusion, FusionName
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
 from st_keytokens.index.search import Mode, Plan, matched_terms
 from st_keytokens.index.segments import verify_segment
-from st_keytokens.index.settings import Encoder, as_hybrid, check_embeddings, check_settings, given_settings
 from st_keytokens.index.snapshot import Snapshot
-from st_keytokens.index.store import Store
+from st_keytokens.index.store import Encoder, Store, as_hybrid, check_embeddings, check_settings, given_settings
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["Embeddings", "IndexReader"]
@@ -159,7 +157,7 @@ class IndexReader:
                 :mod:`st_keytokens.index.filters`), a function of a :class:`Document` (slow), or a collection of ids.
             fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's
                 terms single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks; or
-                a function such as these, of :mod:`st_keytokens.fusion`. Only for hybrid.
+                a function such as these, of :mod:`st_keytokens.index.fusion`. Only for hybrid.
             weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion. None: the encoder's ``fusion_weights``, or
                 1 each without an encoder.
             depth: How many hits of each side are fused; by default ``max(100, 10 * top_k)``.

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.fusion import FUSIONS, Fusion
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm
+from st_keytokens.index.fusion import FUSIONS, Fusion
 from st_keytokens.index.kernels import Kernel, Ranking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from st_keytokens.index.postings import Postings
+    from st_keytokens.index.segments import Postings
     from st_keytokens.index.snapshot import Snapshot
     from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 

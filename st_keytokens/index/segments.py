@@ -6,18 +6,154 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import scipy.sparse
 
 from st_keytokens.index.dense import DenseRows
-from st_keytokens.index.postings import Postings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_MERGED_ROWS", "Segment", "sync_directory", "verify_segment", "write_segment"]
+    from st_keytokens.sparse_embeddings import SparseEmbeddings
+
+__all__ = ["MAX_MERGED_ROWS", "Postings", "Segment", "sync_directory", "verify_segment", "write_segment"]
+
+
+_LARGEST_GAP = 65_535
+
+
+@dataclass(frozen=True, eq=False)
+class Postings:
+    """Sparse embeddings by term, for the terms that occur.
+
+    A posting holds how many rows further it is than the one before it, as 16 bits. A greater distance is covered in
+    steps of 65,535 by postings of weight 0, which add nothing to a score.
+
+    Attributes:
+        num_rows: Number of rows that the postings are about.
+        terms: Term ids, ascending, int32, shape ``(num_terms,)``.
+        indptr: Boundaries, int64, shape ``(num_terms + 1,)``: term ``t`` has the postings ``indptr[t]:indptr[t + 1]``.
+        gaps: Distance of each posting's row from that of the one before it, from row 0 for the first of a term,
+            uint16, shape ``(num_postings,)``.
+        weights: Weight of each posting, float32, same shape.
+    """
+
+    num_rows: int
+    terms: NDArray[np.int32]
+    indptr: NDArray[np.int64]
+    gaps: NDArray[np.uint16]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def from_sparse(cls, embeddings: SparseEmbeddings) -> Postings:
+        """Turn rows of terms into terms of rows.
+
+        >>> from st_keytokens.sparse_embeddings import SparseEmbeddings
+        >>> rows = SparseEmbeddings.from_dicts([{}, {7: 0.5}, {}, {2: 1.0, 7: 2.0}], vocab_size=9)
+        >>> postings = Postings.from_sparse(rows)
+        >>> [array.tolist() for array in (postings.terms, postings.indptr, postings.gaps, postings.weights)]
+        [[2, 7], [0, 1, 3], [3, 1, 2], [1.0, 0.5, 2.0]]
+        """
+        parts = (embeddings.values, embeddings.indices, embeddings.indptr)
+        columns = scipy.sparse.csr_matrix(parts, shape=embeddings.shape).tocsc()
+        return cls._made(len(embeddings), np.arange(embeddings.vocab_size), columns)
+
+    @classmethod
+    def _made(cls, num_rows: int, terms: NDArray[Any], compressed: Any) -> Postings:
+        """Keep the terms that have postings, in the dtypes of the format, and turn their rows into gaps."""
+        is_used = np.diff(compressed.indptr) > 0
+        indptr = np.append(compressed.indptr[:-1][is_used], compressed.indptr[-1]).astype(np.int64)
+        rows, weights = compressed.indices, compressed.data
+        distances = np.diff(rows, prepend=rows[:1])
+        distances[indptr[:-1]] = rows[indptr[:-1]]
+        is_far = np.flatnonzero(distances > _LARGEST_GAP)
+        num_steps = (distances[is_far] - 1) // _LARGEST_GAP
+        distances[is_far] -= num_steps * _LARGEST_GAP
+        gaps = distances.astype(np.uint16)
+        if len(is_far):
+            steps = np.repeat(is_far, num_steps)
+            gaps, weights = np.insert(gaps, steps, _LARGEST_GAP), np.insert(weights, steps, 0)
+            indptr += np.searchsorted(steps, indptr)
+        return cls(num_rows, terms[is_used].astype(np.int32), indptr, gaps, weights)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Postings]) -> Postings:
+        """Put the rows of several postings under one another."""
+        terms = np.unique(np.concatenate([part.terms for part in parts]))
+        widened = []
+        for part in parts:
+            indptr, rows, weights = part.unpacked()
+            counts = np.zeros(len(terms) + 1, np.int64)
+            counts[1 + np.searchsorted(terms, part.terms)] = np.diff(indptr)
+            arrays = (weights, rows, np.cumsum(counts))
+            widened.append(scipy.sparse.csr_matrix(arrays, shape=(len(terms), part.num_rows)))
+        return cls._made(sum(part.num_rows for part in parts), terms, scipy.sparse.hstack(widened, format="csr"))
+
+    def kept(self, is_kept: NDArray[np.bool_]) -> Postings:
+        """Keep some rows, given as a mask, and number them anew."""
+        indptr, rows, weights = self.unpacked()
+        has_posting = is_kept[rows]
+        numbers = np.cumsum(is_kept, dtype=np.int32) - 1
+        arrays = (weights[has_posting], numbers[rows[has_posting]], _boundaries(has_posting, indptr))
+        num_rows = int(np.count_nonzero(is_kept))
+        return self._made(num_rows, self.terms, scipy.sparse.csr_matrix(arrays, shape=(len(self.terms), num_rows)))
+
+    def unpacked(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """Boundaries, row and weight of each posting, without those of weight 0."""
+        ends = np.cumsum(self.gaps, dtype=np.uint32)  # modulo 2 ** 32, as is the difference
+        before = np.append(ends[:1] - ends[:1], ends)[self.indptr[:-1]]
+        rows = (ends - np.repeat(before, np.diff(self.indptr))).view(np.int32)
+        is_posting = self.weights > 0
+        if is_posting.all():
+            return self.indptr, rows, self.weights
+        return _boundaries(is_posting, self.indptr), rows[is_posting], self.weights[is_posting]
+
+    def shared(
+        self, terms: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions among these terms of those that occur here, and their weights."""
+        positions = np.searchsorted(self.terms, terms)
+        is_shared = positions < len(self.terms)
+        is_shared[is_shared] = self.terms[positions[is_shared]] == terms[is_shared]
+        return positions[is_shared], weights[is_shared]
+
+    def of_term(self, position: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows, ascending, and weights of the term at a position, with those of weight 0."""
+        span = slice(self.indptr[position], self.indptr[position + 1])
+        return np.cumsum(self.gaps[span], dtype=np.int64), self.weights[span]
+
+    def weight(self, term: int | np.int32, row: int) -> float:
+        """Weight of a term in a row; 0 where the row does not hold it."""
+        position = int(np.searchsorted(self.terms, term))
+        if position == len(self.terms) or self.terms[position] != term:
+            return 0.0
+        rows, weights = self.of_term(position)
+        place = int(np.searchsorted(rows, row))
+        return float(weights[place]) if place < len(rows) and rows[place] == row else 0.0
+
+    @cached_property
+    def matrix(self) -> Any:
+        """A scipy CSR matrix of shape ``(num_terms, num_rows)``, in memory.
+
+        Raises:
+            ValueError: If a posting names a row that does not exist.
+        """
+        indptr, rows, weights = self.unpacked()
+        matrix = scipy.sparse.csr_matrix((weights, rows, indptr), shape=(len(self.terms), self.num_rows))
+        matrix.check_format(full_check=True)
+        return matrix
+
+
+def _boundaries(is_kept: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Boundaries between the kept ones."""
+    num_before = np.zeros(len(is_kept) + 1, np.int64)
+    np.cumsum(is_kept, out=num_before[1:])
+    return num_before[indptr]
+
 
 MAX_MERGED_ROWS = 1 << 20  # bounds the memory and the time of one merge
 Files = dict[str, tuple[int, str]]

@@ -16,7 +16,7 @@ from st_keytokens.index.segments import MAX_MERGED_ROWS, Segment
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from st_keytokens.index.postings import Postings
+    from st_keytokens.index.segments import Postings
     from st_keytokens.index.store import Store
 
 __all__ = ["Snapshot"]

@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from st_keytokens.cache import Row, join_rows, split_rows
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.cache import Row, join_rows, split_rows
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.index.documents import checked_strings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from st_keytokens.forward_pass import Role
+    from st_keytokens.encoder.forward_pass import Role
     from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = ["IndicesValues", "PairedEmbeddings"]

@@ -9,14 +9,13 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, cast, overload
 
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.index import Document, Hit
 from st_keytokens.index.documents import checked_strings
 from st_keytokens.index.filters import Filter
 from st_keytokens.index.search import Mode
 from st_keytokens.retrieval.metadata import plain, restored
-from st_keytokens.retrieval.outside_fusion import fuse_outside
-from st_keytokens.retrieval.outside_ranking import OutsideHit, joined
+from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings
 from st_keytokens.retrieval.text_store import TextStore
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.filters import Filter
+from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.search import Mode, Plan
 
 __all__ = ["Fusion", "RetrievedHit", "SearchSettings"]

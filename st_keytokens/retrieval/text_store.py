@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from operator import itemgetter
 from os import PathLike
@@ -12,17 +17,76 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
-from st_keytokens.atomic_files import write_atomically
 from st_keytokens.checks import check_choice
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.files import write_atomically
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.documents import checked_strings, packed_metadata
-from st_keytokens.retrieval.index_copy import copy_index
+from st_keytokens.index.segments import sync_directory
 from st_keytokens.retrieval.metadata import as_json_list, restored
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
-__all__ = ["OnConflict", "TextStore"]
+__all__ = ["OnConflict", "TextStore", "copy_index"]
+
+
+_DATABASE, _SEGMENTS = "index.sqlite", "segments"
+_TIMEOUT = 30.0  # seconds to wait for a writer
+
+
+def copy_index(source: Path, target: Path) -> None:
+    """Copies the last commit of an index into a directory, whose index, if it has one, is replaced as a whole.
+
+    Writers of the source wait; an open index on the target has to be opened anew.
+
+    Args:
+        source: The directory of an index.
+        target: Directory; made where it is missing, with its parents.
+
+    Raises:
+        OSError: If it cannot be written, or a writer does not finish in time; the old one is kept.
+        ValueError: If the target holds other files, but no index.
+    """
+    if target.exists() and not (target / _DATABASE).exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"path must be an index, an empty directory or new, got {target} with other files.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        new.mkdir()
+        try:
+            _copy(source, new)
+        except sqlite3.OperationalError as err:
+            raise OSError(f"the index {source} could not be copied: {err}. Nothing was changed; try again.") from err
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync_directory(target.parent)
+
+
+def _copy(source: Path, new: Path) -> None:
+    with (
+        closing(sqlite3.connect(source / _DATABASE, timeout=_TIMEOUT, isolation_level=None)) as writer,
+        closing(sqlite3.connect(source / _DATABASE)) as reader,
+        closing(sqlite3.connect(new / _DATABASE)) as copy,
+    ):
+        writer.execute("BEGIN IMMEDIATE")  # nobody changes segments meanwhile
+        (new / _SEGMENTS).mkdir()
+        for (name,) in writer.execute("SELECT name FROM segments"):  # what is beside them is about to be removed
+            shutil.copytree(source / _SEGMENTS / name, new / _SEGMENTS / name, copy_function=_copy_file)
+        reader.backup(copy)
+        writer.execute("ROLLBACK")
+
+
+def _copy_file(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    with open(target, "rb+") as file:
+        os.fsync(file.fileno())
+
 
 OnConflict = Literal["error", "replace"]
 

@@ -9,8 +9,7 @@ from scipy import stats
 from torch import nn
 
 from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead, Vocabulary
-from st_keytokens.analysis.contribution import measure_contribution
-from st_keytokens.analysis.contribution_logits import float32_logits, split_logits
+from st_keytokens.analysis.contribution import float32_logits, measure_contribution, split_logits
 from st_keytokens.analysis.spectrum import measure_spectrum
 
 WEIGHT = torch.tensor([[4.0, 0.0], [1.0, 2.0], [1.0, -2.0]])

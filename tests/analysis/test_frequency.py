@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from st_keytokens.analysis.frequency import document_frequencies, frequency_order
+from st_keytokens.analysis.alignment import document_frequencies, frequency_order
 
 
 class TestDocumentFrequencies:

@@ -7,12 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_bars import bar_table, html_report
-from st_keytokens.analysis.html_page import HtmlView, escaped
-from st_keytokens.analysis.html_spans import literal_spans
-from st_keytokens.analysis.html_text_view import html_view
-from st_keytokens.analysis.pair import explain_pair
-from st_keytokens.analysis.pair_scores import explain_sparse_pair
+from st_keytokens.analysis.html_view import HtmlView, bar_table, escaped, html_report, html_view, literal_spans
+from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
 from st_keytokens.analysis.tables import markdown_table
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import build_sentence_transformer
+from small_models import build_sentence_transformer
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.instructions import compare_instructions

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from st_keytokens.analysis import candidate_phrases
-from st_keytokens.analysis.keyphrases_candidates import comparable, words_of
+from st_keytokens.analysis.keyphrases import comparable, words_of
 
 
 class TestWords:

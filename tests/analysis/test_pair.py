@@ -10,9 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_keytokens import HybridIndex, KeyTokenEncoder
-from st_keytokens.analysis.pair import explain_pair, orthogonal_coordinates
-from st_keytokens.analysis.pair_comparison import compare_pair
-from st_keytokens.analysis.pair_scores import explain_sparse_pair
+from st_keytokens.analysis.pair import compare_pair, explain_pair, explain_sparse_pair, orthogonal_coordinates
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."

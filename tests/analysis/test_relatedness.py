@@ -8,9 +8,13 @@ import pytest
 import scipy.stats
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
-from st_keytokens.analysis.relatedness import compare_with_judgements
-from st_keytokens.analysis.relatedness_correlation import judged_correlations
-from st_keytokens.analysis.relatedness_measures import PAIR_MEASURES, cosine_overlap, weighted_jaccard
+from st_keytokens.analysis.relatedness import (
+    PAIR_MEASURES,
+    compare_with_judgements,
+    cosine_overlap,
+    judged_correlations,
+    weighted_jaccard,
+)
 
 
 @pytest.fixture(scope="module")

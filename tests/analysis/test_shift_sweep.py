@@ -9,11 +9,10 @@ import torch
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.alignment import alignment_of_embeddings
-from st_keytokens.analysis.shift_result import mutual_information
-from st_keytokens.analysis.shift_sweep import sweep_shift
+from st_keytokens.analysis.shift import mutual_information, sweep_shift
 from st_keytokens.analysis.spectrum import measure_spectrum
 from st_keytokens.analysis.variation import measure_variation
-from st_keytokens.first_component import FirstComponent, shift
+from st_keytokens.calibration.first_component import FirstComponent, shift
 
 
 @pytest.fixture(scope="module")

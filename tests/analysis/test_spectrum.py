@@ -8,7 +8,7 @@ import torch
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.spectrum import Spectrum, measure_spectrum
-from st_keytokens.first_component import SecondMoments
+from st_keytokens.calibration.moments import SecondMoments
 
 
 def random_embeddings(rows=40, width=6, seed=0):

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import build_sentence_transformer
 from scipy import stats
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from small_models import build_sentence_transformer
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.spectrum_inputs import check_comparable
+from st_keytokens.analysis.spectrum import check_comparable
 from st_keytokens.analysis.variation import measure_variation
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import SENTENCES, build_byte_level_tokenizer, build_wordpiece_tokenizer
+from small_models import SENTENCES, build_byte_level_tokenizer, build_wordpiece_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 

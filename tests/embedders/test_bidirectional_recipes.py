@@ -15,9 +15,9 @@ from reference_models import mistral_hidden_states, tensors_of, with_adapter
 from transformers import AutoModel
 
 from st_keytokens.embedders import TemplateTransformer, load_embedder, open_embedder
-from st_keytokens.embedders.known_embedders import RECIPES
+from st_keytokens.embedders.recipes import RECIPES
 from st_keytokens.embedders.template_transformer import bidirectional_mask
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 GRITLM = "GritLM/GritLM-7B"
 MNTP = "McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-mntp"

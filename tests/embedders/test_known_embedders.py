@@ -16,13 +16,13 @@ from embedder_checkpoints import (
     save_adapter,
     save_in_cache,
 )
-from models import build_sentence_transformer
+from small_models import build_sentence_transformer
 
 from st_keytokens import embedders
 from st_keytokens.embedders import known_embedders, load_embedder, load_saved, open_embedder
-from st_keytokens.embedders.embedder_table import embedder_table, update_table
-from st_keytokens.embedders.known_embedders import RECIPES, find_recipe
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.embedders.recipes import RECIPES, find_recipe
+from st_keytokens.embedders.table import embedder_table, update_table
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 PAGE = Path(__file__).parents[2] / "docs" / "embedders.md"
 
@@ -170,7 +170,7 @@ class TestSaved:
 
 CACHE_FOLDER = """
 import sys
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens import KeyTokenEncoder
 arguments = {"device": "cpu", "cache_folder": sys.argv[1]}
 for name, backbone in (("GritLM/GritLM-7B", None), ("some/embedder", "some/language-model")):
     encoder = KeyTokenEncoder.from_pretrained(name, backbone=backbone, model_arguments=arguments)
@@ -191,7 +191,7 @@ def test_everything_is_looked_for_in_the_cache_folder(tmp_path):
 
 
 IDS = """
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens import KeyTokenEncoder
 for name in ("GritLM/GritLM-7B", "royokong/prompteol-opt-1.3b", "Muennighoff/SGPT-1.3B-weightedmean-nli"):
     encoder = KeyTokenEncoder.from_pretrained(name, model_arguments={"device": "cpu"}, max_active_dims=4)
     encoded = encoder.encode(["The genome of a mouse."])

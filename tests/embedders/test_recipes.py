@@ -19,7 +19,7 @@ from reference_models import mistral_hidden_states, tensors_of, with_adapter
 from transformers import AutoModel
 
 from st_keytokens.embedders import known_embedders, load_embedder
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 TEXTS = ["The genome of a mouse.", "Stars", "Antibodies bind to proteins on the surface of the virus and block it."]
 WEB = "Given a web search query, retrieve relevant passages that answer the query"

@@ -153,7 +153,7 @@ class SearchServerErrors:
             engine.search(query({0: 1.0}), mode="sparse", filter={"s": "x" * 8192})
 
     def test_ids_that_are_hashed_are_like_no_other(self, engine, server):
-        from st_keytokens.engines.search_server_ids import document_id
+        from st_keytokens.engines.search_server import document_id
 
         long = "x" * 600
         engine.upsert(small_records([long, document_id(long)]))

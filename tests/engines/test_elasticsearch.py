@@ -16,7 +16,7 @@ import elasticsearch
 from st_keytokens import SparseEmbeddings
 from st_keytokens.engines import Records, Retry
 from st_keytokens.engines.elasticsearch import ElasticsearchEngine
-from st_keytokens.engines.feature_weights import RELATIVE_ERROR, feature_weights
+from st_keytokens.engines.search_server import RELATIVE_ERROR, feature_weights
 
 URL = "ST_KEYTOKENS_ELASTICSEARCH_URL"
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_keytokens.engines.feature_weights import RELATIVE_ERROR, feature_weights
+from st_keytokens.engines.search_server import RELATIVE_ERROR, feature_weights
 
 TINY = float(np.finfo(np.float32).tiny)
 

@@ -16,8 +16,7 @@ from conformance import NUM_ROWS, ROWS_PER_BATCH, batches, killed_load, written_
 
 from st_keytokens import SparseEmbeddings
 from st_keytokens.engines import Records, Retry, load
-from st_keytokens.engines.lucene import LuceneExport
-from st_keytokens.engines.lucene_impacts import ImpactScale, read_collection, read_queries
+from st_keytokens.engines.lucene import ImpactScale, LuceneExport, read_collection, read_queries
 
 ODD_IDS = ["a b", "", " ", "ü", "日本語", "😀", 'a"b', "a\\b", "a\tb", "x" * 600, "Q0 1 2"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_keytokens.engines.lucene_impacts import (
+from st_keytokens.engines.lucene import (
     ImpactScale,
     document_line,
     query_line,

@@ -15,8 +15,8 @@ import opensearchpy
 
 from st_keytokens import SparseEmbeddings
 from st_keytokens.engines import Records, Retry
-from st_keytokens.engines.feature_weights import RELATIVE_ERROR, feature_weights
 from st_keytokens.engines.opensearch import OpenSearchEngine, SeismicField
+from st_keytokens.engines.search_server import RELATIVE_ERROR, feature_weights
 
 URL = "ST_KEYTOKENS_OPENSEARCH_URL"
 MAX_CLAUSES = 1024

@@ -17,8 +17,7 @@ import psycopg
 from st_keytokens import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.engines import Records, Retry
 from st_keytokens.engines.filter_tree import parse_filter
-from st_keytokens.engines.pgvector import PgVectorEngine
-from st_keytokens.engines.pgvector_filters import condition_sql
+from st_keytokens.engines.pgvector import PgVectorEngine, condition_sql
 
 URL = "ST_KEYTOKENS_POSTGRES_URL"
 QUICK = Retry(max_attempts=4, first_wait=0.001)

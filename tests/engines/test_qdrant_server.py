@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient
 
 from st_keytokens import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.engines import QdrantEngine, Records, Retry
-from st_keytokens.engines.point_ids import point_id
+from st_keytokens.engines.qdrant import point_id
 
 SETTINGS = {"vocab_size": 3000, "embedding_dimension": 4, "similarity": "cosine", "fingerprint": "f"}
 CONFIG = {

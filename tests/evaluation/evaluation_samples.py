@@ -1,14 +1,14 @@
-"""A collection small enough to know by heart, over the sentences of tests/models.py."""
+"""A collection small enough to know by heart, over the sentences of tests/small_models.py."""
 
 from __future__ import annotations
 
 import copy
 
-from models import SENTENCES
+from small_models import SENTENCES
 
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.cli.inputs import Record
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
-from st_keytokens.readers import Record
 
 QUERIES = {
     "wolves": "Where do wolves hunt deer?",

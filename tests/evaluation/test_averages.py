@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from evaluation_samples import build_collection, build_encoder, tables_of
 
-from st_keytokens.evaluation.averages import Evaluation
+from st_keytokens.cli.inputs import Record
 from st_keytokens.evaluation.collections import Collection
-from st_keytokens.evaluation.comparison import run_comparison
+from st_keytokens.evaluation.comparison import Evaluation, run_comparison
 from st_keytokens.evaluation.measures import MEASURES
 from st_keytokens.evaluation.significance import holm, randomization_test
-from st_keytokens.readers import Record
 
 METHODS = ["dense", "bm25-words", "key-tokens"]
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from evaluation_samples import build_collection, build_encoder
 
-from st_keytokens.evaluation import bm25_check
-from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
-from st_keytokens.evaluation.bm25_check import check_bm25, rank_bm25_rankings
+from st_keytokens.evaluation import bm25 as bm25_check
+from st_keytokens.evaluation.bm25 import bm25_vectors, check_bm25, rank_bm25_rankings, split_words
 from st_keytokens.evaluation.encoded import encode_collection
 from st_keytokens.evaluation.methods import run_methods
 from st_keytokens.evaluation.runs import tie_order

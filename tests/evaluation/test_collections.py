@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from st_keytokens.cli.inputs import Record
 from st_keytokens.evaluation.collections import Collection, Report, read_collection
-from st_keytokens.readers import Record
 
 
 def write_lines(path, lines):

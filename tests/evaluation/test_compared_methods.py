@@ -10,12 +10,12 @@ from evaluation_samples import build_collection, build_encoder, count_passes
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-from st_keytokens.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.encoded import encode_collection, with_settings
 from st_keytokens.evaluation.methods import COMPARED_METHODS, in_text_weights, run_methods
-from st_keytokens.fusion import adaptive_fusion
+from st_keytokens.index.fusion import adaptive_fusion
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.weighting import METHODS
+from st_keytokens.terms.weighting import METHODS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
 from st_keytokens.evaluation.runs import best, dense_run, fused_run, sparse_run, tie_order
-from st_keytokens.fusion import reciprocal_rank_fusion
+from st_keytokens.index.fusion import reciprocal_rank_fusion
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 

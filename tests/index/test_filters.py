@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.documents import packed_metadata
-from st_keytokens.index.filter_masks import FilterMasks
-from st_keytokens.index.filters import filter_sql
+from st_keytokens.index.filters import FilterMasks, filter_sql
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 METADATA = [

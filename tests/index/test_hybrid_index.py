@@ -8,8 +8,8 @@ import pytest
 from index_samples import HashingEncoder, best, hybrid_rows, sparse_rows, sparse_score
 
 import st_keytokens.index
-from st_keytokens.fusion import adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index import Document, Hit, HybridIndex
+from st_keytokens.index.fusion import adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 

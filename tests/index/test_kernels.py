@@ -13,7 +13,7 @@ from index_samples import sparse_rows
 import st_keytokens.index
 from st_keytokens.index import numba_kernels
 from st_keytokens.index.kernels import BLOCK, best_rows, padded, sparse_kernel
-from st_keytokens.index.postings import Postings
+from st_keytokens.index.segments import Postings
 
 NAMES = ["numba", "torch", "scipy"]
 

@@ -7,7 +7,7 @@ import pytest
 from index_samples import sparse_rows
 
 from st_keytokens.index.kernels import padded, sparse_kernel
-from st_keytokens.index.postings import Postings
+from st_keytokens.index.segments import Postings
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 

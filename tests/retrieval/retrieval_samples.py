@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models import SENTENCES
+from small_models import SENTENCES
 
 TEXTS = list(SENTENCES[:12])
 IDS = [f"d{number}" for number in range(len(TEXTS))]

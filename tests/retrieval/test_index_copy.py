@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 
 from st_keytokens import HybridIndex, SparseEmbeddings
-from st_keytokens.retrieval import index_copy
-from st_keytokens.retrieval.index_copy import copy_index
+from st_keytokens.retrieval import text_store as index_copy
+from st_keytokens.retrieval.text_store import copy_index
 
 
 def rows(count):

@@ -4,7 +4,7 @@ import pytest
 
 from st_keytokens.index import Document, Hit
 from st_keytokens.retrieval import OutsideHit, SearchSettings
-from st_keytokens.retrieval.outside_fusion import fuse_outside, similarities
+from st_keytokens.retrieval.outside_ranking import fuse_outside, similarities
 
 FOUND = [
     Hit("a", 6.0, 1, "text a", {"n": 1}, {"sparse": 6.0}),

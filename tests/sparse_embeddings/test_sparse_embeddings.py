@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sparse_samples import dense_matrices, example, sparse_of
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.vocabulary import Vocabulary
+from st_keytokens.terms.vocabulary import Vocabulary
 
 
 class TestFromPairs:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from st_keytokens.analysis.alignment_intervals import Estimate
-from st_keytokens.analysis.alignment_result import Alignment, AlignmentComparison
+from st_keytokens.analysis.alignment import Alignment, AlignmentComparison, Estimate
 from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend, series_style
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from st_keytokens.analysis.plots.style import COLORS, new_figure, place_legend
-from st_keytokens.analysis.plots.token_bars import add_title, label
+from st_keytokens.analysis.plots.style import COLORS, add_title, label, new_figure, place_legend
 from st_keytokens.checks import checked_int
 
 if TYPE_CHECKING:

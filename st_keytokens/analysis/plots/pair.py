@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend
-from st_keytokens.analysis.plots.token_bars import add_title, label
+from st_keytokens.analysis.plots.style import COLORS, HATCHES, add_title, label, new_figure, place_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from st_keytokens.analysis.pair import PairExplanation
-    from st_keytokens.analysis.pair_comparison import PairComparison
+    from st_keytokens.analysis.pair import PairComparison, PairExplanation
 
 __all__ = ["plot_pair", "plot_pair_comparison"]
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, MARKERS, new_figure, place_legend
-from st_keytokens.analysis.plots.token_bars import label
+from st_keytokens.analysis.plots.style import COLORS, MARKERS, label, new_figure, place_legend
 from st_keytokens.checks import check_choice
 
 if TYPE_CHECKING:

@@ -2,18 +2,204 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, new_figure
+from st_keytokens.analysis.plots.style import COLORS, HATCHES, label, new_figure, place_legend, series_style
+from st_keytokens.checks import checked_int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from st_keytokens.analysis.contribution import Contribution
+    from st_keytokens.analysis.shift import ShiftSweep
     from st_keytokens.analysis.spectrum import Spectrum
+    from st_keytokens.analysis.variation import Variation
 
-__all__ = ["plot_singular_values"]
+__all__ = ["plot_contribution", "plot_shift_sweep", "plot_singular_values", "plot_variation"]
+
+
+_HEIGHT = 0.4  # of a bar; a token has two
+
+
+def plot_contribution(contribution: Contribution, *, text: int | None = None, max_tokens: int = 8) -> Figure:
+    """Draws the tokens that are decoded, those that the first component alone gives, and those of the rest alone.
+
+    Each token has two bars, the first component's contribution and the rest's, and a point at their sum, its logit.
+
+    Args:
+        contribution: Of :func:`~st_keytokens.analysis.contribution.measure_contribution`.
+        text: Which of the texts kept in detail, from 0. None: the average of all texts.
+        max_tokens: Tokens of each of the three groups, at most the contribution's ``top_k``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        TypeError: If a number is not an integer.
+        ValueError: If there is no such text, or ``max_tokens`` is below 1.
+    """
+    max_tokens = checked_int("max_tokens", max_tokens, minimum=1)
+    if text is None:
+        title = f"average of {contribution.count:,} texts"
+        groups = [contribution.mean_tokens(part) for part in ("logit", "first", "rest")]
+    else:
+        if not 0 <= checked_int("text", text, minimum=0) < len(contribution.texts):
+            raise ValueError(
+                f"text must be one of the {len(contribution.texts)} texts kept in detail, counted from 0, got {text}. "
+                "Measure with more examples."
+            )
+        found = contribution.texts[text]
+        title = f"text {text + 1}" if found.text is None else found.text
+        groups = [found.tokens, found.first_tokens, found.rest_tokens]
+    groups = [group[:max_tokens] for group in groups]
+    tokens = [token for group in groups for token in group]
+    places = np.concatenate(
+        [np.arange(len(group)) + number + sum(map(len, groups[:number])) for number, group in enumerate(groups)]
+    )
+    figure, axes = new_figure(6.4, 1.3 + 0.24 * (len(tokens) + len(groups) - 1))
+    parts = {"first component": [token.first for token in tokens], "rest": [token.rest for token in tokens]}
+    for number, (name, values) in enumerate(parts.items()):
+        style: dict[str, Any] = {"color": COLORS[1 - number], "hatch": HATCHES[1 - number], "edgecolor": "white"}
+        axes.barh(places + (number - 0.5) * _HEIGHT, values, height=_HEIGHT, label=name, **style)
+    axes.plot([token.logit for token in tokens], places, "D", color="black", markersize=3, label="sum (logit)")
+    axes.set_yticks(places, [label(token.token) for token in tokens], parse_math=False)
+    axes.invert_yaxis()
+    axes.margins(x=0.03, y=0.01)
+    names = ("decoded", "first component\nalone decodes", "rest alone\ndecodes")
+    start = 0
+    for name, group in zip(names, groups, strict=True):
+        middle = places[start : start + len(group)].mean() if group else 0.0
+        axes.annotate(
+            name,
+            (1, middle),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            size=8,
+        )
+        start += len(group)
+        if start < len(tokens):
+            axes.axhline(places[start] - 1, color="#BBBBBB", linewidth=0.8)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.axvline(0, color="#666666", linewidth=0.8)
+    axes.set_xlabel("contribution to the logit")
+    axes.set_title(label(title, 60), loc="left", parse_math=False)
+    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=3)
+    return figure
+
+
+_HEADROOM = 1.55  # of the vertical axis, above 1: where the names of the marks stand, clear of the lines
+_CROWDED = 0.05  # of the axis: marks that close have their names on both sides
+
+
+def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
+    """Draws Hit@k, alignment rates and information by λ, with intervals of the local rate and the λ that stand out.
+
+    Information is drawn over the binary logarithm of the number of texts, its upper bound.
+
+    Args:
+        sweep: Of :func:`~st_keytokens.analysis.shift_sweep.sweep_shift`.
+        title: Above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure, axes = new_figure(6.4, 5.2)
+    local = [alignment.local_alignment_rate for alignment in sweep.alignments]
+    lines = {f"Hit@{k}": [alignment.hits[k].value for alignment in sweep.alignments] for k in sweep.alignments[0].hits}
+    lines["local alignment rate"] = [rate.value for rate in local]
+    lines["global alignment rate"] = [alignment.global_alignment_rate.value for alignment in sweep.alignments]
+    texts = sweep.alignments[0].text_count + sweep.alignments[0].without_terms
+    if texts > 1:
+        lines["information / log₂ N"] = (sweep.information / math.log2(texts)).tolist()
+    for number, (name, values) in enumerate(lines.items()):
+        style = series_style(number)
+        axes.plot(sweep.shifts, values, label=name, **style)
+        if name == "local alignment rate" and texts > 1:
+            ends = np.array([(rate.low, rate.high) for rate in local], dtype=np.float64)
+            axes.fill_between(sweep.shifts, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.25, linewidth=0)
+    marks = [(0.0, "no shift"), (-sweep.coefficient, "component gone"), (sweep.suggested_shift, "suggested")]
+    marks += [] if sweep.variation is None else [(sweep.variation, "v₁")]
+    left, right = axes.get_xlim()
+    marks = sorted(mark for mark in marks if left <= mark[0] <= right)
+    for (value, name), (following, _) in zip(marks, [*marks[1:], (math.inf, "")], strict=True):
+        is_variation, is_crowded = name == "v₁", following - value < _CROWDED * (right - left)
+        axes.axvline(
+            value, color="black", linewidth=1.6 if is_variation else 0.8, linestyle="-" if is_variation else ":"
+        )
+        axes.annotate(
+            f"{name} ({value:.3g})" if value else name,
+            (value, 1),
+            (-3 if is_crowded else 3, -3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            rotation=90,
+            ha="right" if is_crowded else "left",
+            va="top",
+            size=8,
+            weight="bold" if is_variation else "normal",
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
+        )
+    axes.set_xlim(left, right)
+    axes.set_ylim(-0.02, _HEADROOM)
+    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    axes.set_xlabel("shift λ along the first component")
+    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    if title:
+        axes.set_title(title, loc="left", parse_math=False)
+    return figure
+
+
+def plot_variation(variation: Variation, *, components: int = 50, title: str | None = None) -> Figure:
+    """Draws the variation of the first components as bars, with 95 % confidence intervals, the first one marked.
+
+    Args:
+        variation: Of :func:`~st_keytokens.analysis.variation.measure_variation`.
+        components: How many.
+        title: Above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        TypeError: If ``components`` is not an integer.
+        ValueError: If ``components`` is below 1.
+    """
+    shown = variation.variations[: checked_int("components", components, minimum=1)]
+    figure, axes = new_figure(6.4, 3.4)
+    places = np.arange(1, len(shown) + 1)
+    axes.bar(1, shown[0], width=0.8, color=COLORS[1], hatch=HATCHES[1], edgecolor="white")
+    axes.bar(places[1:], shown[1:], width=0.8, color=COLORS[0])
+    if variation.count > 1:
+        ends = variation.intervals()[: len(shown)]
+        axes.vlines(places, ends[:, 0], ends[:, 1], color="black", linewidth=0.9)
+    shares = variation.mean_change_shares
+    share = "" if np.isnan(shares[0]) else f",\n{shares[0]:.0%} of the mean change"
+    axes.annotate(
+        f"first component: {shown[0]:.3g}{share}",
+        (1.4, shown[0]),
+        (8, 0),
+        textcoords="offset points",
+        va="bottom" if shown[0] < 0 else "top",
+        color=COLORS[1],
+    )
+    axes.axhline(0, color="#666666", linewidth=0.8)
+    axes.margins(x=0.02, y=0.1)
+    axes.set_xlabel(f"component of the backbone's embeddings ({len(shown)} of {len(variation.variations)})")
+    axes.set_ylabel("variation")
+    if title:
+        axes.set_title(title, loc="left", parse_math=False)
+    return figure
 
 
 def plot_singular_values(spectrum: Spectrum, *, title: str | None = None) -> Figure:

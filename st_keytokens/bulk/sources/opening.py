@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from st_keytokens.bulk.sources.array_files import NpySource, SafetensorsSource
-from st_keytokens.bulk.sources.arrow_files import IPC, PARQUET, ArrowSource
 from st_keytokens.bulk.sources.embedding_source import EmbeddingSource
-from st_keytokens.bulk.sources.faiss_index import FaissSource
-from st_keytokens.bulk.sources.lancedb_table import LanceDBSource
-from st_keytokens.bulk.sources.pgvector_table import PgvectorSource
-from st_keytokens.bulk.sources.qdrant_collection import QdrantSource
+from st_keytokens.bulk.sources.files import IPC, PARQUET, ArrowSource, FaissSource, NpySource, SafetensorsSource
+from st_keytokens.bulk.sources.stores import LanceDBSource, PgvectorSource, QdrantSource
 from st_keytokens.checks import check_choice
 
 SourceKind = Literal["npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb"]

@@ -9,15 +9,13 @@ pytest.importorskip("matplotlib", reason='pictures need matplotlib (pip install 
 import numpy as np
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_bars import html_report
+from st_keytokens.analysis.html_view import html_report
 from st_keytokens.analysis.instructions import compare_instructions
-from st_keytokens.analysis.pair import PairExplanation, TokenShare, explain_pair
-from st_keytokens.analysis.pair_comparison import compare_pair
+from st_keytokens.analysis.pair import PairExplanation, TokenShare, compare_pair, explain_pair
 from st_keytokens.analysis.plots.instructions import plot_instructions
 from st_keytokens.analysis.plots.pair import plot_pair, plot_pair_comparison
 from st_keytokens.analysis.plots.relatedness import plot_judged_pairs, plot_relatedness
-from st_keytokens.analysis.plots.style import save_figure
-from st_keytokens.analysis.plots.token_bars import plot_token_bars
+from st_keytokens.analysis.plots.style import plot_token_bars, save_figure
 from st_keytokens.analysis.relatedness import compare_with_judgements
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."

@@ -1,0 +1,538 @@
+"""Reading shards: verified, and in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from st_keytokens.checks import checked_int
+from st_keytokens.files import write_atomically
+from st_keytokens.imports import imported
+from st_keytokens.sparse_embeddings import SparseEmbeddings, boundaries
+
+COLUMNS = ("id", "indices", "values")
+_READ = 1 << 20  # bytes of a column that are read at a time
+
+
+def arrow_schema() -> Any:
+    """The ``pyarrow.Schema`` of the contract.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+    """
+    arrow = imported("pyarrow")
+    types = arrow.string(), arrow.list_(arrow.int32()), arrow.list_(arrow.float32())
+    return arrow.schema(list(zip(COLUMNS, types, strict=True)))
+
+
+def to_arrow(ids: Sequence[str], sparse: SparseEmbeddings) -> Any:
+    """Sparse rows as a ``pyarrow.Table``.
+
+    Args:
+        ids: An id for each row.
+        sparse: The rows.
+
+    Returns:
+        The table; its indices and values share the memory of ``sparse``.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+        TypeError: If an id is not a string.
+        ValueError: If ids and rows differ in number.
+    """
+    arrow = imported("pyarrow")
+    if len(ids) != len(sparse):
+        raise ValueError(f"ids must be one for each row, got {len(ids)} for {len(sparse)} rows.")
+    for identifier in ids:
+        if not isinstance(identifier, str):
+            raise TypeError(f"ids must be strings, got {type(identifier).__name__} {identifier!r:.60}.")
+    offsets = arrow.array(sparse.indptr.astype(np.int32))
+    lists = (arrow.ListArray.from_arrays(offsets, arrow.array(part)) for part in (sparse.indices, sparse.values))
+    return arrow.Table.from_arrays([arrow.array(ids, arrow.string()), *lists], schema=arrow_schema())
+
+
+def from_arrow(batch: Any, vocab_size: int) -> tuple[list[str], SparseEmbeddings]:
+    """Ids and sparse rows of a ``pyarrow`` table or record batch.
+
+    Args:
+        batch: With the columns of the contract; others are not looked at.
+        vocab_size: Number of columns of the rows.
+
+    Returns:
+        The ids and as many rows.
+
+    Raises:
+        ValueError: If a column is missing, of another type or has nulls, or a row breaks a rule of
+            :class:`SparseEmbeddings`.
+    """
+    check_columns(batch.schema)
+    ids, indices, values = (_joined(batch.column(name)) for name in COLUMNS)
+    nulls = [name for name, part in zip(COLUMNS, (ids, indices, values), strict=True) if part.null_count]
+    if nulls:
+        raise ValueError(f"{nulls[0]} must have no nulls, got {batch.column(nulls[0]).null_count}.")
+    counts = indices.value_lengths().to_numpy()
+    if not np.array_equal(counts, values.value_lengths().to_numpy()):
+        raise ValueError("values must be as many as indices in every row, got other numbers.")
+    terms, weights = (part.flatten().to_numpy(zero_copy_only=False) for part in (indices, values))
+    return ids.to_pylist(), SparseEmbeddings(boundaries(counts), terms, weights, vocab_size)
+
+
+def open_parquet(path: Path) -> Any:
+    """A Parquet file as a ``pyarrow.parquet.ParquetFile`` whose columns are read piece by piece.
+
+    By itself pyarrow holds all of a file's columns from the first batch on.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+        pyarrow.ArrowException: If the file is damaged.
+    """
+    return imported("pyarrow.parquet").ParquetFile(path, pre_buffer=False, buffer_size=_READ)
+
+
+def check_columns(schema: Any) -> None:
+    """Check that a schema has the columns of the contract, whatever the items of its lists are called.
+
+    Raises:
+        ValueError: If a column is missing or of another type.
+    """
+    arrow = imported("pyarrow")
+    for column in arrow_schema():
+        found: Any = schema.field(column.name).type if column.name in schema.names else None
+        is_list = found is not None and arrow.types.is_list(column.type) and arrow.types.is_list(found)
+        if found != column.type and not (is_list and found.value_type == column.type.value_type):
+            raise ValueError(
+                f"column {column.name!r} must be {column.type}, got {'none' if found is None else found}. "
+                "Cast it before it is written."
+            )
+
+
+def _joined(column: Any) -> Any:
+    """A column as one array, sliced or not."""
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
+
+
+FORMAT = "st-keytokens sparse embeddings"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file.
+
+    Attributes:
+        name: Its path in the directory, with ``/``.
+        rows: Rows in it.
+        terms: Weights in it.
+        bytes: Its size.
+        sha256: Of its content, 64 hexadecimal digits.
+    """
+
+    name: str
+    rows: int
+    terms: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory of shards holds.
+
+    Attributes:
+        vocab_size: Columns of the sparse vectors.
+        fingerprint: Of the encoder that made them.
+        shards: The files, in the order of the rows.
+        is_complete: Whether all rows of the source are in.
+        source: What the rows were made of, as the writer was told.
+        position: Where the source is to be read on from, while it is not complete.
+    """
+
+    vocab_size: int
+    fingerprint: str
+    shards: tuple[Shard, ...] = ()
+    is_complete: bool = False
+    source: Mapping[str, Any] = field(default_factory=dict)
+    position: Any = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def terms(self) -> int:
+        """Weights of all shards."""
+        return sum(shard.terms for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def read_manifest(path: str | PathLike[str]) -> Manifest:
+    """Reads ``manifest.json`` of a directory of shards; the shards themselves are not looked at.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The manifest, also of a directory that is not complete.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is malformed, or of another format version.
+    """
+    file = Path(path) / MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} must be a directory of sparse embeddings with {MANIFEST}, got none.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found, version = content["format"], content["format_version"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise _malformed(file) from err
+    if found != FORMAT or version != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} must be of format {FORMAT!r} in version {FORMAT_VERSION}, got {found!r} in version {version!r}. "
+            "Convert again, or use the version of st-keytokens that wrote it."
+        )
+    try:
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        names = ("vocab_size", "fingerprint", "is_complete", "source", "position")
+        manifest = Manifest(shards=shards, **{name: content[name] for name in names})
+        sums = {name: content[name] == getattr(manifest, name) for name in ("rows", "terms", "bytes")}
+        is_inside = [_is_inside(shard.name) for shard in shards]
+    except (KeyError, TypeError) as err:
+        raise _malformed(file) from err
+    if not all((*sums.values(), *is_inside)):
+        raise _malformed(file)
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Replaces the manifest of a directory, atomically."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(manifest, name) for name in ("rows", "terms", "bytes")},
+        **asdict(manifest),
+    }
+    write_atomically(path / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def described(path: Path, name: str, rows: int, terms: int) -> Shard:
+    """The entry of a file of the directory that has been written whole."""
+    file = path / name
+    return Shard(name, rows, terms, file.stat().st_size, sha256_of(file))
+
+
+def check_shard(path: Path, shard: Shard, is_hashing: bool = True) -> Path:
+    """Check that a shard is as its manifest says.
+
+    Args:
+        path: The directory.
+        shard: The entry.
+        is_hashing: Whether the content is compared as well as the size.
+
+    Returns:
+        The shard's file.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If its size or its content differs.
+    """
+    file, advice = path / shard.name, "Copy the directory again, or delete it and convert again."
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} must be there as the manifest says, got none. {advice}")
+    size = file.stat().st_size
+    if size != shard.bytes:
+        raise ValueError(f"{file} must have {shard.bytes} bytes as the manifest says, got {size}. {advice}")
+    if is_hashing and (found := sha256_of(file)) != shard.sha256:
+        raise ValueError(f"{file} must have the SHA-256 {shard.sha256} of the manifest, got {found}. {advice}")
+    return file
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _malformed(file: Path) -> ValueError:
+    return ValueError(f"{file} must be a manifest as it was written, got something else. Copy it again.")
+
+
+_GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least
+_TEMPORARY = ".tmp"
+
+
+class ShardWriter:
+    """Writes rows into a directory of Parquet shards, and goes on where an earlier run was killed.
+
+    A shard counts once the manifest names it; what a killed run left besides is written again. Rows added since the
+    last whole shard are lost with the process, so a run goes on from :attr:`position`, and no row is there twice.
+
+    Args:
+        path: The directory, new, empty or begun earlier.
+        vocab_size: Columns of the rows.
+        fingerprint: Of the encoder that makes them.
+        source: Anything that JSON can hold that says what the rows are made of; an earlier run must have said the
+            same.
+        shard_rows: A shard ends with the batch that fills it to so many rows.
+
+    Attributes:
+        manifest: What is on disk.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+        ValueError: If the directory holds other files, or rows of another encoder or source.
+
+    Example:
+        Rows of any origin, as those of a cluster::
+
+            with ShardWriter("sparse", vocab_size=V, fingerprint=encoder.fingerprint) as writer:
+                for ids, sparse in rows_from(writer.rows):
+                    writer.add(ids, sparse)
+                writer.finish()
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        vocab_size: int,
+        fingerprint: str,
+        source: Mapping[str, Any] | None = None,
+        shard_rows: int = 100_000,
+    ) -> None:
+        self._shard_rows = checked_int("shard_rows", shard_rows, minimum=1)
+        self._parquet = imported("pyarrow.parquet")
+        self._path = Path(path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        wanted = Manifest(checked_int("vocab_size", vocab_size, minimum=1), fingerprint, source=dict(source or {}))
+        self.manifest = wanted
+        if (self._path / MANIFEST).is_file():
+            self.manifest = read_manifest(self._path)
+            self._check_same(wanted)
+        elif any(self._path.iterdir()):
+            raise ValueError(f"{path} must be a new directory or one of sparse embeddings, got one of other files.")
+        else:
+            write_manifest(self._path, wanted)
+        for left in self._path.glob(f".part-*{_TEMPORARY}"):
+            left.unlink()
+        self._open: Any = None
+        self._pending: list[Any] = []
+        self._pending_rows = 0
+        self._rows = self._terms = 0  # of the open shard
+        self._position: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run, or :meth:`finish`, has written the last row."""
+        return self.manifest.is_complete
+
+    @property
+    def rows(self) -> int:
+        """Rows that are safely on disk."""
+        return self.manifest.rows
+
+    @property
+    def position(self) -> Any:
+        """The position that was added with the last of them; None at the start."""
+        return self.manifest.position
+
+    def add(self, ids: Sequence[str], sparse: SparseEmbeddings, position: Any = None) -> None:
+        """Adds rows.
+
+        Args:
+            ids: An id for each.
+            sparse: The rows.
+            position: Where the source is to be read on from after these rows: anything that JSON can hold.
+
+        Raises:
+            OSError: If the disk is full.
+            TypeError: If an id is not a string.
+            ValueError: If ids, rows and vocabulary do not fit, the directory is complete, or another process has
+                written into it.
+        """
+        if self.is_complete:
+            raise ValueError(f"{self._path} must not be complete to be added to, got {self.rows} rows of all.")
+        if sparse.vocab_size != self.manifest.vocab_size:
+            raise ValueError(f"sparse must have vocab_size {self.manifest.vocab_size}, got {sparse.vocab_size}.")
+        self._pending.append(to_arrow(ids, sparse))
+        self._pending_rows += len(sparse)
+        self._rows += len(sparse)
+        self._terms += sparse.nnz
+        self._position = position
+        if self._pending_rows >= _GROUP_ROWS:
+            self._write_group()
+        if self._rows >= self._shard_rows:
+            self._commit()
+
+    def finish(self) -> Manifest:
+        """Writes what is pending, and marks the directory as complete.
+
+        Returns:
+            The manifest, as it is on disk.
+        """
+        if not self.is_complete:
+            if self._rows:
+                self._commit()
+            self._save(replace(self.manifest, is_complete=True, position=None))
+        return self.manifest
+
+    def close(self) -> None:
+        """Drops the rows that no shard holds yet; those on disk stay."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+        self._temporary.unlink(missing_ok=True)
+        self._pending, self._pending_rows, self._rows, self._terms = [], 0, 0, 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _name(self) -> str:
+        return f"part-{len(self.manifest.shards):05d}.parquet"
+
+    @property
+    def _temporary(self) -> Path:
+        return self._path / f".{self._name}.{os.getpid()}{_TEMPORARY}"
+
+    def _write_group(self) -> None:
+        if not self._pending:
+            return
+        if self._open is None:
+            self._open = self._parquet.ParquetWriter(str(self._temporary), arrow_schema(), compression="zstd")
+        table = imported("pyarrow").concat_tables(self._pending)
+        self._open.write_table(table, row_group_size=max(1, len(table)))
+        self._pending, self._pending_rows = [], 0
+
+    def _commit(self) -> None:
+        """Ends the open shard: file, then manifest."""
+        self._write_group()
+        self._open.close()
+        self._open = None
+        name, temporary = self._name, self._temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path / name)
+        shard = described(self._path, name, self._rows, self._terms)
+        self._save(replace(self.manifest, shards=(*self.manifest.shards, shard), position=self._position))
+        self._rows = self._terms = 0
+
+    def _save(self, manifest: Manifest) -> None:
+        if read_manifest(self._path) != self.manifest:
+            raise ValueError(f"{self._path} must be written by one process at a time, got another. Run again.")
+        write_manifest(self._path, manifest)
+        self.manifest = manifest
+
+    def _check_same(self, wanted: Manifest) -> None:
+        for name, what in (("vocab_size", "vocabulary size"), ("fingerprint", "encoder"), ("source", "source")):
+            found, given = getattr(self.manifest, name), getattr(wanted, name)
+            if found != given:
+                raise ValueError(
+                    f"{self._path} must hold rows of this {what}, {given}, got {found}. Use a new directory."
+                )
+
+
+def read_batches(
+    path: str | PathLike[str], batch_size: int = 1000, *, start: int = 0, is_verifying: bool = True
+) -> Iterator[tuple[list[str], SparseEmbeddings]]:
+    """Reads a directory of shards in batches, in order, with little more in memory than one of them.
+
+    Args:
+        path: The directory.
+        batch_size: Rows of a batch at the most; the last one of a shard may have fewer.
+        start: Rows that are passed over; whole shards of them are not opened.
+        is_verifying: Whether each shard's SHA-256 is compared before it is read; its size always is.
+
+    Returns:
+        An iterator of ids and as many rows.
+
+    Raises:
+        FileNotFoundError: If there is no manifest; while reading, if a shard is missing.
+        ImportError: If pyarrow is not installed.
+        ValueError: If an argument is out of range, or the directory is not complete; while reading, if a shard has
+            been changed or truncated, or its rows break the contract.
+    """
+    checked_int("batch_size", batch_size, minimum=1)
+    imported("pyarrow.parquet")
+    manifest = read_manifest(path)
+    if not manifest.is_complete:
+        raise ValueError(
+            f"{path} must be complete, got the first {manifest.rows} rows. Run what writes it again, which goes on."
+        )
+    checked_int("start", start, minimum=0, maximum=manifest.rows)
+    return _batches(Path(path), manifest, batch_size, start, is_verifying)
+
+
+def verify(path: str | PathLike[str]) -> Manifest:
+    """Reads a directory of shards whole and checks everything that its manifest says.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: See :func:`read_batches`.
+        ImportError: See :func:`read_batches`.
+        ValueError: See :func:`read_batches`.
+    """
+    for _ in read_batches(path, 8192):
+        pass
+    return read_manifest(path)
+
+
+def _batches(
+    path: Path, manifest: Manifest, batch_size: int, start: int, is_verifying: bool
+) -> Iterator[tuple[list[str], SparseEmbeddings]]:
+    lost = imported("pyarrow").ArrowException
+    first = 0
+    for shard in manifest.shards:
+        passed, first = max(0, start - first), first + shard.rows
+        if passed >= shard.rows:
+            continue
+        file = check_shard(path, shard, is_verifying)
+        rows = terms = 0
+        try:
+            with open_parquet(file) as content:
+                for batch in content.iter_batches(batch_size, columns=list(COLUMNS)):
+                    ids, sparse = from_arrow(batch, manifest.vocab_size)
+                    skipped, rows, terms = min(len(ids), max(0, passed - rows)), rows + len(ids), terms + sparse.nnz
+                    if skipped < len(ids):
+                        yield ids[skipped:], sparse[skipped:]
+        except (lost, ValueError) as err:
+            raise ValueError(f"{file}: {err}") from err
+        if (rows, terms) != (shard.rows, shard.terms):
+            raise ValueError(
+                f"{file} must have {shard.rows} rows and {shard.terms} terms as the manifest says, got {rows} and "
+                f"{terms}. Convert again."
+            )

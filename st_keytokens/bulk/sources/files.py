@@ -1,0 +1,337 @@
+"""FAISS indexes: vectors are taken back out of flat, HNSW, inverted-file and quantised ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from st_keytokens.bulk.shards import open_parquet
+from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.imports import imported
+
+
+class NpySource:
+    """The matrix of a ``.npy`` file, memory-mapped.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it holds something else than a matrix of floats.
+    """
+
+    has_ids = False
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as err:
+            raise ValueError(f"{path} must be a .npy file of numbers, got something else.") from err
+        if not isinstance(array, np.ndarray):
+            raise ValueError(
+                f"{path} must be a .npy file, got an .npz archive. Save the array itself with numpy.save."
+            )
+        _check_matrix(self.name, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
+        self._array: NDArray[Any] = array
+        self.rows = len(array)
+        self.identity: dict[str, Any] = {"kind": "npy", "shape": list(array.shape)}
+
+    def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
+        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        for start in range(position or 0, self.rows, batch_size):
+            part = np.array(self._array[start : start + batch_size], dtype=np.float32)
+            yield EmbeddingBatch(None, part, start + len(part))
+
+
+class SafetensorsSource:
+    """A matrix of a ``.safetensors`` file, in any floating-point type, read slice by slice.
+
+    Args:
+        path: The file.
+        tensor: Its name; None where it is the only one.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If there is no such matrix of floats.
+    """
+
+    has_ids = False
+
+    def __init__(self, path: Path, tensor: str | None = None) -> None:
+        self.name = str(path)
+        try:
+            opened: Any = safe_open(path, framework="pt")
+        except SafetensorError as err:
+            raise ValueError(f"{path} must be a whole safetensors file, got an error: {err}.") from err
+        self._file: Any = opened
+        names = sorted(opened.keys())
+        if tensor not in names and (tensor is not None or len(names) != 1):
+            got = "more than one" if tensor is None else repr(tensor)
+            raise ValueError(f"vector_column must be one of the tensors {', '.join(names)} of {path}, got {got}.")
+        self._tensor = names[0] if tensor is None else tensor
+        part = opened.get_slice(self._tensor)
+        shape, dtype = part.get_shape(), part.get_dtype()
+        _check_matrix(self.name, tuple(shape), dtype, dtype in ("F64", "F32", "F16", "BF16"))
+        self.rows: int = shape[0]
+        self.identity: dict[str, Any] = {"kind": "safetensors", "tensor": self._tensor, "shape": list(shape)}
+
+    def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
+        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        part = self._file.get_slice(self._tensor)
+        for start in range(position or 0, self.rows, batch_size):
+            rows = part[start : start + batch_size].float().numpy()
+            yield EmbeddingBatch(None, rows, start + len(rows))
+
+
+def _check_matrix(name: str, shape: tuple[int, ...], dtype: Any, is_floating: bool) -> None:
+    if len(shape) != 2 or not is_floating:
+        raise ValueError(f"{name} must hold a matrix of floats, one row a text, got {dtype} of shape {shape}.")
+
+
+PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
+
+
+class ArrowSource:
+    """Columns of ids, vectors and maybe texts in Parquet or Arrow IPC files, read batch by batch.
+
+    Args:
+        path: A file, or a directory with ``.parquet``, ``.arrow``, ``.feather`` or ``.ipc`` files, read by name.
+        id_column: Of strings or integers.
+        vector_column: Of lists, or fixed-size lists, of floats.
+        text_column: Of strings. None: no texts are read.
+
+    Raises:
+        FileNotFoundError: If a directory holds no such file.
+        ImportError: If pyarrow is not installed.
+        ValueError: If a file is damaged, or has no such columns.
+    """
+
+    has_ids = True
+
+    def __init__(
+        self, path: Path, *, id_column: str = "id", vector_column: str = "embedding", text_column: str | None = None
+    ) -> None:
+        self.name = str(path)
+        self._columns = [id_column, vector_column, *([] if text_column is None else [text_column])]
+        files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (*PARQUET, *IPC))
+        if not files:
+            raise FileNotFoundError(f"{path} must hold {', '.join((*PARQUET, *IPC))} files, got none.")
+        self._files = [(_ParquetFile if file.suffix in PARQUET else _IPCFile)(file) for file in files]
+        for file in self._files:
+            if lacking := [name for name in self._columns if name not in file.names]:
+                raise ValueError(
+                    f"{file.path} must have the column {lacking[0]!r}, got {', '.join(file.names)}. Name the columns: "
+                    "id_column, vector_column, text_column."
+                )
+        self.rows = sum(file.rows for file in self._files)
+        self.identity: dict[str, Any] = {
+            "kind": "arrow",
+            "columns": self._columns,
+            "files": [[file.path.name, file.rows] for file in self._files],
+        }
+
+    def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
+        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        row = start = position or 0
+        first = 0
+        for file in self._files:
+            skipped, first = max(0, start - first), first + file.rows
+            if skipped >= file.rows:
+                continue
+            for part in file.batches(self._columns, batch_size, skipped):
+                row += part.num_rows
+                ids, vectors, *texts = (part.column(name) for name in self._columns)
+                yield EmbeddingBatch(
+                    strings(ids, str(file.path)),
+                    vector_matrix(vectors, str(file.path)),
+                    row,
+                    strings(texts[0], str(file.path)) if texts else None,
+                )
+
+
+class _ParquetFile:
+    """A Parquet file, whose row groups are passed over without being read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        parquet = imported("pyarrow.parquet")
+        try:
+            metadata = parquet.read_metadata(path)
+        except imported("pyarrow").ArrowException as err:
+            raise ValueError(f"{path} must be a whole Parquet file, got an error: {err}.") from err
+        self.names, self.rows = metadata.schema.to_arrow_schema().names, metadata.num_rows
+        self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def batches(self, columns: list[str], batch_size: int, skipped: int) -> Iterator[Any]:
+        group = 0
+        while group < len(self._groups) and skipped >= self._groups[group]:
+            skipped, group = skipped - self._groups[group], group + 1
+        with open_parquet(self.path) as file:
+            groups = list(range(group, len(self._groups)))
+            for part in file.iter_batches(batch_size, row_groups=groups, columns=columns):
+                passed = min(skipped, part.num_rows)
+                skipped -= passed
+                if passed < part.num_rows:
+                    yield part.slice(passed)
+
+
+class _IPCFile:
+    """An Arrow IPC file, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as file:
+            self.names = file.schema.names
+            self._counts = [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
+        self.rows = sum(self._counts)
+
+    def batches(self, columns: list[str], batch_size: int, skipped: int) -> Iterator[Any]:
+        with self._open() as file:
+            for number, count in enumerate(self._counts):
+                passed = min(skipped, count)
+                skipped -= passed
+                if passed < count:
+                    part = file.get_batch(number).select(columns)
+                    for start in range(passed, count, batch_size):
+                        yield part.slice(start, batch_size)
+
+    def _open(self) -> Any:
+        arrow, ipc = imported("pyarrow"), imported("pyarrow.ipc")
+        try:
+            return ipc.open_file(arrow.memory_map(str(self.path)))
+        except arrow.ArrowException as err:
+            raise ValueError(f"{self.path} must be a whole Arrow IPC file, got an error: {err}.") from err
+
+
+def vector_matrix(column: Any, place: str) -> NDArray[np.float32]:
+    """A column of lists of floats as a matrix.
+
+    Args:
+        column: A ``pyarrow`` array of lists, large lists or fixed-size lists.
+        place: What errors call its table.
+
+    Returns:
+        float32 ``(rows, width)``.
+
+    Raises:
+        ValueError: If it is no such column, has nulls, or lists of several lengths.
+    """
+    types = imported("pyarrow").types
+    kind = column.type
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not types.is_floating(kind.value_type):
+        raise ValueError(
+            f"{place} must hold vectors as lists of floats, got {kind}. Name their column: vector_column."
+        )
+    flat = column.flatten()
+    width = len(flat) // max(1, len(column))
+    lengths = column.value_lengths() if not types.is_fixed_size_list(kind) else None
+    is_even = lengths is None or bool((lengths.to_numpy(zero_copy_only=False) == width).all())
+    if column.null_count or flat.null_count or not is_even:
+        raise ValueError(
+            f"{place} must have a vector of one width in every row, got another. Leave out the rows without one."
+        )
+    return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
+
+
+def strings(column: Any, place: str) -> list[str]:
+    """A column of strings or numbers as strings.
+
+    Args:
+        column: A ``pyarrow`` array.
+        place: What errors call its table.
+
+    Raises:
+        ValueError: If there are nulls.
+    """
+    values = column.to_pylist()
+    if column.null_count:
+        raise ValueError(f"{place} must have no nulls among ids and texts, got {column.null_count}.")
+    return [value if isinstance(value, str) else str(value) for value in values]
+
+
+class FaissSource:
+    """A saved FAISS index, memory-mapped where FAISS can do so.
+
+    Vectors come out as the index holds them: those of a quantised one (PQ, SQ, PCA) are close to what went in. Ids are
+    those of ``add_with_ids``, else numbers. An inverted file is read list by list.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImportError: If faiss is not installed.
+        ValueError: If the file is no index, or one that cannot give its vectors back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        faiss = imported("faiss", "faiss-cpu")
+        self.name = str(path)
+        flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+        try:
+            self._index: Any = faiss.read_index(self.name, flags)
+        except RuntimeError as err:
+            raise ValueError(f"{path} must be a FAISS index, got an error: {_first_line(err)}") from err
+        self._ids: NDArray[np.int64] | None = None
+        if hasattr(self._index, "id_map"):
+            self._ids = faiss.vector_to_array(self._index.id_map)
+            self._outer, self._index = self._index, faiss.downcast_index(self._index.index)
+        self._lists: Any = faiss.try_extract_index_ivf(self._index)
+        self.has_ids = self._ids is not None or self._lists is not None
+        self.rows: int = self._index.ntotal
+        self.identity: dict[str, Any] = {"kind": "faiss", "type": type(self._index).__name__, "rows": self.rows}
+        self._faiss = faiss
+
+    def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
+        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        row = position or 0
+        parts = self._by_number(row, batch_size) if self._lists is None else self._by_list(row, batch_size)
+        for ids, rows in parts:
+            row += len(rows)
+            names = ids if self._ids is None else self._ids[ids]
+            yield EmbeddingBatch(list(map(str, names.tolist())) if self.has_ids else None, rows, row)
+
+    def _by_number(self, start: int, batch_size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        for first in range(start, self.rows, batch_size):
+            count = min(batch_size, self.rows - first)
+            try:
+                rows = self._index.reconstruct_n(first, count)
+            except RuntimeError as err:
+                raise ValueError(
+                    f"{self.name} must give its vectors back, but {type(self._index).__name__} cannot: "
+                    f"{_first_line(err)}"
+                ) from err
+            yield np.arange(first, first + count), rows
+
+    def _by_list(self, start: int, batch_size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        faiss, lists = self._faiss, self._lists.invlists
+        for number in range(lists.nlist):
+            size = lists.list_size(number)
+            first, start = min(start, size), max(0, start - size)
+            if first == size:
+                continue
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
+            for begin in range(first, size, batch_size):
+                rows = np.empty((min(batch_size, size - begin), self._lists.d), dtype=np.float32)
+                for i, row in enumerate(rows):
+                    self._lists.reconstruct_from_offset(number, begin + i, faiss.swig_ptr(row))
+                yield ids[begin : begin + len(rows)], self._original(rows)
+
+    def _original(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows as they were before a transform that the index begins with, as far as it can be reversed."""
+        if not hasattr(self._index, "reverse_chain"):
+            return rows
+        original = np.empty((len(rows), self._index.d), dtype=np.float32)
+        self._index.reverse_chain(len(rows), self._faiss.swig_ptr(rows), self._faiss.swig_ptr(original))
+        return original
+
+
+def _first_line(err: RuntimeError) -> str:
+    return str(err).strip().partition("\n")[0]

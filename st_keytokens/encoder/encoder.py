@@ -1,0 +1,668 @@
+"""KeyTokenEncoder: one forward pass, a dense and a sparse vector."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Hashable, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from tqdm.auto import tqdm
+
+from st_keytokens.calibration import Calibration
+from st_keytokens.calibration.first_component import as_tensor, check_embeddings
+from st_keytokens.checks import check_choice, checked_int
+from st_keytokens.decoding.decoding import Activation, check_finite
+from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.encoder import sidecar
+from st_keytokens.encoder.cache import EmbeddingCache, Row, join_rows, split_rows
+from st_keytokens.encoder.fingerprint import encoder_fingerprint, scoring_state
+from st_keytokens.encoder.forward_pass import (
+    ForwardPass,
+    Role,
+    as_sparse,
+    check_pool,
+    encode_with_pool,
+    find_head,
+    resolve_prompt,
+    start_pool,
+)
+from st_keytokens.hashes import fingerprint, module_settings, weights_hash
+from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
+from st_keytokens.terms.vocabulary import Vocabulary
+from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
+
+Query = Literal["encode", "lookup"]
+QUERIES: tuple[Query, ...] = get_args(Query)
+
+
+class HeadedModel:
+    """What an encoder is made of, and the vectors that its head sees. Use it through :class:`KeyTokenEncoder`.
+
+    Attributes:
+        lock: Held by whoever runs the model or its head, so that threads share them.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer | str | PathLike[str],
+        *,
+        head: KeyTokenHead | None = None,
+        backbone: str | PathLike[str] | LMHead | None = None,
+        calibration: Calibration | None = None,
+        method: str = "default",
+        weighting: Weighting | None = None,
+        query: Query = "encode",
+        cache_size: int = 1024,
+        max_active_dims: int | None = None,
+        query_max_active_dims: int | None = None,
+    ) -> None:
+        check_method(method)
+        check_choice("query", query, QUERIES)
+        self.model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
+        self.weighting = METHODS[method].weighting if weighting is None else weighting
+        self.query: Query = query
+        dims = without_none(max_active_dims=max_active_dims, query_max_active_dims=query_max_active_dims)
+        settings = {**without_none(backbone=backbone), **dims, **({"method": method} if METHODS[method].head else {})}
+        existing = find_head(self.model)
+        if existing is not None:
+            if extra := sorted({**without_none(head=head, calibration=calibration), **settings}):
+                raise ValueError(
+                    f"model must not hold a KeyTokenHead where settings for one are given, got {', '.join(extra)}. "
+                    "Change the head in the model, or remove it."
+                )
+            existing.on_model_ready(self.model)
+            self.head = existing
+        else:
+            if head is None:
+                if backbone is None or isinstance(backbone, LMHead):
+                    lm_head = backbone
+                else:
+                    lm_head = LMHead.from_checkpoint(str(backbone))
+                head = KeyTokenHead(lm_head, **{**METHODS[method].head, **dims})
+            elif settings:
+                raise ValueError(
+                    f"head must not be given together with settings for one, got {', '.join(sorted(settings))}. "
+                    "Give them to the head."
+                )
+            head.bind(self.model)
+            self.head = head
+        self.head.eval()
+        self.forward_pass = ForwardPass(self.model, self.head)
+        self.vocabulary: Vocabulary = self.head.bound_vocabulary
+        self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
+        self.cache = EmbeddingCache(cache_size)
+        self.lock = threading.RLock()
+        self._weights_hash: str | None = None
+        self._fingerprint: tuple[Any, str] | None = None
+        if calibration is not None:
+            self.calibration = calibration
+        elif existing is None:
+            self._check_calibration(self.head.calibration)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in force; set it, or fit one with :meth:`calibrate`."""
+        return self.head.calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self._check_calibration(calibration)
+        with self.lock:
+            self.head.set_calibration(calibration)
+            self.cache.clear()
+
+    def _check_calibration(self, calibration: Calibration | None) -> None:
+        fitted_for = None if calibration is None else calibration.model_name
+        if fitted_for is not None and fitted_for != self.model_name:
+            raise ValueError(
+                f"calibration must be fitted on this model's embeddings, {self.model_name}, got one of {fitted_for}. "
+                "Fit one with calibrate, or load the model that it belongs to."
+            )
+
+    @property
+    def model_name(self) -> str:
+        """Identifies the vectors that the head sees: the model's weights and settings, prompt and normalisation."""
+        return fingerprint(
+            {
+                "weights": self.weights_hash,
+                "modules": repr(module_settings(self.forward_pass.before)),
+                "prompt": resolve_prompt(self.model, "document", None, None),
+                "is_normalizing": self.head.is_normalizing,
+            }
+        )
+
+    @property
+    def weights_hash(self) -> str:
+        """Identifies the model's weights without its head's; one with a sidecar keeps what it was saved with."""
+        if self._weights_hash is None:
+            self._weights_hash = weights_hash(self.forward_pass.headless)
+        return self._weights_hash
+
+    def keep_weights_hash(self, value: str) -> None:
+        """Takes the hash that the weights were saved under, which 16-bit rounding would change."""
+        self._weights_hash, self._fingerprint = value, None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that changes a score: weights, modules, tokenizer, calibration, settings, prompts."""
+        state = scoring_state(self)
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            frozen = {id(self.weighting): self.weighting}  # compared by identity first, which a copy would prevent
+            self._fingerprint = copy.deepcopy(state, frozen), encoder_fingerprint(self, state)
+        return self._fingerprint[1]
+
+    @property
+    def fusion_weights(self) -> dict[str, float]:
+        """How much each side of a hybrid search counts, by ``"dense"`` and ``"sparse"``.
+
+        1 for the sparse side, and for the dense one the calibration's ``decoded_trust``, which says how far the
+        embedder finds documents beside literal terms; 1 where there is none.
+        """
+        trust = None if self.calibration is None else self.calibration.decoded_trust
+        return {"dense": 1.0 if trust is None else trust, "sparse": 1.0}
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the dense vectors."""
+        return self.forward_pass.embedding_dimension
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role = "document",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
+        """The vectors that a calibration is fitted on: pooled, and of length 1 where the head normalises.
+
+        Args:
+            texts: One text or several.
+            role: ``"document"`` or ``"query"``: decides the prompt.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+
+        Returns:
+            float32 ``(N, pooled_dimension)``.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If role is unknown, or batch_size is below 1.
+        """
+        with self.lock, torch.inference_mode():
+            pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
+            return self.head.prepare_embeddings(pooled).numpy()
+
+    def prepare_embeddings(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+        """What :meth:`embed` gives, from vectors that are stored.
+
+        Args:
+            embeddings: As the model gives them, shape ``(N, pooled_dimension)``. Not modified.
+
+        Returns:
+            float32, the same shape.
+        """
+        return self.head.prepare_embeddings(as_tensor(embeddings)).cpu().numpy()
+
+    def calibrate(
+        self,
+        texts: Iterable[str],
+        *,
+        embeddings: np.ndarray | torch.Tensor | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
+        resume_from: str | PathLike[str] | None = None,
+        save_every: int = 10_000,
+    ) -> Calibration:
+        """Fits a calibration on texts and uses it from now on.
+
+        Args:
+            texts: Unlabelled texts, best those that will be searched; two at the least. May be a generator.
+            embeddings: Their vectors, where they are stored, shape ``(N, pooled_dimension)``: as the model gives them,
+                of any length where the head normalises. None: the texts are embedded.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+            resume_from: Path of a file that keeps the state, so that an interrupted run goes on from there, see
+                :meth:`Calibration.fit`.
+            save_every: Texts between two writes of that file, at least.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If there is nothing to fit on, or see :meth:`Calibration.fit`; the old calibration stays.
+        """
+        if embeddings is not None:
+            self.forward_pass.check_stored()
+        calibration = Calibration.fit(
+            self,
+            texts,
+            embeddings=embeddings,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            resume_from=resume_from,
+            save_every=save_every,
+        )
+        if calibration.document_count < 2:
+            raise ValueError(
+                f"texts must be two at the least, got {calibration.document_count}. Some thousands are good."
+            )
+        self.calibration = calibration
+        return calibration
+
+    def to_sparse_encoder(self) -> SparseEncoder:
+        """A genuine ``SparseEncoder`` of the decoded terms, for its evaluators and search helpers.
+
+        It shares the model's modules, and has a head of its own with the settings as they are now. Literal terms and
+        weighting are not part of it.
+
+        Returns:
+            The encoder, on the model's device, with its prompts; its vectors are ``(N, vocab_size)``.
+        """
+        head = self.head.with_settings(output_mode="sparse")
+        return SparseEncoder(
+            modules=[*self.forward_pass.before, head],
+            device=str(self.model.device),
+            prompts=dict(self.model.prompts),
+            default_prompt_name=self.model.default_prompt_name,
+            similarity_fn_name="dot",
+        )
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`.
+
+        The workers have the encoder as it is now. The model itself stays on the CPU afterwards, as
+        sentence-transformers leaves it; move it back with ``encoder.model.to(device)``. A script that calls this
+        needs ``if __name__ == "__main__":``, since each worker imports it anew.
+
+        Args:
+            target_devices: A device for each worker; None for every GPU, or four on the CPU.
+
+        Returns:
+            The pool, for the argument ``pool`` of the encoding methods.
+        """
+        return start_pool(self.forward_pass, target_devices, self.fingerprint)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Stops the workers.
+
+        Args:
+            pool: From :meth:`start_multi_process_pool`.
+        """
+        SentenceTransformer.stop_multi_process_pool(pool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.RLock()
+
+
+def without_none(**settings: Any) -> dict[str, Any]:
+    """The settings that are given, where None stands for not given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+class TextEncoder(HeadedModel):
+    """Encodes texts, with a cache or a pool of processes. Use it through :class:`KeyTokenEncoder`."""
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        pool: dict[str, Any] | None = None,
+    ) -> HybridEmbeddings:
+        """Dense and sparse vectors of texts from one forward pass.
+
+        Args:
+            texts: One text (a batch of one) or several.
+            role: ``"document"`` or ``"query"``: decides the default prompt, the number of terms and their weights.
+            prompt: Put before each text for the model; never becomes a literal term.
+            prompt_name: Name of a prompt of the model.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+            pool: From :meth:`start_multi_process_pool`.
+
+        Returns:
+            ``HybridEmbeddings`` with ``dense`` float32 ``(N, embedding_dimension)``, what the model's own
+            ``encode_document`` or ``encode_query`` gives, and ``sparse`` ``(N, vocab_size)``. A text that the model
+            sees no token of, not even of a prompt, has a zero vector; one without a term of its own has no terms.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If role or prompt_name is unknown, batch_size is below 1, the model gives a vector that is not
+                finite, or the pool is not of this encoder as it is now.
+        """
+        texts = check_texts(texts)
+        prompt = resolve_prompt(self.model, role, prompt, prompt_name)
+        if len(texts) > self.cache.size:
+            return self._encode(texts, role, prompt, batch_size, show_progress_bar, pool)
+        state = self.fingerprint
+        keys = [(state, role, prompt, text) for text in texts]
+        rows = self.cache.get(keys)
+        missing = list(dict.fromkeys(key for key in keys if key not in rows))
+        if missing:
+            new = self._encode([key[3] for key in missing], role, prompt, batch_size, show_progress_bar, pool)
+            made: dict[Hashable, Row] = dict(zip(missing, split_rows(new), strict=True))
+            self.cache.put(made)
+            rows |= made
+        return join_rows([rows[key] for key in keys], self.get_embedding_dimension(), self.vocabulary.vocab_size)
+
+    def encode_document(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        pool: dict[str, Any] | None = None,
+    ) -> HybridEmbeddings:
+        """:meth:`encode` with ``role="document"``; arguments, result and errors are its."""
+        return self.encode(
+            texts,
+            role="document",
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            pool=pool,
+        )
+
+    def encode_query(
+        self,
+        texts: str | Sequence[str],
+        *,
+        query: Query | None = None,
+        is_hybrid: bool = False,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        pool: dict[str, Any] | None = None,
+    ) -> HybridEmbeddings:
+        """:meth:`encode` with ``role="query"``; or the literal terms alone, without a forward pass.
+
+        ``query`` is ``"encode"`` or ``"lookup"``, None as the encoder is set (anything else: ValueError). A lookup
+        looks at no other argument, and its ``dense`` is None. With ``is_hybrid``, for a search by both vectors, the
+        sparse one holds the literal terms alone, unless the weighting is for decoded ones only: what the embedding
+        says is in the dense one, and would count twice. All else is as in :meth:`encode`.
+        """
+        query = self.query if query is None else query
+        check_choice("query", query, QUERIES)
+        if query == "lookup":
+            return HybridEmbeddings(dense=None, sparse=self.weigh(check_texts(texts), None, "query"))
+        embeddings = self.encode(
+            texts,
+            role="query",
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            pool=pool,
+        )
+        if is_hybrid and self.weighting.query_terms == "both":
+            return HybridEmbeddings(embeddings.dense, self.weigh(check_texts(texts), None, "query"))
+        return embeddings
+
+    def _encode(
+        self,
+        texts: list[str],
+        role: Role,
+        prompt: str | None,
+        batch_size: int,
+        progress: bool,
+        pool: dict[str, Any] | None,
+    ) -> HybridEmbeddings:
+        if pool is None:
+            with self.lock, torch.inference_mode():
+                dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress)
+        else:
+            check_pool(pool, self.fingerprint)
+            dense, decoded = encode_with_pool(pool, self.forward_pass, texts, role, prompt, batch_size, progress)
+        return HybridEmbeddings(dense=dense, sparse=self.weigh(texts, decoded, role))
+
+    def weigh(self, texts: list[str] | None, decoded: SparseEmbeddings | None, role: Role) -> SparseEmbeddings:
+        """Sparse vectors of literal and decoded terms; the last step of :meth:`encode` and :meth:`sparsify`.
+
+        Args:
+            texts: For the literal terms; None for none.
+            decoded: Decoded terms, one row a text; None for none.
+            role: ``"document"`` or ``"query"``.
+
+        Returns:
+            ``SparseEmbeddings`` ``(N, vocab_size)``.
+        """
+        size, calibration = self.vocabulary.vocab_size, self.calibration
+        if texts is None:
+            literal = [np.empty(0, np.int64)] * len(decoded or ())
+        else:
+            literal = self.literal_terms(texts)
+            decoded = None if decoded is None else without_silent(decoded, literal)
+        corpus = Corpus() if calibration is None else calibration.corpus
+        weigh = self.weighting.query if role == "query" else self.weighting.document
+        return weigh(literal, decoded, size, corpus)
+
+
+def without_silent(decoded: SparseEmbeddings, literal: list[np.ndarray]) -> SparseEmbeddings:
+    """Decoded terms, but none of a text without literal ones, of which a model sees the prompt at the most."""
+    silent = [row for row, terms in enumerate(literal) if not len(terms)]
+    if not silent:
+        return decoded
+    rows = np.arange(len(decoded))
+    rows[silent] = len(decoded)
+    return SparseEmbeddings.concatenate([decoded, SparseEmbeddings.empty(1, decoded.vocab_size)])[rows]
+
+
+class KeyTokenEncoder(TextEncoder):
+    """Gives a SentenceTransformer a second, sparse output, without touching the first.
+
+    A text without a single term of its own, as white space, has an empty sparse vector, whatever a prompt says.
+
+    Args:
+        model: A loaded ``SentenceTransformer``, or its name or path. It is not modified, and may already hold a
+            :class:`KeyTokenHead`, which is then used.
+        head: A :class:`KeyTokenHead` with settings or an LM head of its own, such as
+            ``KeyTokenHead(correction="center")``; bound to the model here. None: the method's.
+        backbone: Where the LM head is, if the model cannot tell: name, directory or URL of the language model that
+            it was made from. Only the LM head is read.
+        calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
+        method: Name of a method (see ``weighting.METHODS``).
+        weighting: Overrides the method's weighting.
+        query: ``"encode"``: queries take a forward pass; ``"lookup"``: they are their literal terms.
+        cache_size: Texts whose embeddings are remembered, so that asking for dense and for sparse vectors separately
+            costs one pass.
+        max_active_dims: Decoded terms kept of a document. None: the method's.
+        query_max_active_dims: Decoded terms kept of a query. None: the method's.
+
+    Attributes:
+        model: As given.
+        head: The head. Most of its settings may be changed at any time.
+        vocabulary: The terms of the sparse vectors.
+        literal_terms: Finds the literal terms of texts.
+        weighting: As given, or the method's.
+        query: As given.
+        cache: The embeddings that are remembered.
+
+    Raises:
+        ValueError: If a setting is not one of its choices, or the LM head cannot be known from the model alone.
+    """
+
+    def sparsify(
+        self,
+        embeddings: np.ndarray | torch.Tensor,
+        texts: Sequence[str] | None = None,
+        *,
+        role: Role = "document",
+        batch_size: int = 256,
+        show_progress_bar: bool = False,
+    ) -> SparseEmbeddings:
+        """Sparse vectors of dense ones that were stored earlier; nothing is embedded.
+
+        Args:
+            embeddings: Shape ``(N, embedding_dimension)``, numpy (also memory-mapped) or torch, as this model gives
+                them, not truncated. Where the head normalises, stored length does not matter.
+            texts: The texts they belong to, for the literal terms. None: decoded terms only.
+            role: ``"document"`` or ``"query"``: decides the number of terms and their weights.
+            batch_size: Rows decoded at a time; bounds the memory.
+            show_progress_bar: Whether to show one.
+
+        Returns:
+            ``SparseEmbeddings`` ``(N, vocab_size)``; with texts, the same as :meth:`encode` gives.
+
+        Raises:
+            TypeError: If embeddings are no floating-point array or tensor, or a text is not a string.
+            ValueError: If the dimension is wrong, a value is not finite, texts and embeddings differ in number, role
+                is unknown, batch_size is below 1, or more than a normalisation follows pooling in the model.
+        """
+        check_embeddings(embeddings, self.head.lm_head_dimension)
+        self.forward_pass.check_stored()
+        check_choice("role", role, get_args(Role))
+        checked_int("batch_size", batch_size, minimum=1)
+        if isinstance(texts, str) or (texts is not None and len(texts) != len(embeddings)):
+            given = "one string" if isinstance(texts, str) else len(texts or ())
+            raise ValueError(f"texts must be one for each embedding, got {given} for {len(embeddings)}.")
+        parts = [SparseEmbeddings.empty(0, self.vocabulary.vocab_size)]
+        with tqdm(total=len(embeddings), disable=not show_progress_bar) as bar:
+            for start in range(0, len(embeddings), batch_size):
+                rows = as_tensor(embeddings[start : start + batch_size])
+                check_finite(rows, start)
+                with self.lock, torch.inference_mode():
+                    self.head.to(self.model.device)
+                    decoded = as_sparse(self.head.decode(rows, task=role), self.vocabulary)
+                part = None if texts is None else check_texts(texts[start : start + batch_size])
+                parts.append(self.weigh(part, decoded, role))
+                bar.update(len(rows))
+        return SparseEmbeddings.concatenate(parts)
+
+    def key_tokens(
+        self,
+        texts: str | Sequence[str],
+        top_k: int = 10,
+        *,
+        role: Role = "document",
+        decode_with: DecoderName | None = None,
+        correction: HeadCorrection | None = None,
+        shift: float | None = None,
+        standardize: bool | None = None,
+        activation: Activation | None = None,
+        normalize: bool | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """What the embeddings say: the strongest decoded terms of each text, readable, with their scores.
+
+        Args:
+            texts: One text or several.
+            top_k: At most so many terms of each.
+            role: ``"document"`` or ``"query"``: decides the prompt.
+            decode_with: This and what follows change a setting of the head for this call; None: as the head is set.
+            correction: What is done to an embedding before it is decoded.
+            shift: Signed amount for ``correction="shift"``.
+            standardize: Whether logits are standardised over the calibration's texts.
+            activation: Turns scores into weights.
+            normalize: Whether embeddings are decoded at length 1.
+
+        Returns:
+            For each text a list of ``(token, weight)``, strongest first; empty for a text without a term of its own.
+
+        Raises:
+            TypeError: If a text is not a string, or ``top_k`` not an integer.
+            ValueError: If a setting is not one of its choices or needs a calibration, or ``top_k`` is below 1.
+        """
+        changes = without_none(
+            decode_with=decode_with,
+            correction=correction,
+            shift=shift,
+            standardize=standardize,
+            activation=activation,
+            normalize=normalize,
+        )
+        decoder = self.head.with_settings(**changes) if changes else self.head
+        texts = check_texts(texts)
+        with self.lock, torch.inference_mode():
+            pooled = self.forward_pass.pooled(texts, role)
+            decoded = as_sparse(decoder.decode(pooled, max_active_dims=top_k), self.vocabulary)
+        return without_silent(decoded, self.literal_terms(texts)).decode(self.vocabulary)
+
+    # -- saving and sharing ----------------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | PathLike[str]) -> None:
+        """Saves the model as it is, and beside it the folder ``key_tokens``, which others ignore.
+
+        The folder holds all that changes a score: settings, calibration and, unless it is the model's own, the LM
+        head. A :class:`KeyTokenHead` among the modules is saved there too, so that any sentence-transformers loads
+        the model, without ``trust_remote_code``. What an earlier save left there is replaced.
+
+        Args:
+            path: Directory; made where it is missing.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        sidecar.save(self, Path(path))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | PathLike[str],
+        *,
+        model_arguments: dict[str, Any] | None = None,
+        backbone: str | PathLike[str] | None = None,
+        calibration: Calibration | None = None,
+        method: str | None = None,
+        weighting: Weighting | None = None,
+        query: Query | None = None,
+        cache_size: int = 1024,
+        max_active_dims: int | None = None,
+        query_max_active_dims: int | None = None,
+    ) -> KeyTokenEncoder:
+        """Loads what :meth:`save_pretrained` wrote, or attaches to any model by its name or path.
+
+        What is None is as it was saved or, where nothing was, as in the class. Other settings are changed afterwards,
+        in ``head``.
+
+        Args:
+            path: Directory, or name on the Hub.
+            model_arguments: For ``SentenceTransformer``, such as ``{"device": "cuda"}``. Its ``token``,
+                ``cache_folder``, ``revision`` and ``local_files_only`` hold for the folder ``key_tokens`` as well.
+            backbone: See the class, as for the rest.
+            calibration: Instead of the saved one.
+            method: Replaces all saved settings of the head and the weighting.
+            weighting: Over the method's.
+            query: How queries are encoded.
+            cache_size: Texts that are remembered; never saved.
+            max_active_dims: Decoded terms kept of a document.
+            query_max_active_dims: Decoded terms kept of a query.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            OSError: If there is no such model.
+            ValueError: If the saved key tokens are damaged or belong to other weights or another vocabulary, or if an
+                argument is not one of its choices.
+        """
+        changes = without_none(
+            backbone=backbone,
+            calibration=calibration,
+            method=method,
+            weighting=weighting,
+            query=query,
+            max_active_dims=max_active_dims,
+            query_max_active_dims=query_max_active_dims,
+        )
+        return sidecar.load(cls, str(path), model_arguments or {}, changes, cache_size=cache_size)

@@ -1,0 +1,282 @@
+"""Multi-process encoding: sentence-transformers' own worker pool, with both vectors in one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from st_keytokens.checks import check_choice, checked_int
+from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.terms.vocabulary import Vocabulary
+
+Role = Literal["query", "document"]
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
+
+
+class ForwardPass:
+    """Runs a model up to its pooled vectors, decodes those, and runs what comes after the head's place.
+
+    The model itself is not changed. Callers hold a lock and ``torch.inference_mode``.
+
+    Args:
+        model: The SentenceTransformer.
+        head: A bound head, in the model or not; its place is right after pooling, whose vectors the LM head decodes.
+
+    Attributes:
+        before: The modules up to pooling.
+        after: The modules behind the head's place.
+    """
+
+    def __init__(self, model: SentenceTransformer, head: KeyTokenHead) -> None:
+        self.model = model
+        self.head = head
+        modules = list(model)
+        place = modules.index(head) if head in modules else head_place(modules)
+        self.before = modules[:place]
+        self.after = [module for module in modules[place:] if module is not head]
+        self._to_pooled = model if place == len(modules) else self.chain(self.before)
+        widths = [m.get_embedding_dimension() for m in self.before if hasattr(m, "get_embedding_dimension")]
+        if widths and widths[-1] not in (None, self.pooled_dimension):
+            raise ValueError(
+                f"lm_head must decode vectors of dimension {widths[-1]}, which the model pools, got one for dimension "
+                f"{self.pooled_dimension}. Use the LM head of the model's own backbone."
+            )
+
+    def check_stored(self) -> None:
+        """Checks that the model's final vectors are what the head decodes, so that stored ones can be decoded.
+
+        Raises:
+            ValueError: If more than a normalisation follows pooling.
+        """
+        others = [type(module).__name__ for module in self.after if not isinstance(module, Normalize)]
+        if others:
+            raise ValueError(
+                f"embeddings must be pooled vectors, but in this model {', '.join(others)} follows pooling, and what "
+                "it gives has no LM head. Encode the texts instead."
+            )
+
+    @property
+    def headless(self) -> torch.nn.Sequential:
+        """The modules without the head, whose tensors are named as those of the model that is saved."""
+        modules = [*self.before, *self.after]
+        return self.model if len(modules) == len(self.model) else torch.nn.Sequential(*modules)
+
+    @property
+    def embedding_dimension(self) -> int:
+        """Width of the dense vectors, after truncation where the model truncates."""
+        full = self.model.get_embedding_dimension() or self.pooled_dimension
+        return full if self.model.truncate_dim is None else min(full, self.model.truncate_dim)
+
+    @property
+    def pooled_dimension(self) -> int:
+        """Width of the pooled vectors."""
+        return self.head.lm_head_dimension
+
+    def chain(self, modules: Sequence[torch.nn.Module]) -> SentenceTransformer:
+        """A SentenceTransformer of these modules, sharing them, with the model's prompts and on its device."""
+        return SentenceTransformer(
+            modules=list(modules),
+            device=str(self.model.device),
+            prompts=dict(self.model.prompts),
+            default_prompt_name=self.model.default_prompt_name,
+            similarity_fn_name=self.model.similarity_fn_name,
+        )
+
+    def both(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> tuple[np.ndarray, SparseEmbeddings]:
+        """Dense vectors, float32 ``(N, embedding_dimension)``, and decoded terms, one row a text."""
+        dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
+        decoded = [SparseEmbeddings.empty(0, self.head.vocab_size)]
+        order = [np.zeros(0, dtype=np.int64)]
+        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            decoded.append(self._decoded(features["sentence_embedding"], role, positions))
+            order.append(positions)
+            for module in self.after:
+                features = module(features)
+            vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
+            dense[positions] = vectors.float().cpu().numpy()
+        return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(order))]
+
+    def _decoded(self, vectors: Tensor, role: Role, positions: np.ndarray) -> SparseEmbeddings:
+        is_finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
+        if not is_finite.all():
+            text = int(positions[~is_finite].min())
+            raise ValueError(
+                f"the model must give finite vectors, got NaN or infinity for text {text}. Run it in float32 or "
+                "bfloat16, or leave that text out."
+            )
+        return as_sparse(self.head.decode(vectors, task=role), self.head.vocabulary)
+
+    def pooled(self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False) -> Tensor:
+        """Pooled vectors as the head sees them come in, float32 ``(N, pooled_dimension)``, on the CPU."""
+        vectors = torch.zeros(len(texts), self.pooled_dimension)
+        prompt = resolve_prompt(self.model, role, None, None)
+        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            vectors[torch.from_numpy(positions)] = features["sentence_embedding"].float().cpu()
+        return vectors
+
+    def has_tokens(self, texts: list[str], prompt: str | None) -> np.ndarray:
+        """Whether the model sees a token in each text, bool ``(N,)``. Anything with a letter or digit has one."""
+        found = np.ones(len(texts), dtype=bool)
+        for i, text in enumerate(texts):
+            if not any(character.isalnum() for character in text):
+                mask = self.model.preprocess([text], prompt=prompt).get("attention_mask")
+                found[i] = mask is None or bool(mask.sum() > 0)
+        return found
+
+    def _batches(
+        self, texts: list[str], role: Role, prompt: str | None, batch_size: int, show_progress_bar: bool
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
+        checked_int("batch_size", batch_size, minimum=1)
+        self.model.eval()
+        self.head.to(self.model.device)
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        with tqdm(total=len(texts), desc="Texts", disable=not show_progress_bar) as bar:
+            for start in range(0, len(texts), batch_size):
+                positions = order[start : start + batch_size]
+                features = self.model.preprocess([texts[i] for i in positions], prompt=prompt, task=role)
+                yield positions, self._run(batch_to_device(features, self.model.device), role)
+                bar.update(len(positions))
+
+    def _run(self, features: dict[str, Any], role: Role) -> dict[str, Any]:
+        """The pass itself. A text without a single token, which no model can run, gets the zero vector."""
+        mask = features.get("attention_mask")
+        is_empty = None if mask is None else mask.sum(dim=1) == 0
+        if is_empty is None or not is_empty.any():
+            pooled: dict[str, Any] = self._to_pooled(features, task=role)
+            return pooled
+        vectors = torch.zeros(len(is_empty), self.pooled_dimension, device=is_empty.device)
+        if not is_empty.all():
+            full = {
+                name: value[~is_empty] if isinstance(value, Tensor) and len(value) == len(is_empty) else value
+                for name, value in features.items()
+            }
+            vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
+        return {**features, "sentence_embedding": vectors}
+
+
+def head_place(modules: list[torch.nn.Module]) -> int:
+    """Where the head goes: after the last pooling, or before a closing normalisation."""
+    for position in range(len(modules), 0, -1):
+        if isinstance(modules[position - 1], Pooling):
+            return position
+    place = len(modules)
+    while place and isinstance(modules[place - 1], Normalize):
+        place -= 1
+    return place
+
+
+def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: Vocabulary | None) -> SparseEmbeddings:
+    """Sparse rows of what ``KeyTokenHead.decode`` gives."""
+    ids, weights = pairs
+    size = 0 if vocabulary is None else vocabulary.vocab_size
+    return SparseEmbeddings.from_pairs(ids.cpu().numpy(), weights.detach().cpu().numpy(), size)
+
+
+def find_head(model: SentenceTransformer) -> KeyTokenHead | None:
+    """The head that a model already holds."""
+    return next((module for module in model if isinstance(module, KeyTokenHead)), None)
+
+
+def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, prompt_name: str | None) -> str | None:
+    """The prompt for a role, chosen as sentence-transformers chooses it.
+
+    Args:
+        model: Whose prompts.
+        role: ``"query"`` or ``"document"``.
+        prompt: Given in words; wins.
+        prompt_name: Given by name.
+
+    Returns:
+        The prompt, or None for none.
+
+    Raises:
+        ValueError: If role or prompt_name is unknown.
+    """
+    check_choice("role", role, _PROMPT_NAMES)
+    prompts: dict[str, str] = model.prompts
+    if prompt is not None:
+        return prompt
+    if prompt_name is None:
+        known = [name for name in _PROMPT_NAMES[role] if name in prompts]
+        prompt_name = known[0] if known else model.default_prompt_name
+    elif prompt_name not in prompts:
+        raise ValueError(f"prompt_name must be one of the model's prompts {sorted(prompts)}, got {prompt_name!r}.")
+    return None if prompt_name is None else prompts[prompt_name]
+
+
+class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
+    """Joins dense vector, key token ids and weights into one row, since a pool's workers return one array.
+
+    The ids travel as float32, which is exact up to 2**24.
+    """
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Replaces ``sentence_embedding`` by the joined row."""
+        parts = (features["sentence_embedding"], features["key_token_ids"], features["key_token_weights"])
+        features["sentence_embedding"] = torch.cat([part.float() for part in parts], dim=1)
+        return features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Nothing to save: it only lives in a pool."""
+
+
+def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None, fingerprint: str) -> dict[str, Any]:
+    """Starts workers, each with a copy of the model and its head; the model itself moves to the CPU."""
+    chain = forward_pass.chain([*forward_pass.before, forward_pass.head, *forward_pass.after, PackOutputs()])
+    return {**chain.start_multi_process_pool(target_devices), "chain": chain, "fingerprint": fingerprint}
+
+
+def check_pool(pool: dict[str, Any], fingerprint: str) -> None:
+    """Checks that a pool was started with an encoder as it is now.
+
+    Raises:
+        ValueError: If something else started it, or the encoder has changed since.
+    """
+    if "chain" not in pool:
+        raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
+    if pool["fingerprint"] != fingerprint:
+        raise ValueError(
+            "pool must have been started with the encoder as it is now, got an older one. Start a new pool."
+        )
+
+
+def encode_with_pool(
+    pool: dict[str, Any],
+    forward_pass: ForwardPass,
+    texts: list[str],
+    role: Role,
+    prompt: str | None,
+    batch_size: int,
+    show_progress_bar: bool,
+) -> tuple[np.ndarray, SparseEmbeddings]:
+    """What ``ForwardPass.both`` gives, made by the pool's workers."""
+    head = forward_pass.head
+    dense = np.zeros((len(texts), forward_pass.embedding_dimension), dtype=np.float32)
+    k = min(head.query_max_active_dims if role == "query" else head.max_active_dims, head.vocab_size)
+    ids, weights = np.zeros((len(texts), k), dtype=np.int64), np.zeros((len(texts), k), dtype=np.float32)
+    full = np.flatnonzero(forward_pass.has_tokens(texts, prompt))  # a text without tokens would stop a worker
+    if len(full):
+        rows = pool["chain"].encode(
+            [texts[i] for i in full],
+            pool=pool,
+            task=role,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+        )
+        dense[full] = rows[:, : rows.shape[1] - 2 * k][:, : dense.shape[1]]
+        ids[full], weights[full] = rows[:, -2 * k : -k].astype(np.int64), rows[:, -k:]
+    return dense, SparseEmbeddings.from_pairs(ids, weights, head.vocab_size)

@@ -1,0 +1,254 @@
+"""From terms to weights: what a document's and a query's sparse vector are made of.
+
+A *literal* term is a token of the text itself, a *decoded* term comes from the embedding. The score of a document is
+the dot product of the two vectors. A document's literal terms carry their whole BM25 weight, idf included, and a
+query's count 1 each, so that the literal parts alone give BM25. A document's decoded terms are those that its text
+lacks; a query's are added to its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from st_keytokens.checks import checked_int
+from st_keytokens.sparse_embeddings import SparseEmbeddings
+
+# Found on the collections of docs/results/quality.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by less than 1 %.
+_EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
+_RARITY = 0.6  # of idf: rare terms are asked for less often than their weight makes them count
+_LACKING = 2.0  # a query has many more decoded terms than literal ones, so each is more often asked for
+
+
+def term_importance(
+    texts: Sequence[np.ndarray], literal: SparseEmbeddings, decoded: SparseEmbeddings, idf: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """How much a term is worth keeping: its weight, divided by powers of its idf and of its place in the text.
+
+    A weight says what a term is worth once a query asks for it, and this how often that may be. What a text is about
+    stands at its beginning. A term that the text lacks has the place of its middle.
+
+    Args:
+        texts: Literal terms of each text in order, with repetition.
+        literal: Their weights, to which their decoded weights are added.
+        decoded: Weights of the decoded terms that the texts lack.
+        idf: Inverse document frequency of each term; None: all alike.
+
+    Returns:
+        float32, a value for each weight of ``literal.add(decoded)``.
+
+    >>> text, weights = [np.array([4, 2, 2])], SparseEmbeddings.from_dicts([{2: 1.5, 4: 1.0}], vocab_size=5)
+    >>> term_importance(text, weights, SparseEmbeddings.empty(1, 5), np.array([1, 1, 4, 1, 1], np.float32)).round(2)
+    array([0.59, 1.  ], dtype=float32)
+    """
+    places = np.concatenate([np.unique(terms, return_index=True)[1] for terms in texts]) + 1.0 if len(texts) else 1.0
+    middles = np.repeat([max(1.0, len(terms) / 2) for terms in texts], decoded.active_dims)
+    early = literal.with_values(literal.values / places**_EARLINESS)
+    total = early.add(decoded.with_values(_LACKING * decoded.values / middles**_EARLINESS))
+    return total.values if idf is None else total.values / idf[total.indices] ** _RARITY
+
+
+Terms = Literal["both", "literal", "decoded"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What weights need to know of the corpus; the defaults stand in where no calibration has counted it.
+
+    Args:
+        idf: Inverse document frequency of each term, float32 ``(vocab_size,)``. None: all terms count alike.
+        average_length: Mean number of literal terms of a document. The default is about one abstract.
+        literal_norm: Root mean square length of the documents' literal vectors, which decoded ones are relative to.
+        decoded_trust: How far decoded terms can be trusted beside literal ones, about 1 where the embedder finds
+            documents as well as terms do, see :func:`~st_keytokens.calibration.known_items.decoded_trust`.
+    """
+
+    idf: NDArray[np.float32] | None = None
+    average_length: float = 150.0
+    literal_norm: float = 10.0
+    decoded_trust: float = 0.5
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How literal and decoded terms become one sparse vector, for documents and for queries.
+
+    Args:
+        document_terms: Which terms a document's vector holds.
+        query_terms: Which terms a query's vector holds.
+        k1: Saturation of a literal term's frequency in a document.
+        b: How strongly a document's length divides its term frequencies, 0 to 1.
+        document_decoded_weight: Length of a document's decoded vector, in units of the corpus's ``literal_norm``, at a
+            ``decoded_trust`` of 1. 0: no decoded terms.
+        query_decoded_weight: Length of a query's decoded vector at a ``decoded_trust`` of 1; a literal term weighs 1.
+        max_document_terms: Terms kept of a document in all, literal and decoded. None: every literal one, and as many
+            decoded ones as the head gives. What is kept is not just what weighs most, see
+            :func:`~st_keytokens.term_importance.term_importance`.
+        is_binary_query: Query terms count 1 each, literal and decoded alike, whatever their weights.
+        is_scaled: Decoded vectors are brought to these lengths; otherwise they are used as the head gives them.
+
+    Raises:
+        TypeError: If ``max_document_terms`` is not an integer.
+        ValueError: If a value is out of its range.
+    """
+
+    document_terms: Terms = "both"
+    query_terms: Terms = "both"
+    k1: float = 1.2
+    b: float = 0.75
+    document_decoded_weight: float = 0.5
+    query_decoded_weight: float = 1.0
+    max_document_terms: int | None = None
+    is_binary_query: bool = False
+    is_scaled: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("document_terms", "query_terms"):
+            if getattr(self, name) not in get_args(Terms):
+                raise ValueError(f"{name} must be 'both', 'literal' or 'decoded', got {getattr(self, name)!r}.")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b must be between 0 and 1, got {self.b}.")
+        for name in ("k1", "document_decoded_weight", "query_decoded_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, and finite, got {getattr(self, name)}.")
+        if self.max_document_terms is not None:
+            checked_int("max_document_terms", self.max_document_terms, minimum=1)
+
+    def document(
+        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
+    ) -> SparseEmbeddings:
+        """Sparse vectors of documents.
+
+        Args:
+            literal: Term ids of each text, with repetition.
+            decoded: Decoded terms of the same texts, or None.
+            vocab_size: Width of the vectors.
+            corpus: Where they come from.
+
+        Returns:
+            One row a text.
+        """
+        if decoded is not None and self.is_scaled:
+            decoded = _of_length(decoded, self.document_decoded_weight * corpus.decoded_trust * corpus.literal_norm)
+        if decoded is not None and self.document_terms == "decoded":
+            return decoded if self.max_document_terms is None else decoded.prune(self.max_document_terms)
+        counts = count_terms(literal, vocab_size)
+        lengths = np.array([len(terms) for terms in literal], dtype=np.float64)
+        norms = self.k1 * (1 - self.b + self.b * lengths / max(corpus.average_length, 1.0))
+        frequencies = counts.values.astype(np.float64)
+        weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
+        literal_part = counts.with_values(weights if corpus.idf is None else weights * corpus.idf[counts.indices])
+        if decoded is None or self.document_terms == "literal":
+            if self.max_document_terms is None:
+                return literal_part
+            decoded = SparseEmbeddings.empty(len(literal), vocab_size)
+        lacking = _without(decoded, literal_part)
+        both = literal_part.add(lacking)
+        if self.max_document_terms is None:
+            return both
+        importance = term_importance(literal, literal_part.add(_without(decoded, lacking)), lacking, corpus.idf)
+        return both.prune(self.max_document_terms, by=importance)
+
+    def query(
+        self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
+    ) -> SparseEmbeddings:
+        """Sparse vectors of queries.
+
+        Args:
+            literal: Term ids of each text, with repetition.
+            decoded: Decoded terms of the same texts, or None for a query without a forward pass.
+            vocab_size: Width of the vectors.
+            corpus: What is searched.
+
+        Returns:
+            One row a text.
+        """
+        if decoded is not None and self.is_scaled:
+            decoded = _of_length(decoded, self.query_decoded_weight * corpus.decoded_trust)
+        if decoded is None or self.query_terms == "literal":
+            combined = count_terms(literal, vocab_size)
+        elif self.query_terms == "decoded":
+            combined = decoded
+        else:
+            combined = count_terms(literal, vocab_size).add(decoded)
+        return combined.with_values(np.ones_like(combined.values)) if self.is_binary_query else combined
+
+
+@dataclass(frozen=True)
+class Method:
+    """A weighting together with the settings of the head that it needs."""
+
+    weighting: Weighting = Weighting()
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "default": Method(),
+    "literal": Method(Weighting(document_terms="literal", query_terms="literal")),
+    "decoded": Method(Weighting(document_terms="decoded", query_terms="decoded")),
+    # Nie et al. 2025, sparse retrieval: a document's decoded terms with their scores against a binary query of literal
+    # and decoded terms. Its numbers of terms are not published; these are of the reported order.
+    "nie2025": Method(
+        Weighting(document_terms="decoded", is_binary_query=True, is_scaled=False),
+        {"max_active_dims": 3000, "query_max_active_dims": 50, "correction": "none", "standardize": False},
+    ),
+}
+"""Methods by name, for ``KeyTokenEncoder(method=...)``."""
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError if there is no method of that name."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+
+
+def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddings:
+    """Term counts as sparse rows.
+
+    Args:
+        literal: Term ids of each text, with repetition.
+        vocab_size: Width of the rows.
+
+    Returns:
+        Rows whose weights are the counts.
+
+    >>> count_terms([np.array([3, 1, 3]), np.array([], dtype=int)], 5).to_dicts()
+    [{1: 1.0, 3: 2.0}, {}]
+    """
+    rows = [Counter(terms.tolist()) for terms in literal]  # for short texts faster than numpy
+    ids = [sorted(row) for row in rows]
+    return SparseEmbeddings.trusted(
+        np.array([0, *accumulate(map(len, rows))], dtype=np.int64),
+        np.array([term for row in ids for term in row], dtype=np.int32),
+        np.array([row[term] for row, terms in zip(rows, ids, strict=True) for term in terms], dtype=np.float32),
+        vocab_size,
+    )
+
+
+def _of_length(embeddings: SparseEmbeddings, length: float) -> SparseEmbeddings:
+    """Rows scaled to one Euclidean length; an empty row stays empty."""
+    if length == 0:
+        return SparseEmbeddings.empty(len(embeddings), embeddings.vocab_size)
+    rows = np.repeat(np.arange(len(embeddings)), embeddings.active_dims)
+    squares = np.bincount(rows, weights=embeddings.values.astype(np.float64) ** 2, minlength=len(embeddings))
+    factors = length / np.sqrt(np.where(squares > 0, squares, 1.0))
+    return embeddings.with_values(embeddings.values * np.repeat(factors, embeddings.active_dims))
+
+
+def _without(embeddings: SparseEmbeddings, others: SparseEmbeddings) -> SparseEmbeddings:
+    """Rows without the terms that the same rows of ``others`` hold."""
+    places, taken = (
+        np.repeat(np.arange(len(part), dtype=np.int64) * part.vocab_size, part.active_dims) + part.indices
+        for part in (embeddings, others)
+    )
+    is_kept = np.isin(places, taken, invert=True)
+    indptr = np.concatenate([[0], np.cumsum(is_kept)])[embeddings.indptr]
+    kept = embeddings.indices[is_kept], embeddings.values[is_kept]
+    return SparseEmbeddings.trusted(indptr, *kept, embeddings.vocab_size)
