@@ -21,8 +21,13 @@ def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    return tensors_hash(module.state_dict(), samples)
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor], samples: int = 64) -> str:
+    """:func:`weights_hash` of tensors by their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         if ".pooler." in name:  # often missing from a checkpoint, random then, and not used by the embedding
             continue
         flat = tensor.detach().reshape(-1)
@@ -33,6 +38,45 @@ def weights_hash(module: torch.nn.Module, samples: int = 64) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()
+
+
+class WeightsWatch:
+    """Notices that a model's weights have changed, at the cost of a look at each tensor's version and a few values.
+
+    Args:
+        module: The model.
+
+    Attributes:
+        hash: :func:`weights_hash` as it was at the last look.
+        dtype: That of the first floating-point weight at the last look; None where there is none.
+    """
+
+    _VALUES = 16
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._seen = self._look()
+        self.hash = weights_hash(module)
+        self.dtype = self._dtype()
+
+    def has_changed(self) -> bool:
+        """Whether the weights' hash or their dtype is another one than at the last look."""
+        seen = self._look()
+        if seen == self._seen:
+            return False
+        before = self.hash, self.dtype
+        self._seen, self.hash, self.dtype = seen, weights_hash(self._module), self._dtype()
+        return (self.hash, self.dtype) != before
+
+    def _look(self) -> list[Any]:
+        tensors = [tensor for tensor in self._module.parameters() if not tensor.is_meta]
+        few = [t for t in tensors[:: max(1, len(tensors) // self._VALUES)] if t.is_floating_point() and t.numel()]
+        values = [t.detach().view(-1)[t.numel() // 2].float() for t in few]  # what .data changes, no version tells
+        versions = [(t.data_ptr(), t._version if not t.is_inference() else 0, t.dtype) for t in tensors]
+        return [versions, torch.stack([v.to(values[0].device) for v in values]).tolist() if values else []]
+
+    def _dtype(self) -> torch.dtype | None:
+        return next((t.dtype for t in self._module.parameters() if t.is_floating_point()), None)
 
 
 def weights_sample(module: torch.nn.Module, size: int = 256) -> list[float]:

@@ -16,9 +16,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_keytokens.calibration import Calibration
-from st_keytokens.calibration.first_component import Dense, as_tensor, check_embeddings, correct
 from st_keytokens.checks import check_choice, checked_float, checked_int
 from st_keytokens.decoding.decoding import Decoder, check_finite, top_terms
+from st_keytokens.decoding.first_component import Dense, as_tensor, check_embeddings, correct
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.key_token_head import HeadSettings, KeyTokenHead

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from st_keytokens.analysis.spectrum import Spectrum, blocks_of
 from st_keytokens.analysis.tables import markdown_table
-from st_keytokens.calibration.first_component import Dense, FirstComponent, check_embeddings, remove
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import check_finite, top_terms
+from st_keytokens.decoding.first_component import Dense, FirstComponent, check_embeddings, remove
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.analysis.tables import markdown_table
-from st_keytokens.calibration.first_component import correct, remove
 from st_keytokens.calibration.ridge import RidgeDecoder
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import Decoding, prepared
+from st_keytokens.decoding.first_component import correct, remove
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder, Query
 from st_keytokens.encoder.forward_pass import Role

@@ -17,9 +17,9 @@ from st_keytokens.analysis.contribution import float32_logits
 from st_keytokens.analysis.spectrum import Spectrum, blocks_of
 from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.analysis.variation import Variation
-from st_keytokens.calibration.first_component import Dense, FirstComponent, check_embeddings, shift
 from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.decoding import check_finite, top_terms
+from st_keytokens.decoding.first_component import Dense, FirstComponent, check_embeddings, shift
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.terms.literal_terms import check_texts

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import ParameterDict
 from tqdm.auto import tqdm
 
-from st_keytokens.calibration.first_component import Correction, Dense, FirstComponent, check_embeddings, correct
 from st_keytokens.calibration.fitting import (
     FORMAT_VERSION,
     CalibrationEncoder,
@@ -44,8 +42,9 @@ from st_keytokens.calibration.moments import (
 from st_keytokens.calibration.ridge import RidgeDecoder, RidgeRegression, RidgeSolution
 from st_keytokens.calibration.trust import KnownItems, decoded_trust
 from st_keytokens.checks import checked_float, checked_int
+from st_keytokens.decoding.first_component import Correction, Dense, FirstComponent, check_embeddings, correct
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.hashes import fingerprint, weights_hash
+from st_keytokens.hashes import fingerprint
 from st_keytokens.terms.weighting import Corpus
 
 if TYPE_CHECKING:
@@ -462,7 +461,7 @@ class DecodableStatistics(CorpusStatistics):
             "spectral_power": spectral_power,
             "min_document_frequency": min_document_frequency,
             "lm_head_shrinkage": lm_head_shrinkage,
-            "lm_head": None if lm_head is None else weights_hash(ParameterDict({"weight": lm_head.weight})),
+            "lm_head": None if lm_head is None else lm_head.hash,
         }
         name = fingerprint({"settings": settings, "document_count": self.document_count})
         if self._decoder is None or self._decoder[0] != name:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from st_keytokens.calibration.first_component import Dense, check_embeddings
 from st_keytokens.calibration.moments import float32_rows
+from st_keytokens.decoding.first_component import Dense, check_embeddings
 from st_keytokens.files import read_tensors, write_atomically
 
 Documents = tuple[Dense, Sequence[NDArray[Any]] | None]

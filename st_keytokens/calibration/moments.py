@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_keytokens.calibration.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.checks import checked_int
+from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
 
 

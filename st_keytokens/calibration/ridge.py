@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_keytokens.calibration.first_component import check_embeddings
 from st_keytokens.calibration.moments import SecondMoments, TermCrossMoments
+from st_keytokens.decoding.first_component import check_embeddings
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from st_keytokens.calibration import Calibration
-from st_keytokens.calibration.first_component import Correction
+from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.files import read_tensors, write_atomically
 from st_keytokens.hashes import fingerprint

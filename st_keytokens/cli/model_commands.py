@@ -126,7 +126,7 @@ def calibrate(arguments: Namespace, console: Console) -> None:
         output.mkdir(parents=True, exist_ok=True)
         calibration = calibrate_on(encoder, corpus, console, batch_size=arguments.batch_size, state=arguments.state)
     if is_in_place:
-        sidecar.save_folder(encoder, output / sidecar.FOLDER)
+        encoder.save_sidecar(output / sidecar.FOLDER)
     else:
         encoder.save_pretrained(output)
     found = describe_calibration(calibration) | {"first_component_tokens": _fed_tokens(encoder), "output": str(output)}

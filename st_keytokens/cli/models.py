@@ -95,7 +95,7 @@ class StoredEncoder:
 
     def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
         """Saves all but the model; whole or, if the process dies, not at all."""
-        sidecar.save_folder(encoder, self.sidecar)
+        encoder.save_sidecar(self.sidecar)
         temporary = self.folder / "model.json.tmp"
         temporary.write_text(json.dumps(origin_of(arguments), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.folder / "model.json")
@@ -137,7 +137,7 @@ class StoredEncoder:
                 f"model must be the one that {self.folder.parent} was made with, got {name!r} with other weights."
             )
         with clear_errors(name, options):
-            return sidecar.attach(KeyTokenEncoder, model, self.sidecar, cache_size=0)
+            return KeyTokenEncoder.from_sidecar(model, self.sidecar, cache_size=0)
 
 
 def _fields(path: Path, names: list[str]) -> dict[str, Any]:

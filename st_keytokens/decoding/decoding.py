@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from st_keytokens.calibration.first_component import Correction, check_embeddings, correct
+from st_keytokens.decoding.first_component import Correction, check_embeddings, correct
 
 
 class Decoder(Protocol):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -29,10 +28,46 @@ from st_keytokens.decoding.head_parts import (
     without_autocast,
 )
 from st_keytokens.files import read_tensors, write_atomically
+from st_keytokens.hashes import fingerprint, tensors_hash
+
+_SETTINGS_FILE = "lm_head.json"
+_TENSORS_FILE = "lm_head.safetensors"
+_FORMAT_VERSION = 1
 
 
-class HeadLogits(nn.Module):
-    """The arithmetic of an `LMHead`; see there."""
+class LMHead(nn.Module):
+    """Decodes embeddings as their language model would: ``cap(scale * (transform(x) @ weight.T + bias))``.
+
+    Made by `from_model`, `from_checkpoint`, `from_input_embeddings` or `load`. Parts that belong to a model are
+    *held*, not registered: they add nothing to ``state_dict``, follow whatever is done to the model, and stay shared
+    when a container of model and head is pickled or copied; ``.to()`` of the head alone does not move them.
+
+    Args:
+        output: Module with a weight, shape ``(vocab_size, hidden_size)``, and maybe a bias, shape ``(vocab_size,)``.
+        transform: What comes before the product, or None.
+        scale: Factor of the logits.
+        soft_cap: ``c`` in ``c * tanh(logits / c)``, or None.
+        compute_dtype: Dtype of the product, None for the weight's own. For another one a converted copy of the
+            weight is kept.
+        is_held: Whether the parts belong to a model.
+        is_tied: Whether `from_model` makes the same head of the body alone, so that nothing of it needs to be saved.
+
+    Attributes:
+        parts: Output layer and transform.
+        scale: As above.
+        soft_cap: As above.
+        is_held: As above.
+        is_tied: As above.
+
+    Raises:
+        TypeError: If a weight is no floating-point tensor of 16 bits or more.
+        ValueError: If shapes do not fit together, a setting is out of range, or a weight is on the meta device.
+
+    Examples:
+        >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
+        >>> head.logits(torch.tensor([[3.0, 1.0]]))
+        tensor([[3., 2., 4.]])
+    """
 
     def __init__(
         self,
@@ -105,16 +140,22 @@ class HeadLogits(nn.Module):
 
     @property
     def hash(self) -> str:
-        """SHA-256, hexadecimal, of a sample of the values as bfloat16, and of all else that changes a logit."""
+        """Names all that changes a logit: the tensors, the same in bfloat16 as in float32, and the settings."""
+        return fingerprint({"head": self._hash(has_tensors=True), "compute_dtype": self.compute_dtype_name})
+
+    @property
+    def hash_beside_model(self) -> str:
+        """:attr:`hash` but for the dtype of the product, and for the tensors where they are the model's own (tied)."""
+        return self._hash(has_tensors=not self.is_tied)
+
+    def _hash(self, *, has_tensors: bool) -> str:
         transform = self.parts.transform
-        settings = [self.scale, self.soft_cap, self.compute_dtype_name]
-        settings += [] if transform is None else [transform.activation, transform.norm_eps]
-        digest = hashlib.sha256(repr(settings).encode())
-        for name, tensor in tensors_by_name(self.parts).items():
-            sample = tensor.detach()[:: max(1, len(tensor) // 64)].to("cpu", torch.bfloat16)
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(sample.contiguous().view(torch.int16).numpy().tobytes())
-        return digest.hexdigest()
+        settings: list[Any] = [self.is_tied, self.scale, self.soft_cap, repr(transform)]
+        if transform is not None and (transform.activation, transform.norm_eps) != ("gelu", 1e-12):
+            settings += [transform.activation, transform.norm_eps]  # what a transform's repr does not show
+        tensors = tensors_by_name(self.parts) if has_tensors else {}
+        named = {name.replace(".", "-"): tensor for name, tensor in tensors.items()}
+        return fingerprint({"tensors": tensors_hash(named), "settings": settings})
 
     @property
     def is_scale_free(self) -> bool:
@@ -215,113 +256,6 @@ class HeadLogits(nn.Module):
 
     def _compute_bias(self) -> torch.Tensor | None:
         return None if self.bias is None else (self.bias.float() * self.scale).to(self.compute_dtype)
-
-
-_SETTINGS_FILE = "lm_head.json"
-_TENSORS_FILE = "lm_head.safetensors"
-_FORMAT_VERSION = 1
-
-
-class SavedHead(NamedTuple):
-    """What makes an LM head; see `LMHead`."""
-
-    parts: HeadParts
-    scale: float
-    soft_cap: float | None
-    compute_dtype: torch.dtype | None
-
-
-def write_head(directory: Path, head: SavedHead) -> None:
-    """Write a head; each of its files is replaced atomically.
-
-    Args:
-        directory: Made if it is not there.
-        head: The head.
-
-    Raises:
-        OSError: If the directory cannot be written.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    transform = head.parts.transform
-    settings = {
-        "format_version": _FORMAT_VERSION,
-        "scale": head.scale,
-        "soft_cap": head.soft_cap,
-        "activation": None if transform is None else transform.activation,
-        "norm_eps": None if transform is None else transform.norm_eps,
-        "compute_dtype": next((name for name, dtype in DTYPES.items() if dtype == head.compute_dtype), None),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_by_name(head.parts).items()}
-    write_atomically(directory / _TENSORS_FILE, safetensors.torch.save(tensors))
-    write_atomically(directory / _SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
-
-
-def read_head(directory: Path, device: str | torch.device | None = None) -> SavedHead:
-    """Read what `write_head` wrote.
-
-    Args:
-        directory: Where it was written.
-        device: Where to put the tensors; the CPU for None.
-
-    Returns:
-        The head; its parts own their tensors.
-
-    Raises:
-        FileNotFoundError: If there is no saved head.
-        ValueError: If a file is malformed or truncated, or of another format.
-    """
-    try:
-        settings = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        if settings["format_version"] == _FORMAT_VERSION:
-            tensors, _ = read_tensors(directory / _TENSORS_FILE)
-            placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-            return SavedHead(
-                parts_of_tensors(placed, settings["activation"], settings["norm_eps"]),
-                settings["scale"],
-                settings["soft_cap"],
-                None if settings["compute_dtype"] is None else DTYPES[settings["compute_dtype"]],
-            )
-    except (KeyError, TypeError, ValueError) as err:
-        raise ValueError(f"{directory} must hold a saved LM head, got {err!r}. Save it again.") from err
-    raise ValueError(
-        f"{directory} must be of format {_FORMAT_VERSION}, got {settings['format_version']!r}. Install the "
-        "st-keytokens that wrote it."
-    )
-
-
-class LMHead(HeadLogits):
-    """Decodes embeddings as their language model would: ``cap(scale * (transform(x) @ weight.T + bias))``.
-
-    Made by `from_model`, `from_checkpoint`, `from_input_embeddings` or `load`. Parts that belong to a model are
-    *held*, not registered: they add nothing to ``state_dict``, follow whatever is done to the model, and stay shared
-    when a container of model and head is pickled or copied; ``.to()`` of the head alone does not move them.
-
-    Args:
-        output: Module with a weight, shape ``(vocab_size, hidden_size)``, and maybe a bias, shape ``(vocab_size,)``.
-        transform: What comes before the product, or None.
-        scale: Factor of the logits.
-        soft_cap: ``c`` in ``c * tanh(logits / c)``, or None.
-        compute_dtype: Dtype of the product, None for the weight's own. For another one a converted copy of the
-            weight is kept.
-        is_held: Whether the parts belong to a model.
-        is_tied: Whether `from_model` makes the same head of the body alone, so that nothing of it needs to be saved.
-
-    Attributes:
-        parts: Output layer and transform.
-        scale: As above.
-        soft_cap: As above.
-        is_held: As above.
-        is_tied: As above.
-
-    Raises:
-        TypeError: If a weight is no floating-point tensor of 16 bits or more.
-        ValueError: If shapes do not fit together, a setting is out of range, or a weight is on the meta device.
-
-    Examples:
-        >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
-        >>> head.logits(torch.tensor([[3.0, 1.0]]))
-        tensor([[3., 2., 4.]])
-    """
 
     @classmethod
     def from_model(cls, model: Any, *, compute_dtype: torch.dtype | None = None) -> LMHead:
@@ -444,7 +378,7 @@ class LMHead(HeadLogits):
         )
 
     def save(self, directory: str | Path) -> None:
-        """Write all tensors to ``lm_head.safetensors`` and the settings to ``lm_head.json``.
+        """Write all tensors to ``lm_head.safetensors`` and the settings to ``lm_head.json``, each atomically.
 
         Args:
             directory: Made if it is not there.
@@ -452,7 +386,20 @@ class LMHead(HeadLogits):
         Raises:
             OSError: If the directory cannot be written.
         """
-        write_head(Path(directory), SavedHead(self.parts, self.scale, self.soft_cap, self._compute_dtype))
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        transform = self.parts.transform
+        settings = {
+            "format_version": _FORMAT_VERSION,
+            "scale": self.scale,
+            "soft_cap": self.soft_cap,
+            "activation": None if transform is None else transform.activation,
+            "norm_eps": None if transform is None else transform.norm_eps,
+            "compute_dtype": self.compute_dtype_name,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_by_name(self.parts).items()}
+        write_atomically(directory / _TENSORS_FILE, safetensors.torch.save(tensors))
+        write_atomically(directory / _SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str | torch.device | None = None) -> LMHead:
@@ -469,5 +416,22 @@ class LMHead(HeadLogits):
             FileNotFoundError: If there is no saved head.
             ValueError: If a file is malformed or truncated, or of another format.
         """
-        parts, scale, soft_cap, compute_dtype = read_head(Path(directory), device)
-        return cls(*parts, scale=scale, soft_cap=soft_cap, compute_dtype=compute_dtype, is_held=False)
+        directory = Path(directory)
+        try:
+            settings = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
+            if settings["format_version"] == _FORMAT_VERSION:
+                tensors, _ = read_tensors(directory / _TENSORS_FILE)
+                placed = {name: tensor.to(device) for name, tensor in tensors.items()}
+                return cls(
+                    *parts_of_tensors(placed, settings["activation"], settings["norm_eps"]),
+                    scale=settings["scale"],
+                    soft_cap=settings["soft_cap"],
+                    compute_dtype=None if settings["compute_dtype"] is None else DTYPES[settings["compute_dtype"]],
+                    is_held=False,
+                )
+        except (KeyError, TypeError, ValueError) as err:
+            raise ValueError(f"{directory} must hold a saved LM head, got {err!r}. Save it again.") from err
+        raise ValueError(
+            f"{directory} must be of format {_FORMAT_VERSION}, got {settings['format_version']!r}. Install the "
+            "st-keytokens that wrote it."
+        )

@@ -18,8 +18,8 @@ from st_keytokens.decoding.head_parts import FrozenLayer
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.embedders.recipes import EmbedderRecipe, find_recipe
 from st_keytokens.embedders.template_transformer import TemplateTransformer
-from st_keytokens.encoder.forward_pass import ForwardPass
-from st_keytokens.key_token_head import KeyTokenHead, lm_head_of
+from st_keytokens.encoder.forward_pass import ForwardPass, find_head
+from st_keytokens.key_token_head import KeyTokenHead, lm_head_of, transformers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,17 +84,18 @@ def merge_adapter(model: Any, name_or_path: str, **hub: Any) -> None:
         vars(merged).pop(name, None)
 
 
-_OURS = f"{TemplateTransformer.__module__}.{TemplateTransformer.__qualname__}"
+_OURS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (TemplateTransformer, KeyTokenHead)}
 _THEIRS = "sentence_transformers."
 _PLACE = ("token", "cache_folder", "revision", "local_files_only")
 _OF_MODULES = ("trust_remote_code", "model_kwargs", "processor_kwargs", "config_kwargs")
 
 
 def load_saved(name_or_path: str, **arguments: Any) -> SentenceTransformer:
-    """Loads a model as ``SentenceTransformer`` does, and one with a ``TemplateTransformer`` without remote code.
+    """Loads a model as ``SentenceTransformer`` does, and one with modules of this package without remote code.
 
     sentence-transformers takes every class that is not its own for code from the repository, and asks for
-    ``trust_remote_code``. This one is installed: it, and sentence-transformers' own, are loaded here by name.
+    ``trust_remote_code``. ``TemplateTransformer`` and ``KeyTokenHead`` are installed: they, and sentence-transformers'
+    own, are loaded here by name.
 
     Args:
         name_or_path: Directory, or id on the Hub.
@@ -110,13 +111,13 @@ def load_saved(name_or_path: str, **arguments: Any) -> SentenceTransformer:
     place = {key: arguments[key] for key in _PLACE if key in arguments}
     names = _read_json(name_or_path, "modules.json", place) or []
     types = [str(module["type"]) for module in names]
-    if _OURS not in types or not all(kind == _OURS or kind.startswith(_THEIRS) for kind in types):
+    if _OURS.keys().isdisjoint(types) or not all(kind in _OURS or kind.startswith(_THEIRS) for kind in types):
         return SentenceTransformer(name_or_path, **arguments)
     if "tokenizer_kwargs" in arguments:
         arguments["processor_kwargs"] = arguments.pop("tokenizer_kwargs")
     given = {key: arguments.pop(key) for key in (*_PLACE, *_OF_MODULES) if key in arguments}
     modules = [
-        (TemplateTransformer if kind == _OURS else import_from_string(kind)).load(
+        (_OURS.get(kind) or import_from_string(kind)).load(
             name_or_path, subfolder=module["path"], **{**dict.fromkeys(_OF_MODULES), "backend": "torch", **given}
         )
         for module, kind in zip(names, types, strict=True)
@@ -144,7 +145,7 @@ Place = str | PathLike[str]
 def load_embedder(
     name_or_path: Place,
     *,
-    recipe: str | None = None,
+    recipe: str | EmbedderRecipe | None = None,
     backbone: Place | None = None,
     places: Mapping[str, Place] | None = None,
     model_arguments: Mapping[str, Any] | None = None,
@@ -154,9 +155,10 @@ def load_embedder(
 
     Args:
         name_or_path: Id of a known embedder, see :func:`known_embedders`; or id or directory of any other.
-        recipe: Id of the known embedder that a directory, or another repository, is a copy of.
+        recipe: Id of the known embedder that a directory, or another repository, is a copy of; ``"prompteol"``, the
+            one-word prompt for any causal language model; or a recipe of your own.
         backbone: Id or directory of the language model that holds the LM head, and the weights that adapters belong
-            to. None: as the recipe says; for other embedders, their own tied LM head.
+            to. None: as the recipe says; for other embedders, their own LM head.
         places: Where the repositories that the recipe names are, by id, for those that are not taken from the Hub.
         model_arguments: For ``SentenceTransformer``, such as ``{"device": "cuda"}``. Where the recipe needs
             remote code, ``{"trust_remote_code": True}`` is for the caller to say.
@@ -192,7 +194,7 @@ def load_embedder(
 def open_embedder(
     name_or_path: Place,
     *,
-    recipe: str | None = None,
+    recipe: str | EmbedderRecipe | None = None,
     backbone: Place | None = None,
     places: Mapping[str, Place] | None = None,
     model_arguments: Mapping[str, Any] | None = None,
@@ -213,10 +215,10 @@ def open_embedder(
         ValueError: See :func:`load_embedder`, as for all others.
     """
     name, arguments = str(name_or_path), dict(model_arguments or {})
-    known = find_recipe(recipe if recipe is not None else name, is_needed=recipe is not None)
+    known = recipe if isinstance(recipe, EmbedderRecipe) else find_recipe(recipe or name, is_needed=bool(recipe))
     if known is None:
         model = load_saved(name, **arguments)
-        return model, None if backbone is None else _read_lm_head(str(backbone), name, arguments)
+        return model, _own_lm_head(model, name, arguments) if backbone is None else _lm_head(backbone, name, arguments)
     if known.needs_remote_code and not arguments.get("trust_remote_code"):
         raise ValueError(
             f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
@@ -229,19 +231,34 @@ def open_embedder(
     elif known.backbone:
         holder = where[known.backbone]
     else:
-        return model, None
-    return model, with_rows(_read_lm_head(holder, name, arguments, known.tensor_name), len(model.tokenizer))
+        return model, _own_lm_head(model, where[known.base or known.name], arguments)
+    return model, with_rows(_lm_head(holder, name, arguments, known.tensor_name), len(model.tokenizer))
 
 
-def _read_lm_head(holder: str, name: str, arguments: Mapping[str, Any], tensor_name: str | None = None) -> LMHead:
+def _lm_head(holder: Place, name: str, arguments: Mapping[str, Any], tensor_name: str | None = None) -> LMHead:
     """The LM head of a checkpoint, from where the model itself is looked for; a revision is that of the model."""
     return LMHead.from_checkpoint(
-        holder,
+        str(holder),
         tensor_name=tensor_name,
         token=arguments.get("token"),
-        revision=arguments.get("revision") if holder == name else None,
+        revision=arguments.get("revision") if str(holder) == name else None,
         cache_folder=_cache_folder(arguments),
     )
+
+
+def _own_lm_head(model: SentenceTransformer, name: str, arguments: Mapping[str, Any]) -> LMHead | None:
+    """The LM head that a checkpoint stores beside the body, where the body itself does not hold it; else None."""
+    bodies = transformers_of(model, model)
+    try:
+        if len(bodies) != 1 or find_head(model) is not None:
+            return None
+        LMHead.from_model(bodies[0].auto_model)
+    except (TypeError, ValueError):
+        try:
+            return _lm_head(name, name, arguments)
+        except (OSError, ValueError):  # an embedder's own checkpoint seldom has one
+            return None
+    return None
 
 
 def _cache_folder(arguments: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
@@ -15,13 +16,13 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from tqdm.auto import tqdm
 
 from st_keytokens.calibration import Calibration
-from st_keytokens.calibration.first_component import as_tensor, check_embeddings
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import Activation, check_finite
+from st_keytokens.decoding.first_component import as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.embedders import EmbedderRecipe, open_embedder
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.cache import EmbeddingCache, Row, join_rows, split_rows
-from st_keytokens.encoder.fingerprint import encoder_fingerprint, scoring_state
 from st_keytokens.encoder.forward_pass import (
     ForwardPass,
     Role,
@@ -32,22 +33,70 @@ from st_keytokens.encoder.forward_pass import (
     resolve_prompt,
     start_pool,
 )
-from st_keytokens.hashes import fingerprint, module_settings, weights_hash
+from st_keytokens.encoder.sidecar import Sidecar
+from st_keytokens.hashes import (
+    WeightsWatch,
+    fingerprint,
+    is_same_sample,
+    module_settings,
+    tokenizer_hash,
+    weights_sample,
+)
 from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
 
+logger = logging.getLogger(__name__)
+
+SCORING_VERSION = 3  # counts up whenever the same settings give other scores than before
+
 Query = Literal["encode", "lookup"]
 QUERIES: tuple[Query, ...] = get_args(Query)
 
 
-class HeadedModel:
-    """What an encoder is made of, and the vectors that its head sees. Use it through :class:`KeyTokenEncoder`.
+class KeyTokenEncoder:
+    """Gives a SentenceTransformer a second, sparse output, without touching the first.
+
+    A text without a single term of its own, as white space, has an empty sparse vector, whatever a prompt says.
+
+    Args:
+        model: A loaded ``SentenceTransformer``, or its name or path. It is not modified, and may already hold a
+            :class:`KeyTokenHead`, which is then used. A name or path is loaded as ``from_pretrained`` says; what
+            :meth:`save_pretrained` wrote comes back whole, calibration included.
+        head: A :class:`KeyTokenHead` with settings or an LM head of its own, such as
+            ``KeyTokenHead(correction="center")``; bound to the model here. None: the method's.
+        backbone: Where the LM head is, if the model cannot tell: name, directory or URL of the language model that
+            it was made from. Only the LM head is read. An embedder whose LM head is not known decodes as soon as it
+            is calibrated.
+        recipe: How the model at the name or path embeds, by the id of a known embedder
+            (``st_keytokens.embedders.known_embedders``), such as ``"prompteol"`` for any causal language model.
+        calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
+        method: Name of a method (see ``weighting.METHODS``).
+        weighting: Overrides the method's weighting.
+        query: ``"encode"``: queries take a forward pass; ``"lookup"``: they are their literal terms.
+        cache_size: Texts whose embeddings are remembered, so that asking for dense and for sparse vectors separately
+            costs one pass.
+        max_active_dims: Decoded terms kept of a document. None: the method's.
+        query_max_active_dims: Decoded terms kept of a query. None: the method's.
+        model_arguments: For ``SentenceTransformer`` where it loads the model, such as ``{"device": "cuda"}``. Its
+            ``token``, ``cache_folder``, ``revision`` and ``local_files_only`` hold for a saved encoder's folder as
+            well.
 
     Attributes:
+        model: The model.
+        head: The head. Most of its settings may be changed at any time.
+        vocabulary: The terms of the sparse vectors.
+        literal_terms: Finds the literal terms of texts.
+        weighting: As given, or the method's.
+        query: As given.
+        cache: The embeddings that are remembered.
         lock: Held by whoever runs the model or its head, so that threads share them.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If a setting is not one of its choices, or what was saved is damaged or belongs to other weights.
     """
 
     def __init__(
@@ -56,56 +105,127 @@ class HeadedModel:
         *,
         head: KeyTokenHead | None = None,
         backbone: str | PathLike[str] | LMHead | None = None,
+        recipe: str | EmbedderRecipe | None = None,
+        calibration: Calibration | None = None,
+        method: str | None = None,
+        weighting: Weighting | None = None,
+        query: Query | None = None,
+        cache_size: int = 1024,
+        max_active_dims: int | None = None,
+        query_max_active_dims: int | None = None,
+        model_arguments: dict[str, Any] | None = None,
+    ) -> None:
+        changes = without_none(
+            head=head,
+            backbone=backbone,
+            calibration=calibration,
+            method=method,
+            weighting=weighting,
+            query=query,
+            max_active_dims=max_active_dims,
+            query_max_active_dims=query_max_active_dims,
+        )
+        saved = None
+        if not isinstance(model, SentenceTransformer):
+            arguments = model_arguments or {}
+            given = None if isinstance(backbone, LMHead) else backbone
+            path = str(model)
+            model, lm_head = open_embedder(path, recipe=recipe, backbone=given, model_arguments=arguments)
+            if head is None and lm_head is not None:
+                changes["backbone"] = lm_head
+            folder = None if head is not None else sidecar.find_folder(path, arguments)
+            saved = None if folder is None else Sidecar.load(folder)
+            is_changed = bool(changes.keys() - {"backbone"}) or backbone is not None
+        elif recipe is not None or model_arguments is not None:
+            name = "recipe" if recipe is not None else "model_arguments"
+            raise ValueError(f"{name} must be given with a model's name or path, got a loaded model. Leave it out.")
+        if saved is None:
+            self._set_up(model, cache_size, **changes)
+        else:
+            self._set_up_as_saved(model, cache_size, saved, changes, is_changed=is_changed)
+
+    def _set_up(
+        self,
+        model: SentenceTransformer,
+        cache_size: int,
+        *,
+        head: KeyTokenHead | None = None,
+        backbone: str | PathLike[str] | LMHead | None = None,
         calibration: Calibration | None = None,
         method: str = "default",
         weighting: Weighting | None = None,
         query: Query = "encode",
-        cache_size: int = 1024,
-        max_active_dims: int | None = None,
-        query_max_active_dims: int | None = None,
+        **dims: int,
     ) -> None:
         check_method(method)
         check_choice("query", query, QUERIES)
-        self.model = model if isinstance(model, SentenceTransformer) else SentenceTransformer(str(model))
+        self.model = model
         self.weighting = METHODS[method].weighting if weighting is None else weighting
         self.query: Query = query
-        dims = without_none(max_active_dims=max_active_dims, query_max_active_dims=query_max_active_dims)
         settings = {**without_none(backbone=backbone), **dims, **({"method": method} if METHODS[method].head else {})}
-        existing = find_head(self.model)
+        existing = find_head(model)
         if existing is not None:
             if extra := sorted({**without_none(head=head, calibration=calibration), **settings}):
                 raise ValueError(
                     f"model must not hold a KeyTokenHead where settings for one are given, got {', '.join(extra)}. "
                     "Change the head in the model, or remove it."
                 )
-            existing.on_model_ready(self.model)
             self.head = existing
         else:
             if head is None:
-                if backbone is None or isinstance(backbone, LMHead):
-                    lm_head = backbone
-                else:
-                    lm_head = LMHead.from_checkpoint(str(backbone))
+                lm_head = backbone
+                if not (lm_head is None or isinstance(lm_head, LMHead)):
+                    lm_head = LMHead.from_checkpoint(str(lm_head))
                 head = KeyTokenHead(lm_head, **{**METHODS[method].head, **dims})
             elif settings:
                 raise ValueError(
                     f"head must not be given together with settings for one, got {', '.join(sorted(settings))}. "
                     "Give them to the head."
                 )
-            head.bind(self.model)
             self.head = head
+        self.head.bind(model, needs_lm_head=False)
         self.head.eval()
-        self.forward_pass = ForwardPass(self.model, self.head)
+        self.forward_pass = ForwardPass(model, self.head)
         self.vocabulary: Vocabulary = self.head.bound_vocabulary
-        self.literal_terms = LiteralTokenizer(self.model.tokenizer, self.vocabulary)
+        self.literal_terms = LiteralTokenizer(model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
         self.lock = threading.RLock()
+        self._weights = WeightsWatch(self.forward_pass.headless)
         self._weights_hash: str | None = None
         self._fingerprint: tuple[Any, str] | None = None
+        self._outdated: Calibration | None = None  # the calibration, if the weights have changed since
         if calibration is not None:
             self.calibration = calibration
         elif existing is None:
             self._check_calibration(self.head.calibration)
+
+    def _set_up_as_saved(
+        self, model: SentenceTransformer, cache_size: int, saved: Sidecar, changes: dict[str, Any], *, is_changed: bool
+    ) -> None:
+        arguments = saved.arguments(changes)
+        calibration = arguments.pop("calibration", None)
+        self._set_up(model, cache_size, **arguments)
+        for name, is_same in (
+            ("vocabulary", saved.vocabulary_hash == self.vocabulary.hash or is_changed),
+            ("model weights", is_same_sample(saved.weights_sample, weights_sample(self.forward_pass.headless))),
+        ):
+            if not is_same:
+                raise ValueError(
+                    f"{saved.folder} must belong to this model, got one with other {name}. "
+                    "Fit and save the key tokens of this model again."
+                )
+        self._weights_hash, self._fingerprint = saved.weights_hash, None  # 16-bit rounding would change it
+        if calibration is not None:
+            self.calibration = calibration
+        elif saved.head.calibration is not None:
+            self.calibration = saved.head.calibration
+            self.head.take_statistics(saved.head)
+        if not is_changed and self.fingerprint != saved.fingerprint:
+            raise ValueError(
+                f"{saved.folder} must give the encoder that was saved, {saved.fingerprint[:12]}, got "
+                f"{self.fingerprint[:12]}. A file in it was changed, or the model's tokenizer or modules were; save "
+                "the encoder again."
+            )
 
     @property
     def calibration(self) -> Calibration | None:
@@ -142,22 +262,67 @@ class HeadedModel:
     @property
     def weights_hash(self) -> str:
         """Identifies the model's weights without its head's; one with a sidecar keeps what it was saved with."""
-        if self._weights_hash is None:
-            self._weights_hash = weights_hash(self.forward_pass.headless)
-        return self._weights_hash
+        return self._weights_hash or self._weights.hash
 
-    def keep_weights_hash(self, value: str) -> None:
-        """Takes the hash that the weights were saved under, which 16-bit rounding would change."""
-        self._weights_hash, self._fingerprint = value, None
+    def refresh(self) -> None:
+        """Looks whether the model's weights have changed, by training or otherwise; encoding does so by itself.
+
+        If they have, remembered embeddings are forgotten, and :attr:`fingerprint` is another one, so that an index of
+        the old weights refuses this encoder. A calibration that was fitted with the old weights is refused by the next
+        encoding: fit one anew with :meth:`calibrate`, or set :attr:`calibration` to None.
+        """
+        with self.lock:
+            if not self._weights.has_changed():
+                return
+            logger.warning(
+                "The model's weights have changed under the encoder (%s now): embeddings made from here on are those "
+                "of the new weights.",
+                str(self._weights.dtype).removeprefix("torch."),
+            )
+            self._weights_hash = self._fingerprint = None
+            self.cache.clear()
+            calibration = self.calibration
+            is_outdated = calibration is not None and calibration.model_name != self.model_name
+            self._outdated = calibration if is_outdated else None
+
+    def _check_weights(self) -> None:
+        """Looks at the weights, and refuses a calibration that was fitted with older ones."""
+        self.refresh()
+        if self._outdated is not None and self.calibration is self._outdated:
+            raise ValueError(
+                "calibration must be fitted with the model's weights, which have changed since. Fit one with "
+                "calibrate, or set encoder.calibration = None."
+            )
 
     @property
     def fingerprint(self) -> str:
         """Names everything that changes a score: weights, modules, tokenizer, calibration, settings, prompts."""
-        state = scoring_state(self)
+        state = self._scoring_state()
         if self._fingerprint is None or self._fingerprint[0] != state:
             frozen = {id(self.weighting): self.weighting}  # compared by identity first, which a copy would prevent
-            self._fingerprint = copy.deepcopy(state, frozen), encoder_fingerprint(self, state)
+            parts = {
+                "state": repr(state),
+                "weights": self.weights_hash,
+                "lm_head": "" if self.head.lm_head is None else self.head.lm_head.hash_beside_model,
+                "vocabulary": self.vocabulary.hash,
+                "tokenizer": tokenizer_hash(self.model.tokenizer),
+            }
+            self._fingerprint = copy.deepcopy(state, frozen), fingerprint(parts)
         return self._fingerprint[1]
+
+    def _scoring_state(self) -> tuple[Any, ...]:
+        """All settings that change a score, as they are now; cheap, so that it can be compared before each use."""
+        model, calibration, forward_pass = self.model, self.calibration, self.forward_pass
+        return (
+            SCORING_VERSION,
+            [getattr(self.head, name) for name in self.head.config_keys],
+            self.weighting,
+            None if calibration is None else calibration.hash,
+            sorted(model.prompts.items()),
+            model.default_prompt_name,
+            model.truncate_dim,
+            module_settings((*forward_pass.before, *forward_pass.after)),
+        )
 
     @property
     def fusion_weights(self) -> dict[str, float]:
@@ -172,149 +337,6 @@ class HeadedModel:
     def get_embedding_dimension(self) -> int:
         """Dimension of the dense vectors."""
         return self.forward_pass.embedding_dimension
-
-    def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        role: Role = "document",
-        batch_size: int = 32,
-        show_progress_bar: bool = False,
-    ) -> np.ndarray:
-        """The vectors that a calibration is fitted on: pooled, and of length 1 where the head normalises.
-
-        Args:
-            texts: One text or several.
-            role: ``"document"`` or ``"query"``: decides the prompt.
-            batch_size: Texts a forward pass.
-            show_progress_bar: Whether to show one.
-
-        Returns:
-            float32 ``(N, pooled_dimension)``.
-
-        Raises:
-            TypeError: If a text is not a string.
-            ValueError: If role is unknown, or batch_size is below 1.
-        """
-        with self.lock, torch.inference_mode():
-            pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
-            return self.head.prepare_embeddings(pooled).numpy()
-
-    def prepare_embeddings(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
-        """What :meth:`embed` gives, from vectors that are stored.
-
-        Args:
-            embeddings: As the model gives them, shape ``(N, pooled_dimension)``. Not modified.
-
-        Returns:
-            float32, the same shape.
-        """
-        return self.head.prepare_embeddings(as_tensor(embeddings)).cpu().numpy()
-
-    def calibrate(
-        self,
-        texts: Iterable[str],
-        *,
-        embeddings: np.ndarray | torch.Tensor | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool = True,
-        resume_from: str | PathLike[str] | None = None,
-        save_every: int = 10_000,
-    ) -> Calibration:
-        """Fits a calibration on texts and uses it from now on.
-
-        Args:
-            texts: Unlabelled texts, best those that will be searched; two at the least. May be a generator.
-            embeddings: Their vectors, where they are stored, shape ``(N, pooled_dimension)``: as the model gives them,
-                of any length where the head normalises. None: the texts are embedded.
-            batch_size: Texts a forward pass.
-            show_progress_bar: Whether to show one.
-            resume_from: Path of a file that keeps the state, so that an interrupted run goes on from there, see
-                :meth:`Calibration.fit`.
-            save_every: Texts between two writes of that file, at least.
-
-        Returns:
-            The calibration.
-
-        Raises:
-            TypeError: If ``texts`` is one string, or holds something else than strings.
-            ValueError: If there is nothing to fit on, or see :meth:`Calibration.fit`; the old calibration stays.
-        """
-        if embeddings is not None:
-            self.forward_pass.check_stored()
-        calibration = Calibration.fit(
-            self,
-            texts,
-            embeddings=embeddings,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            resume_from=resume_from,
-            save_every=save_every,
-        )
-        if calibration.document_count < 2:
-            raise ValueError(
-                f"texts must be two at the least, got {calibration.document_count}. Some thousands are good."
-            )
-        self.calibration = calibration
-        return calibration
-
-    def to_sparse_encoder(self) -> SparseEncoder:
-        """A genuine ``SparseEncoder`` of the decoded terms, for its evaluators and search helpers.
-
-        It shares the model's modules, and has a head of its own with the settings as they are now. Literal terms and
-        weighting are not part of it.
-
-        Returns:
-            The encoder, on the model's device, with its prompts; its vectors are ``(N, vocab_size)``.
-        """
-        head = self.head.with_settings(output_mode="sparse")
-        return SparseEncoder(
-            modules=[*self.forward_pass.before, head],
-            device=str(self.model.device),
-            prompts=dict(self.model.prompts),
-            default_prompt_name=self.model.default_prompt_name,
-            similarity_fn_name="dot",
-        )
-
-    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`.
-
-        The workers have the encoder as it is now. The model itself stays on the CPU afterwards, as
-        sentence-transformers leaves it; move it back with ``encoder.model.to(device)``. A script that calls this
-        needs ``if __name__ == "__main__":``, since each worker imports it anew.
-
-        Args:
-            target_devices: A device for each worker; None for every GPU, or four on the CPU.
-
-        Returns:
-            The pool, for the argument ``pool`` of the encoding methods.
-        """
-        return start_pool(self.forward_pass, target_devices, self.fingerprint)
-
-    @staticmethod
-    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """Stops the workers.
-
-        Args:
-            pool: From :meth:`start_multi_process_pool`.
-        """
-        SentenceTransformer.stop_multi_process_pool(pool)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.lock = threading.RLock()
-
-
-def without_none(**settings: Any) -> dict[str, Any]:
-    """The settings that are given, where None stands for not given."""
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-class TextEncoder(HeadedModel):
-    """Encodes texts, with a cache or a pool of processes. Use it through :class:`KeyTokenEncoder`."""
 
     def encode(
         self,
@@ -350,6 +372,7 @@ class TextEncoder(HeadedModel):
         """
         texts = check_texts(texts)
         prompt = resolve_prompt(self.model, role, prompt, prompt_name)
+        self._check_weights()
         if len(texts) > self.cache.size:
             return self._encode(texts, role, prompt, batch_size, show_progress_bar, pool)
         state = self.fingerprint
@@ -458,51 +481,6 @@ class TextEncoder(HeadedModel):
         weigh = self.weighting.query if role == "query" else self.weighting.document
         return weigh(literal, decoded, size, corpus)
 
-
-def without_silent(decoded: SparseEmbeddings, literal: list[np.ndarray]) -> SparseEmbeddings:
-    """Decoded terms, but none of a text without literal ones, of which a model sees the prompt at the most."""
-    silent = [row for row, terms in enumerate(literal) if not len(terms)]
-    if not silent:
-        return decoded
-    rows = np.arange(len(decoded))
-    rows[silent] = len(decoded)
-    return SparseEmbeddings.concatenate([decoded, SparseEmbeddings.empty(1, decoded.vocab_size)])[rows]
-
-
-class KeyTokenEncoder(TextEncoder):
-    """Gives a SentenceTransformer a second, sparse output, without touching the first.
-
-    A text without a single term of its own, as white space, has an empty sparse vector, whatever a prompt says.
-
-    Args:
-        model: A loaded ``SentenceTransformer``, or its name or path. It is not modified, and may already hold a
-            :class:`KeyTokenHead`, which is then used.
-        head: A :class:`KeyTokenHead` with settings or an LM head of its own, such as
-            ``KeyTokenHead(correction="center")``; bound to the model here. None: the method's.
-        backbone: Where the LM head is, if the model cannot tell: name, directory or URL of the language model that
-            it was made from. Only the LM head is read.
-        calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
-        method: Name of a method (see ``weighting.METHODS``).
-        weighting: Overrides the method's weighting.
-        query: ``"encode"``: queries take a forward pass; ``"lookup"``: they are their literal terms.
-        cache_size: Texts whose embeddings are remembered, so that asking for dense and for sparse vectors separately
-            costs one pass.
-        max_active_dims: Decoded terms kept of a document. None: the method's.
-        query_max_active_dims: Decoded terms kept of a query. None: the method's.
-
-    Attributes:
-        model: As given.
-        head: The head. Most of its settings may be changed at any time.
-        vocabulary: The terms of the sparse vectors.
-        literal_terms: Finds the literal terms of texts.
-        weighting: As given, or the method's.
-        query: As given.
-        cache: The embeddings that are remembered.
-
-    Raises:
-        ValueError: If a setting is not one of its choices, or the LM head cannot be known from the model alone.
-    """
-
     def sparsify(
         self,
         embeddings: np.ndarray | torch.Tensor,
@@ -531,6 +509,7 @@ class KeyTokenEncoder(TextEncoder):
                 is unknown, batch_size is below 1, or more than a normalisation follows pooling in the model.
         """
         check_embeddings(embeddings, self.head.lm_head_dimension)
+        self._check_weights()
         self.forward_pass.check_stored()
         check_choice("role", role, get_args(Role))
         checked_int("batch_size", batch_size, minimum=1)
@@ -593,12 +572,116 @@ class KeyTokenEncoder(TextEncoder):
         )
         decoder = self.head.with_settings(**changes) if changes else self.head
         texts = check_texts(texts)
+        self._check_weights()
         with self.lock, torch.inference_mode():
             pooled = self.forward_pass.pooled(texts, role)
             decoded = as_sparse(decoder.decode(pooled, max_active_dims=top_k), self.vocabulary)
         return without_silent(decoded, self.literal_terms(texts)).decode(self.vocabulary)
 
-    # -- saving and sharing ----------------------------------------------------------------------------------------
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        role: Role = "document",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
+        """The vectors that a calibration is fitted on: pooled, and of length 1 where the head normalises.
+
+        Args:
+            texts: One text or several.
+            role: ``"document"`` or ``"query"``: decides the prompt.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+
+        Returns:
+            float32 ``(N, pooled_dimension)``.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If role is unknown, or batch_size is below 1.
+        """
+        self.refresh()
+        with self.lock, torch.inference_mode():
+            pooled = self.forward_pass.pooled(check_texts(texts), role, batch_size, show_progress_bar)
+            return self.head.prepare_embeddings(pooled).numpy()
+
+    def prepare_embeddings(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+        """What :meth:`embed` gives, from vectors that are stored.
+
+        Args:
+            embeddings: As the model gives them, shape ``(N, pooled_dimension)``. Not modified.
+
+        Returns:
+            float32, the same shape.
+        """
+        return self.head.prepare_embeddings(as_tensor(embeddings)).cpu().numpy()
+
+    def calibrate(
+        self,
+        texts: Iterable[str],
+        *,
+        embeddings: np.ndarray | torch.Tensor | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
+        resume_from: str | PathLike[str] | None = None,
+        save_every: int = 10_000,
+    ) -> Calibration:
+        """Fits a calibration on texts and uses it from now on.
+
+        Args:
+            texts: Unlabelled texts, best those that will be searched; two at the least. May be a generator.
+            embeddings: Their vectors, where they are stored, shape ``(N, pooled_dimension)``: as the model gives them,
+                of any length where the head normalises. None: the texts are embedded.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show one.
+            resume_from: Path of a file that keeps the state, so that an interrupted run goes on from there, see
+                :meth:`Calibration.fit`.
+            save_every: Texts between two writes of that file, at least.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If there is nothing to fit on, or see :meth:`Calibration.fit`; the old calibration stays.
+        """
+        self.refresh()
+        if embeddings is not None:
+            self.forward_pass.check_stored()
+        calibration = Calibration.fit(
+            self,
+            texts,
+            embeddings=embeddings,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            resume_from=resume_from,
+            save_every=save_every,
+        )
+        if calibration.document_count < 2:
+            raise ValueError(
+                f"texts must be two at the least, got {calibration.document_count}. Some thousands are good."
+            )
+        self.calibration = calibration
+        return calibration
+
+    def to_sparse_encoder(self) -> SparseEncoder:
+        """A genuine ``SparseEncoder`` of the decoded terms, for its evaluators and search helpers.
+
+        It shares the model's modules, and has a head of its own with the settings as they are now. Literal terms and
+        weighting are not part of it.
+
+        Returns:
+            The encoder, on the model's device, with its prompts; its vectors are ``(N, vocab_size)``.
+        """
+        head = self.head.with_settings(output_mode="sparse")
+        return SparseEncoder(
+            modules=[*self.forward_pass.before, head],
+            device=str(self.model.device),
+            prompts=dict(self.model.prompts),
+            default_prompt_name=self.model.default_prompt_name,
+            similarity_fn_name="dot",
+        )
 
     def save_pretrained(self, path: str | PathLike[str]) -> None:
         """Saves the model as it is, and beside it the folder ``key_tokens``, which others ignore.
@@ -613,7 +696,52 @@ class KeyTokenEncoder(TextEncoder):
         Raises:
             OSError: If it cannot be written.
         """
-        sidecar.save(self, Path(path))
+        forward_pass = self.forward_pass
+        is_plain = self.head not in list(self.model)
+        model = self.model if is_plain else forward_pass.chain([*forward_pass.before, *forward_pass.after])
+        model.save_pretrained(str(path))
+        self.save_sidecar(Path(path, sidecar.FOLDER))
+
+    def save_sidecar(self, folder: str | PathLike[str]) -> None:
+        """Saves all but the model, for :meth:`from_sidecar`.
+
+        Args:
+            folder: Made where it is missing. What an earlier save left there is replaced.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        Sidecar(
+            folder=Path(folder),
+            head=self.head,
+            query=self.query,
+            weighting=sidecar.weighting_fields(self.weighting),
+            fingerprint=self.fingerprint,
+            vocabulary_hash=self.vocabulary.hash,
+            weights_hash=self.weights_hash,
+            weights_sample=weights_sample(self.forward_pass.headless),
+        ).save()
+
+    @classmethod
+    def from_sidecar(
+        cls, model: SentenceTransformer, folder: str | PathLike[str], *, cache_size: int = 1024
+    ) -> KeyTokenEncoder:
+        """The encoder of a loaded model and what :meth:`save_sidecar` wrote.
+
+        Args:
+            model: The model that it was saved with.
+            folder: The folder.
+            cache_size: See the class.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            ValueError: If the folder is damaged, or belongs to other weights or another vocabulary.
+        """
+        encoder = cls.__new__(cls)
+        encoder._set_up_as_saved(model, cache_size, Sidecar.load(Path(folder)), {}, is_changed=False)
+        return encoder
 
     @classmethod
     def from_pretrained(
@@ -622,6 +750,7 @@ class KeyTokenEncoder(TextEncoder):
         *,
         model_arguments: dict[str, Any] | None = None,
         backbone: str | PathLike[str] | None = None,
+        recipe: str | EmbedderRecipe | None = None,
         calibration: Calibration | None = None,
         method: str | None = None,
         weighting: Weighting | None = None,
@@ -640,6 +769,7 @@ class KeyTokenEncoder(TextEncoder):
             model_arguments: For ``SentenceTransformer``, such as ``{"device": "cuda"}``. Its ``token``,
                 ``cache_folder``, ``revision`` and ``local_files_only`` hold for the folder ``key_tokens`` as well.
             backbone: See the class, as for the rest.
+            recipe: How a model embeds that is not known by its name.
             calibration: Instead of the saved one.
             method: Replaces all saved settings of the head and the weighting.
             weighting: Over the method's.
@@ -656,13 +786,63 @@ class KeyTokenEncoder(TextEncoder):
             ValueError: If the saved key tokens are damaged or belong to other weights or another vocabulary, or if an
                 argument is not one of its choices.
         """
-        changes = without_none(
+        return cls(
+            path,
             backbone=backbone,
+            recipe=recipe,
             calibration=calibration,
             method=method,
             weighting=weighting,
             query=query,
+            cache_size=cache_size,
             max_active_dims=max_active_dims,
             query_max_active_dims=query_max_active_dims,
+            model_arguments=model_arguments or {},
         )
-        return sidecar.load(cls, str(path), model_arguments or {}, changes, cache_size=cache_size)
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """Starts worker processes for :meth:`encode`; stop them with :meth:`stop_multi_process_pool`.
+
+        The workers have the encoder as it is now. The model itself stays on the CPU afterwards, as
+        sentence-transformers leaves it; move it back with ``encoder.model.to(device)``. A script that calls this
+        needs ``if __name__ == "__main__":``, since each worker imports it anew.
+
+        Args:
+            target_devices: A device for each worker; None for every GPU, or four on the CPU.
+
+        Returns:
+            The pool, for the argument ``pool`` of the encoding methods.
+        """
+        self._check_weights()
+        return start_pool(self.forward_pass, target_devices, self.fingerprint)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Stops the workers.
+
+        Args:
+            pool: From :meth:`start_multi_process_pool`.
+        """
+        SentenceTransformer.stop_multi_process_pool(pool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.RLock()
+
+
+def without_none(**settings: Any) -> dict[str, Any]:
+    """The settings that are given, where None stands for not given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def without_silent(decoded: SparseEmbeddings, literal: list[np.ndarray]) -> SparseEmbeddings:
+    """Decoded terms, but none of a text without literal ones, of which a model sees the prompt at the most."""
+    silent = [row for row, terms in enumerate(literal) if not len(terms)]
+    if not silent:
+        return decoded
+    rows = np.arange(len(decoded))
+    rows[silent] = len(decoded)
+    return SparseEmbeddings.concatenate([decoded, SparseEmbeddings.empty(1, decoded.vocab_size)])[rows]

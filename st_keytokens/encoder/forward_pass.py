@@ -44,6 +44,7 @@ class ForwardPass:
         place = modules.index(head) if head in modules else head_place(modules)
         self.before = modules[:place]
         self.after = [module for module in modules[place:] if module is not head]
+        self._unknown_token = make_usable(model, head.vocab_size)
         self._to_pooled = model if place == len(modules) else self.chain(self.before)
         widths = [m.get_embedding_dimension() for m in self.before if hasattr(m, "get_embedding_dimension")]
         if widths and widths[-1] not in (None, self.pooled_dimension):
@@ -147,6 +148,9 @@ class ForwardPass:
             for start in range(0, len(texts), batch_size):
                 positions = order[start : start + batch_size]
                 features = self.model.preprocess([texts[i] for i in positions], prompt=prompt, task=role)
+                if self._unknown_token is not None and "input_ids" in features:
+                    ids = features["input_ids"]
+                    features["input_ids"] = ids.masked_fill(ids >= self.head.vocab_size, self._unknown_token)
                 yield positions, self._run(batch_to_device(features, self.model.device), role)
                 bar.update(len(positions))
 
@@ -165,6 +169,31 @@ class ForwardPass:
             }
             vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
         return {**features, "sentence_embedding": vectors}
+
+
+def make_usable(model: SentenceTransformer, rows: int) -> int | None:
+    """Gives a tokenizer without one a padding token, which is never seen, so that several texts make a batch.
+
+    Returns:
+        What stands in for tokens beyond the model's rows of embeddings, which no text is meant to hold; None where
+        the tokenizer has none of these.
+
+    Raises:
+        ValueError: If there is no token to pad with.
+    """
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if not callable(getattr(tokenizer, "get_vocab", None)) or not hasattr(tokenizer, "pad_token"):
+        return None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if tokenizer.pad_token is None:
+            raise ValueError(
+                "model must have a tokenizer with a token to pad with, got none. Set model.tokenizer.pad_token."
+            )
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
+        return None
+    stand_in = next((i for i in (tokenizer.unk_token_id, tokenizer.pad_token_id) if i is not None and i < rows), 0)
+    return int(stand_in)
 
 
 def head_place(modules: list[torch.nn.Module]) -> int:

@@ -6,24 +6,17 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import load_dir_path
 
-from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.embedders import open_embedder
 from st_keytokens.files import write_atomically
-from st_keytokens.hashes import is_same_sample, weights_sample
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.terms.weighting import METHODS, Weighting, check_method
-
-if TYPE_CHECKING:
-    from st_keytokens.encoder.encoder import KeyTokenEncoder
-
 
 logger = logging.getLogger(__name__)
 
@@ -32,121 +25,99 @@ FORMAT = 1
 _HUB_ARGUMENTS = ("token", "cache_folder", "revision", "local_files_only")
 
 
-def save(encoder: KeyTokenEncoder, path: Path) -> None:
-    """Saves model and sidecar, see ``KeyTokenEncoder.save_pretrained``. A head among the modules is left out."""
-    forward_pass = encoder.forward_pass
-    is_plain = encoder.head not in list(encoder.model)
-    model = encoder.model if is_plain else forward_pass.chain([*forward_pass.before, *forward_pass.after])
-    model.save_pretrained(str(path))
-    save_folder(encoder, path / FOLDER)
+@dataclass(frozen=True)
+class Sidecar:
+    """What the folder holds beside the head.
 
-
-def save_folder(encoder: KeyTokenEncoder, folder: Path) -> None:
-    """Saves the sidecar alone: everything but the model."""
-    encoder.head.save(str(folder))
-    settings = {
-        "format": FORMAT,
-        "query": encoder.query,
-        "weighting": vars(encoder.weighting),
-        "fingerprint": encoder.fingerprint,
-        "vocabulary_hash": encoder.vocabulary.hash,
-        "weights_hash": encoder.weights_hash,
-        "weights_sample": weights_sample(encoder.forward_pass.headless),
-    }
-    write_atomically(folder / "encoder.json", json.dumps(settings, indent=2).encode())
-
-
-def load(
-    cls: type[KeyTokenEncoder],
-    path: str,
-    model_arguments: dict[str, Any],
-    changes: dict[str, Any],
-    *,
-    cache_size: int,
-) -> KeyTokenEncoder:
-    """Loads model and sidecar, see ``KeyTokenEncoder.from_pretrained``."""
-    model, lm_head = open_embedder(path, backbone=changes.get("backbone"), model_arguments=model_arguments)
-    changes = changes if lm_head is None else {**changes, "backbone": lm_head}
-    hub = {name: model_arguments[name] for name in _HUB_ARGUMENTS if name in model_arguments}
-    folder = find_folder(path, {"cache_folder": os.getenv("SENTENCE_TRANSFORMERS_HOME"), **hub})
-    if folder is None:
-        return cls(model, cache_size=cache_size, **changes)
-    return attach(cls, model, folder, changes, cache_size=cache_size)
-
-
-def attach(
-    cls: type[KeyTokenEncoder],
-    model: SentenceTransformer,
-    folder: Path,
-    changes: Mapping[str, Any] | None = None,
-    *,
-    cache_size: int = 1024,
-) -> KeyTokenEncoder:
-    """An encoder of a loaded model and a sidecar.
-
-    Args:
-        cls: Class of the encoder.
-        model: The model that the sidecar was saved with.
-        folder: What :func:`save_folder` wrote.
-        changes: Arguments of the class but ``head``, over those that were saved; a ``method`` replaces all settings
-            of the saved one.
-        cache_size: See the class.
-
-    Returns:
-        The encoder.
-
-    Raises:
-        ValueError: If the sidecar is damaged, or belongs to other weights or another vocabulary.
+    Attributes:
+        folder: Where it is.
+        head: The head, not bound, with its calibration and, unless it is the model's own, its LM head.
+        query: How queries are encoded.
+        weighting: Type and fields of the weighting.
+        fingerprint: Of the encoder that was saved.
+        vocabulary_hash: Of its vocabulary.
+        weights_hash: Of the model's weights.
+        weights_sample: A few of them.
     """
-    changes = dict(changes or {})
-    is_changed = bool(changes)
-    try:
-        settings = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        if settings["format"] != FORMAT:
-            raise ValueError(f"its format is {settings['format']}, not {FORMAT}")
-        saved = KeyTokenHead.load(str(folder))
-        arguments = {"query": settings["query"], "weighting": Weighting(**settings["weighting"])}
-        fingerprint, vocabulary_hash, weights_hash, sample = (
-            settings[name] for name in ("fingerprint", "vocabulary_hash", "weights_hash", "weights_sample")
-        )
-    except (KeyError, TypeError, ValueError, OSError) as err:
-        raise ValueError(f"{folder} must hold what save_pretrained wrote, got a damaged one: {err}.") from err
-    config: dict[str, Any] = saved.get_config_dict()
-    if "method" in changes:
-        check_method(changes["method"])
-        method = METHODS[changes.pop("method")]
-        arguments["weighting"], config = method.weighting, dict(method.head)
-    config |= {name: changes.pop(name) for name in ("max_active_dims", "query_max_active_dims") if name in changes}
-    backbone, calibration = changes.pop("backbone", None), changes.pop("calibration", None)
-    lm_head = saved.lm_head if backbone is None else backbone
-    if lm_head is not None and not isinstance(lm_head, LMHead):
-        lm_head = LMHead.from_checkpoint(str(lm_head))
-    encoder = cls(model, head=KeyTokenHead(lm_head, **config), cache_size=cache_size, **{**arguments, **changes})
-    for name, is_same in (
-        ("vocabulary", vocabulary_hash == encoder.vocabulary.hash or is_changed),
-        ("model weights", is_same_sample(sample, weights_sample(model))),
-    ):
-        if not is_same:
-            raise ValueError(
-                f"{folder} must belong to this model, got one with other {name}. "
-                "Fit and save the key tokens of this model again."
-            )
-    encoder.keep_weights_hash(weights_hash)
-    if calibration is not None:
-        encoder.calibration = calibration
-    elif saved.calibration is not None:
-        encoder.calibration = saved.calibration
-        encoder.head.take_statistics(saved)
-    if not is_changed and encoder.fingerprint != fingerprint:
-        raise ValueError(
-            f"{folder} must give the encoder that was saved, {fingerprint[:12]}, got {encoder.fingerprint[:12]}. "
-            "A file in it was changed, or the model's tokenizer or modules were; save the encoder again."
-        )
-    return encoder
+
+    folder: Path
+    head: KeyTokenHead
+    query: str
+    weighting: Mapping[str, Any]
+    fingerprint: str
+    vocabulary_hash: str
+    weights_hash: str
+    weights_sample: list[float]
+
+    def save(self) -> None:
+        """Writes the folder; what an earlier save left there is replaced."""
+        self.head.save(str(self.folder))
+        kept = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("folder", "head")
+        }
+        content = json.dumps({"format": FORMAT, **kept}, indent=2)
+        write_atomically(self.folder / "encoder.json", content.encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Sidecar:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: If it is damaged, or of another format.
+        """
+        try:
+            settings = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+            if settings["format"] != FORMAT:
+                raise ValueError(f"its format is {settings['format']}, not {FORMAT}")
+            saved = cls(folder, KeyTokenHead.load(str(folder)), **{name: settings[name] for name in _SETTINGS})
+            if "type" not in saved.weighting:
+                Weighting(**saved.weighting)
+        except (KeyError, TypeError, ValueError, OSError) as err:
+            raise ValueError(f"{folder} must hold what save_pretrained wrote, got a damaged one: {err}.") from err
+        return saved
+
+    def arguments(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of ``KeyTokenEncoder`` that give what was saved, with some changed.
+
+        Args:
+            changes: Arguments of the class but ``head``; a ``method`` replaces all settings of the saved one.
+
+        Raises:
+            ValueError: If the weighting is of a class of the user's own, and none is given.
+        """
+        changes = dict(changes)
+        config: dict[str, Any] = self.head.get_config_dict()
+        if "method" in changes:
+            check_method(changes["method"])
+            method = METHODS[changes.pop("method")]
+            config = dict(method.head)
+            changes.setdefault("weighting", method.weighting)
+        config |= {name: changes.pop(name) for name in ("max_active_dims", "query_max_active_dims") if name in changes}
+        lm_head = changes.pop("backbone", None) or self.head.lm_head
+        if "weighting" not in changes:
+            if "type" in self.weighting:
+                raise ValueError(
+                    f"weighting must be given for {self.folder}, which was saved with one of your own class "
+                    f"{self.weighting['type']!r}. Pass weighting={self.weighting['type']}(...)."
+                )
+            changes["weighting"] = Weighting(**self.weighting)
+        return {"query": self.query, "head": KeyTokenHead(lm_head, **config), **changes}
 
 
-def find_folder(path: str, hub: dict[str, Any]) -> Path | None:
+_SETTINGS = [field.name for field in fields(Sidecar) if field.name not in ("folder", "head")]
+
+
+def weighting_fields(weighting: Weighting) -> dict[str, Any]:
+    """Fields of a weighting for the folder; with the name of its class where that is the user's own."""
+    if type(weighting) is Weighting:
+        return vars(weighting)
+    return {"type": type(weighting).__qualname__, "fields": repr(weighting)}
+
+
+def find_folder(path: str, model_arguments: Mapping[str, Any]) -> Path | None:
     """The sidecar of a directory or of a model on the Hub, or None."""
+    hub: dict[str, Any] = {"cache_folder": os.getenv("SENTENCE_TRANSFORMERS_HOME")}
+    hub |= {name: model_arguments[name] for name in _HUB_ARGUMENTS if name in model_arguments}
     if Path(path).is_dir():
         folder = Path(path, FOLDER)
         return folder if (folder / "encoder.json").exists() else None

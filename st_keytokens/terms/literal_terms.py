@@ -159,7 +159,8 @@ class LiteralTokenizer:
         return self._terms(self._tokenize([spaced])[0])
 
     def _terms(self, ids: list[int]) -> list[int]:
-        terms: list[int] = self._vocabulary.term_ids(ids).tolist()
+        size = self._vocabulary.vocab_size  # added tokens may lie beyond the model's rows
+        terms: list[int] = self._vocabulary.term_ids([i for i in ids if i < size]).tolist()
         return terms
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["TokenKind", "Vocabulary"]
+
+logger = logging.getLogger(__name__)
 
 
 TokenKind = Literal["byte-level", "metaspace", "wordpiece", "plain"]
@@ -117,13 +120,13 @@ class Vocabulary:
 
         Args:
             tokenizer: A transformers tokenizer, fast or slow, or a ``tokenizers.Tokenizer``.
-            vocab_size: Rows of the LM head, often more than the tokenizer has tokens: the rest is masked. None for as
-                many rows as the tokenizer's largest id asks for.
+            vocab_size: Rows of the LM head, often more than the tokenizer has tokens: the rest is masked. Tokens
+                beyond them, which no text can use, are left out. None for as many rows as the tokenizer's largest id
+                asks for.
             fold: Whether variants fold into one term.
 
         Raises:
             TypeError: If it is not a tokenizer.
-            ValueError: If the tokenizer has ids beyond ``vocab_size``.
         """
         if not callable(getattr(tokenizer, "get_vocab", None)):
             raise TypeError(
@@ -131,15 +134,6 @@ class Vocabulary:
                 "Of a processor, pass its tokenizer attribute."
             )
         row_of: Mapping[str, int] = tokenizer.get_vocab()
-        largest = max(row_of.values(), default=-1)
-        if vocab_size is not None and vocab_size <= largest:
-            raise ValueError(
-                f"vocab_size must be > {largest}, the tokenizer's largest id, got {vocab_size}. "
-                "Pass the model's own tokenizer."
-            )
-        tokens: list[str | None] = [None] * (largest + 1 if vocab_size is None else vocab_size)
-        for token, row in row_of.items():
-            tokens[row] = token
         if isinstance(tokenizer, Tokenizer):
             backend: Any = tokenizer
             added, special = tokenizer.get_added_tokens_decoder(), set()
@@ -147,8 +141,21 @@ class Vocabulary:
             backend = getattr(tokenizer, "backend_tokenizer", None)
             added, special = getattr(tokenizer, "added_tokens_decoder", {}), set(tokenizer.all_special_ids)
         special |= {row for row, token in added.items() if token.special}
+        size = max(row_of.values(), default=-1) + 1 if vocab_size is None else vocab_size
+        tokens: list[str | None] = [None] * size
+        for token, row in row_of.items():
+            if row < size:
+                tokens[row] = token
+        if lost := sum(row >= size and row not in added for row in row_of.values()):
+            logger.warning(
+                "%d tokens of the tokenizer lie beyond the %d rows of the model and are left out. If the tokenizer is "
+                "another model's, pass the model's own.",
+                lost,
+                size,
+            )
         kind = (_kind_of_parts(backend) if isinstance(backend, Tokenizer) else None) or _kind_of_tokens(row_of)
-        return cls(tokens, kind=kind, special_ids=special, added_ids=added.keys(), fold=fold)
+        special_ids, added_ids = ([row for row in rows if row < size] for rows in (special, added))
+        return cls(tokens, kind=kind, special_ids=special_ids, added_ids=added_ids, fold=fold)
 
     def __len__(self) -> int:
         return self.vocab_size

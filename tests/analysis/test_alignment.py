@@ -12,8 +12,8 @@ from alignment_samples import naive_alignment, three_token_head
 from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead, Vocabulary
 from st_keytokens.analysis import alignment_of_embeddings, measure_alignment
 from st_keytokens.analysis.alignment import BASELINE, VARIANTS
-from st_keytokens.calibration.first_component import remove
 from st_keytokens.calibration.moments import SecondMoments
+from st_keytokens.decoding.first_component import remove
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny-embedder"
 RAW = {"raw": VARIANTS["raw"]}

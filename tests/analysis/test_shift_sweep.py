@@ -12,7 +12,7 @@ from st_keytokens.analysis.alignment import alignment_of_embeddings
 from st_keytokens.analysis.shift import mutual_information, sweep_shift
 from st_keytokens.analysis.spectrum import measure_spectrum
 from st_keytokens.analysis.variation import measure_variation
-from st_keytokens.calibration.first_component import FirstComponent, shift
+from st_keytokens.decoding.first_component import FirstComponent, shift
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ class TestTable:
             update_table(page)
 
     def test_facts_are_whole(self):
-        assert len(RECIPES) == len(known_embedders()) == 40
+        assert len(RECIPES) == len(known_embedders()) == 41
+        assert [recipe.name for recipe in known_embedders() if "/" not in recipe.name] == ["prompteol"]
         for recipe in known_embedders():
             assert recipe.source.startswith("https://"), recipe.name
             assert recipe.why_not or not recipe.adapters or recipe.base, recipe.name

@@ -18,7 +18,7 @@ from embedder_checkpoints import (
 from reference_models import mistral_hidden_states, tensors_of, with_adapter
 from transformers import AutoModel
 
-from st_keytokens.embedders import known_embedders, load_embedder
+from st_keytokens.embedders import EmbedderRecipe, known_embedders, load_embedder
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 TEXTS = ["The genome of a mouse.", "Stars", "Antibodies bind to proteins on the surface of the virus and block it."]
@@ -144,6 +144,24 @@ class TestEOL:
         model = load_embedder(folder, recipe=name, model_arguments=CPU)
         expected = self.expected(folder, build_metaspace_tokenizer())
         check(model, TEXTS, expected, linear(tensors_of(folder)["lm_head.weight"]))
+
+    @pytest.mark.parametrize("is_tied", [True, False])
+    @pytest.mark.parametrize("architecture", ["opt", "llama"])
+    def test_the_prompt_for_any_language_model(self, folders, architecture, is_tied):
+        folder = folders(architecture, 1, is_tied=is_tied)
+        model = load_embedder(folder, recipe="prompteol", model_arguments=CPU)
+        tensors = tensors_of(folder)
+        names = ["lm_head.weight", "model.embed_tokens.weight", "model.decoder.embed_tokens.weight"]
+        weight = next(tensors[name] for name in names[is_tied:] if name in tensors)
+        check(model, TEXTS, self.expected(folder, tokenizer_of(architecture)), linear(weight))
+
+    def test_a_recipe_of_ones_own(self, folders):
+        folder = folders("opt", 1)
+        facts = {"name": "me/mine", "backbone": "", "pooling": "lasttoken", "source": "https://example.org"}
+        template = {"document": ['This sentence : "', '" means in one word:"']}
+        model = load_embedder(folder, recipe=EmbedderRecipe.from_dict({**facts, "templates": template}))
+        weight = tensors_of(folder)["model.decoder.embed_tokens.weight"]
+        check(model, TEXTS, self.expected(folder, build_byte_level_tokenizer()), linear(weight))
 
     @pytest.mark.parametrize(
         ("name", "architecture"), [("royokong/prompteol-opt-1.3b", "opt"), ("royokong/prompteol-llama-7b", "llama")]

@@ -73,8 +73,8 @@ class TestHeads:
 
     def test_untied_needs_its_backbone(self, untied_llama_embedder, untied_llama_folder, untied_llama, sentences):
         embedder = copy.deepcopy(untied_llama_embedder)
-        with pytest.raises(ValueError, match=r"from_checkpoint"):
-            KeyTokenEncoder(embedder)
+        with pytest.raises(ValueError, match=r"from_checkpoint.*calibrate\(texts\)"):
+            KeyTokenEncoder(embedder).encode(sentences[:2])
         encoder = KeyTokenEncoder(embedder, backbone=untied_llama_folder)
         vectors = torch.nn.functional.normalize(torch.from_numpy(embedder.encode(sentences)), dim=1)
         scores = encoder.head.decode_scores(vectors)

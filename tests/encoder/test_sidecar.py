@@ -74,8 +74,8 @@ class TestFolder:
         assert names == {"calibration.json", "calibration.safetensors", "config.json", "encoder.json"}
 
     def test_alone_is_enough_for_a_loaded_model(self, encoder, llama_embedder, tmp_path):
-        sidecar.save_folder(encoder, tmp_path / "alone")
-        attached = sidecar.attach(KeyTokenEncoder, copy.deepcopy(llama_embedder), tmp_path / "alone", cache_size=7)
+        encoder.save_sidecar(tmp_path / "alone")
+        attached = KeyTokenEncoder.from_sidecar(copy.deepcopy(llama_embedder), tmp_path / "alone", cache_size=7)
         assert attached.fingerprint == encoder.fingerprint
         assert attached.cache.size == 7
 
@@ -269,7 +269,7 @@ class TestOtherFiles:
         model = SentenceTransformer(str(saved), device="cpu")
         model.prompts["query"] = "find: "
         with pytest.raises(ValueError, match=r"must give the encoder that was saved"):
-            sidecar.attach(KeyTokenEncoder, model, saved / "key_tokens")
+            KeyTokenEncoder.from_sidecar(model, saved / "key_tokens")
 
 
 class TestHub:
@@ -301,7 +301,7 @@ class TestHub:
     @pytest.mark.slow
     def test_a_hub_that_cannot_be_asked(self, cached):
         shutil.rmtree(cached / "snapshots" / COMMIT / "key_tokens")
-        program = "import sys; from st_keytokens import sidecar; sidecar.find_folder(*eval(sys.argv[1]))"
+        program = "import sys; from st_keytokens.encoder import sidecar; sidecar.find_folder(*eval(sys.argv[1]))"
         done = subprocess.run(
             [sys.executable, "-c", program, repr((NAME, {"cache_folder": str(cached.parent)}))],
             env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"},

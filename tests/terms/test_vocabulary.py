@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
@@ -440,11 +441,24 @@ class TestHash:
 
 
 class TestValidation:
-    def test_vocab_size_below_the_tokenizer(self, byte_level):
+    def test_tokens_beyond_the_matrix_are_left_out_and_said(self, byte_level, caplog):
         size = byte_level.get_vocab_size()
-        with pytest.raises(ValueError, match=f"vocab_size must be > {size - 1}, the tokenizer's largest id, got 300"):
-            Vocabulary.from_tokenizer(byte_level, vocab_size=300)
+        vocabulary = Vocabulary.from_tokenizer(byte_level, vocab_size=300)
+        assert len(vocabulary) == 300
+        lost = size - 300 - sum(row >= 300 for row in byte_level.get_added_tokens_decoder())
+        assert f"{lost} tokens of the tokenizer lie beyond the 300 rows" in caplog.text
+        assert vocabulary.strings == Vocabulary.from_tokenizer(byte_level).strings[:300]
         assert len(Vocabulary.from_tokenizer(byte_level, vocab_size=size)) == size
+
+    @pytest.mark.parametrize("is_special", [True, False])
+    def test_added_tokens_beyond_the_matrix_are_left_out_silently(self, byte_level_tokenizer, is_special, caplog):
+        tokenizer = copy.deepcopy(byte_level_tokenizer)  # as Gemma 3's image token
+        size = len(tokenizer)
+        tokenizer.add_tokens(["<image_soft_token>"], special_tokens=is_special)
+        assert len(tokenizer) == size + 1
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, size)
+        assert vocabulary.hash == Vocabulary.from_tokenizer(byte_level_tokenizer, size).hash
+        assert not caplog.text
 
     def test_not_a_tokenizer(self):
         with pytest.raises(TypeError, match="tokenizer must be a transformers or tokenizers tokenizer, got str"):

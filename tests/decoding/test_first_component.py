@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from st_keytokens.calibration import moments as second_moments
-from st_keytokens.calibration.first_component import FirstComponent, center, correct, remove, shift
 from st_keytokens.calibration.moments import SecondMoments
+from st_keytokens.decoding.first_component import FirstComponent, center, correct, remove, shift
 
 
 def embeddings(count: int, dimension: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:
