@@ -31,7 +31,7 @@ from st_keytokens.analysis.plots.style import save_figure
 from st_keytokens.analysis.shift import sweep_shift
 from st_keytokens.analysis.spectrum import check_comparable, measure_spectrum
 from st_keytokens.analysis.variation import measure_variation
-from st_keytokens.cli.inputs import read_documents
+from st_keytokens.document_files import read_documents
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
 
 EXAMPLES = Path(__file__).resolve().parents[1]

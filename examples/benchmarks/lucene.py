@@ -20,7 +20,7 @@ from qwen3_shape import TINY
 from tqdm import tqdm
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
-from st_keytokens.cli.inputs import read_documents
+from st_keytokens.document_files import read_documents
 from st_keytokens.engines import LuceneExport, Records
 from st_keytokens.engines.lucene import ImpactScale
 

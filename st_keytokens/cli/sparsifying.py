@@ -19,9 +19,10 @@ import scipy.sparse
 from st_keytokens.bulk.conversion import TextReader, convert, sparse_rows
 from st_keytokens.bulk.sources import EmbeddingSource, open_source
 from st_keytokens.cli.console import Console, UserError
-from st_keytokens.cli.inputs import Record, read_documents, reading_options
+from st_keytokens.cli.inputs import reading_options
 from st_keytokens.cli.models import load_encoder
 from st_keytokens.decoding.head_parts import DTYPES
+from st_keytokens.document_files import Record, read_documents
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 

@@ -14,7 +14,7 @@ from stored import KINDS, WITH_TEXTS, running_postgres, store
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.bulk import convert, open_source, read_batches, read_manifest, verify
-from st_keytokens.cli.inputs import read_documents
+from st_keytokens.document_files import read_documents
 
 pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
 

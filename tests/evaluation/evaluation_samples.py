@@ -6,7 +6,7 @@ import copy
 
 from small_models import SENTENCES
 
-from st_keytokens.cli.inputs import Record
+from st_keytokens.document_files import Record
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluation_samples import build_collection, build_encoder, tables_of
 
-from st_keytokens.cli.inputs import Record
+from st_keytokens.document_files import Record
 from st_keytokens.evaluation.collections import Collection
 from st_keytokens.evaluation.comparison import Evaluation, run_comparison
 from st_keytokens.evaluation.measures import MEASURES

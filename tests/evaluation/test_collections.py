@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from st_keytokens.cli.inputs import Record
+from st_keytokens.document_files import Record
 from st_keytokens.evaluation.collections import Collection, Report, read_collection
 
 
