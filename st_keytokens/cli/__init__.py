@@ -1,7 +1,13 @@
-"""The command line: ``st-keytokens``, or ``python -m st_keytokens.cli``."""
+"""The command line: ``st-keytokens``, or ``python -m st_keytokens.cli``.
+
+Each command stands in the module named after it, its options with what it does; ``index`` holds ``add`` too, and
+``search`` holds ``explain``. What several commands share: ``options``, ``inputs``, ``encoders``, ``console``. Help and
+errors in the arguments do not wait for torch: a command imports what is heavy when it runs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
@@ -9,12 +15,32 @@ from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
+from typing import NoReturn
 
+from st_keytokens import __version__
+from st_keytokens.cli.analyze import add_analyze_command
+from st_keytokens.cli.calibrate import add_calibrate_command
 from st_keytokens.cli.console import Console, UserError, is_out_of_memory, memory_advice, one_line
-from st_keytokens.cli.parser import check_arguments, parse_arguments
+from st_keytokens.cli.evaluate import add_evaluate_command
+from st_keytokens.cli.index import add_index_commands
+from st_keytokens.cli.info import add_info_command
+from st_keytokens.cli.options import check_arguments
+from st_keytokens.cli.search import add_search_commands
+from st_keytokens.cli.sparsify import add_sparsify_command
+from st_keytokens.cli.tokens import add_tokens_command
 
 __all__ = ["main"]
 
+_COMMANDS = (  # in the order of the help
+    add_tokens_command,
+    add_calibrate_command,
+    add_index_commands,
+    add_search_commands,
+    add_sparsify_command,
+    add_evaluate_command,
+    add_analyze_command,
+    add_info_command,
+)
 _OPTIONS = {  # how the command line calls what errors of the library advise
     "text_field": "--text-field",
     "id_field": "--id-field",
@@ -38,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = Namespace(traceback=False)
     try:
-        parsed = parse_arguments(arguments)
+        parsed = _parse(arguments)
         check_arguments(parsed)
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8" if parsed.json else None, errors="backslashreplace")
-        _run(parsed.command, parsed)
+        _run(parsed)
         sys.stdout.flush()
         return 0
     except SystemExit as stop:  # --help, --version
@@ -69,22 +95,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(command: str, parsed: Namespace) -> None:
-    from st_keytokens.cli import analyzing, evaluating, index_commands, model_commands, sparsifying
-    from st_keytokens.cli.models import quiet_libraries
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
 
-    commands = {
-        "tokens": model_commands.tokens,
-        "calibrate": model_commands.calibrate,
-        "index": index_commands.index,
-        "add": index_commands.add,
-        "search": index_commands.search,
-        "explain": index_commands.explain,
-        "sparsify": sparsifying.sparsify,
-        "info": index_commands.info,
-        "evaluate": evaluating.evaluate,
-        "analyze": analyzing.analyze,
-    }
+
+def _parse(words: Sequence[str] | None) -> Namespace:
+    """The command, as ``command``, its options, and ``run`` and ``check`` of its module."""
+    parser = _Parser(
+        prog="st-keytokens", description="Key tokens of LLM-based embedders: read them, index them, search by them."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in _COMMANDS:
+        add(commands)
+    parsed, extra = parser.parse_known_args(words)
+    texts = getattr(parsed, "texts", None)
+    if isinstance(texts, list) and not any(word.startswith("-") for word in extra):
+        texts += extra  # argparse stops at the first option between texts
+    elif extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    return parsed
+
+
+def _run(parsed: Namespace) -> None:
+    from st_keytokens.cli.encoders import quiet_libraries
+
     console = Console(parsed.json, parsed.quiet)
     with quiet_libraries(console.has_progress):
-        commands[command](parsed, console)
+        parsed.run(parsed, console)

@@ -10,9 +10,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Console", "UserError", "one_line"]
-
-
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # torch's CPU allocators raise RuntimeError
 _WIDTH = 160  # characters of the error that are shown; CUDA's goes on with advice to programmers
 
@@ -29,12 +26,7 @@ def is_out_of_memory(err: BaseException) -> bool:
 
 
 def memory_advice(err: BaseException, arguments: Namespace) -> str:
-    """The error, and the options that help.
-
-    Args:
-        err: One of those of :func:`is_out_of_memory`.
-        arguments: The command's.
-    """
+    """The error, one of those of :func:`is_out_of_memory`, and the options that help."""
     found = one_line(str(err) or type(err).__name__, _WIDTH)
     size = getattr(arguments, "batch_size", None)
     if size is None:

@@ -8,30 +8,30 @@ import shutil
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from st_keytokens.cli.console import UserError
 from st_keytokens.document_files import Part, Record, read_documents
-from st_keytokens.index import Document
-from st_keytokens.index.documents import packed_metadata
+
+if TYPE_CHECKING:
+    from st_keytokens.index import Document
 
 T = TypeVar("T")
-
-BATCHES = 4  # batches of texts that are read, sorted by length and embedded together
 
 
 class Corpus:
     """Documents of an input, read through once at the start, so that a wrong line is found before hours of work.
 
-    Standard input is kept in a temporary file. A document without an id gets one made of its content, the same in
-    every run.
+    A document without an id gets one made of its content, the same in every run.
 
     Args:
-        source: Of :func:`~st_keytokens.document_files.read_documents`.
+        source: Of :func:`~st_keytokens.document_files.read_documents`; standard input is kept.
         arguments: The command's, with the options of reading.
 
     Attributes:
@@ -44,16 +44,11 @@ class Corpus:
     """
 
     def __init__(self, source: str, arguments: Namespace) -> None:
+        from st_keytokens.index.documents import packed_metadata
+
         self.name = "standard input" if source == "-" else source
-        self._options = reading_options(arguments)
-        self._source = source
         self._stack = ExitStack()
-        if source == "-":
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="keytokens-"))
-            path = Path(folder, "input")
-            with path.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-            self._source, self._options["name"] = str(path), self.name
+        self._read = self._stack.enter_context(kept_input(source, arguments))
         self._length = 0
         for document in self:
             self._length += 1
@@ -66,16 +61,14 @@ class Corpus:
         return self._length
 
     def __iter__(self) -> Iterator[Document]:
-        for record in read_documents(self._source, **self._options):
+        from st_keytokens.index import Document
+
+        for record in self._read():
             identifier = content_id(record) if record.id is None else record.id
             yield Document(identifier, record.text, record.metadata)
 
     def check_not_empty(self) -> None:
-        """Refuses a corpus without documents.
-
-        Raises:
-            UserError: If there is none.
-        """
+        """Refuses a corpus without documents."""
         if not self._length:
             raise UserError(f"{self.name} must hold at least one document, got none.")
 
@@ -86,20 +79,35 @@ class Corpus:
         self._stack.close()
 
 
+@dataclass(frozen=True)
+class CorpusTexts:
+    """The texts of a corpus, as often as they are wanted."""
+
+    corpus: Corpus
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __iter__(self) -> Iterator[str]:
+        return (document.text or "" for document in self.corpus)
+
+
+@contextmanager
+def kept_input(source: str, arguments: Namespace) -> Iterator[Callable[[], Iterator[Record]]]:
+    """What reads an input as often as it is called; standard input is kept in a temporary file for so long."""
+    options = _reading_options(arguments)
+    if source != "-":
+        yield partial(read_documents, source, **options)
+        return
+    with tempfile.TemporaryDirectory(prefix="keytokens-") as folder:
+        path = Path(folder, "input")
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield partial(read_documents, path, name="standard input", **options)
+
+
 def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[list[Record]]:
-    """Texts from the command line, from an input, or from standard input, which is answered line by line.
-
-    Args:
-        arguments: The command's, with ``texts``, ``input`` and the options of reading.
-        part: What is read of a BEIR directory.
-        batch_size: Texts of a batch.
-
-    Returns:
-        An iterator of batches.
-
-    Raises:
-        UserError: If none are given.
-    """
+    """Batches of texts of the command line, of an input, or of standard input, which is answered line by line."""
     given, source = arguments.texts, arguments.input
     if given and given != ["-"]:
         return batches((Record(None, text) for text in given), batch_size)
@@ -107,11 +115,11 @@ def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[li
         if not given and sys.stdin.isatty():
             raise UserError("texts must be given as arguments, with --input or on standard input, got none.")
         source = "-"
-    records = read_documents(source, part=part, **reading_options(arguments))
+    records = read_documents(source, part=part, **_reading_options(arguments))
     return batches(records, 1 if source == "-" else batch_size)
 
 
-def reading_options(arguments: Namespace) -> dict[str, Any]:
+def _reading_options(arguments: Namespace) -> dict[str, Any]:
     """The options of reading, for ``read_documents``."""
     return {name: getattr(arguments, name) for name in ("text_field", "id_field", "file_format")}
 

@@ -3,49 +3,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.instructions import compare_instructions
 from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
-from st_keytokens.cli import main
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs a command; gives exit code, stdout and stderr."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = main(["analyze", *[str(word) for word in words]])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def fails(run):
-    """Runs a command that must fail by the user's fault; gives the one line on stderr."""
-
-    def fails(*words):
-        code, out, err = run(*words)
-        assert (code, out) == (2, "")
-        assert err.startswith("st-keytokens: error: ") and err.count("\n") == 1
-        return err.removeprefix("st-keytokens: error: ")[:-1]
-
-    return fails
-
-
-@pytest.fixture(scope="module")
-def model(llama_embedder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    llama_embedder.save_pretrained(str(folder))
-    return folder
+def run(run):
+    """Runs an analysis; gives exit code, stdout and stderr."""
+    return partial(run, "analyze")
 
 
 @pytest.fixture(scope="module")

@@ -4,33 +4,12 @@ import json
 import sys
 
 import pytest
-import torch
+from cli_samples import write_jsonl
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.cli import main
 from st_keytokens.evaluation import COMPARED_METHODS, read_collection, run_comparison
 
 METHODS = "dense,bm25-words,key-tokens,key-tokens-lookup"
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs a command; gives exit code, stdout and stderr."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(llama_embedder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    llama_embedder.save_pretrained(str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +34,6 @@ def collections(sentences, tmp_path_factory):
         content = "query-id\tcorpus-id\tscore\n" + "\n".join(judgements) + "\n"
         (folder / name / "qrels" / "test.tsv").write_text(content)
     return folder
-
-
-@pytest.fixture
-def passes():
-    """Grows by the batch size of every forward pass of a language model."""
-    batches: list[int] = []
-
-    def count(module, inputs, output):
-        if isinstance(module, torch.nn.Embedding):
-            batches.append(len(output))
-
-    hook = torch.nn.modules.module.register_module_forward_hook(count)
-    yield batches
-    hook.remove()
-
-
-def write_jsonl(path, objects):
-    path.write_text("".join(json.dumps(value) + "\n" for value in objects), encoding="utf-8")
 
 
 class TestResults:
@@ -208,7 +169,7 @@ class TestOptions:
                 raise KeyboardInterrupt
             return run_comparison(collection, *arguments, **options)
 
-        monkeypatch.setattr("st_keytokens.cli.evaluating.run_comparison", stop_at_the_second)
+        monkeypatch.setattr("st_keytokens.evaluation.comparison.run_comparison", stop_at_the_second)
         words = ["--model", model, "--methods", "dense", "--output", tmp_path / "out.json"]
         assert run("evaluate", collections / "plain", collections / "odd", *words)[0] == 130
         saved = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))

@@ -16,13 +16,14 @@ from small_models import build_byte_level_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from st_keytokens.cli.console import UserError, is_out_of_memory, memory_advice
-from st_keytokens.cli.models import clear_errors
+from st_keytokens.cli.encoders import clear_errors
 
 # Runs a command in a process that may grow by so many bytes once everything is imported.
 LIMITED = """
 import json, resource, sys
 import sentence_transformers
-from st_keytokens.cli import evaluating, index_commands, main, model_commands
+from st_keytokens.cli import encoders, main
+from st_keytokens.encoder import pooled_vectors
 from pathlib import Path
 
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

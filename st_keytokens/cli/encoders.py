@@ -1,4 +1,4 @@
-"""Loading models: by directory or name, and the one that an index was made with.
+"""The encoder of a command: of a model by directory or name, or the one that an index was made with.
 
 An index directory of the command line holds, beside the index, the folder ``encoder``: in ``key_tokens`` all that the
 plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is; until
@@ -23,10 +23,11 @@ from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
 from sentence_transformers import SentenceTransformer
 
 from st_keytokens.cli.console import UserError, is_out_of_memory
-from st_keytokens.cli.parser import model_path
+from st_keytokens.cli.options import model_path
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.hashes import is_same_sample, weights_sample
+from st_keytokens.index import HybridIndex
 from st_keytokens.terms.weighting import check_method
 
 _HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used
@@ -53,11 +54,7 @@ def quiet_libraries(has_progress: bool) -> Iterator[None]:
 
 
 def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
-    """The encoder of a command with the options of a model, and its sidecar, if it has one.
-
-    Raises:
-        UserError: If the model cannot be loaded.
-    """
+    """The encoder of a command with the options of a model, and its sidecar, if it has one."""
     settings: dict[str, Any] = {} if arguments.backbone is None else {"backbone": arguments.backbone}
     if arguments.method is not None:
         check_method(arguments.method)
@@ -71,12 +68,19 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     return encoder
 
 
-class StoredEncoder:
-    """The folder ``encoder`` of an index directory.
+def load_index_encoder(arguments: Namespace) -> KeyTokenEncoder:
+    """The encoder that the index of a command was made with; what is wrong with the index is said before."""
+    HybridIndex(arguments.index, read_only=True).close()
+    stored = StoredEncoder(Path(arguments.index))
+    if stored.exists:
+        return stored.load(arguments)
+    if arguments.model is None:
+        raise UserError(f"{arguments.index} does not tell its model. Say which it is with --model.")
+    return load_encoder(arguments)
 
-    Args:
-        index: The index directory.
-    """
+
+class StoredEncoder:
+    """The folder ``encoder`` of an index directory."""
 
     def __init__(self, index: Path) -> None:
         self.folder = index / "encoder"
@@ -97,16 +101,12 @@ class StoredEncoder:
         """Saves all but the model; whole or, if the process dies, not at all."""
         encoder.save_sidecar(self.sidecar)
         temporary = self.folder / "model.json.tmp"
-        temporary.write_text(json.dumps(origin_of(arguments), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_origin_of(arguments), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.folder / "model.json")
 
     def check_same_options(self, arguments: Namespace) -> None:
-        """Compares the options of ``index`` with those of the first run.
-
-        Raises:
-            UserError: If they differ.
-        """
-        saved, given = self.origin, origin_of(arguments)
+        """Refuses options of ``index`` that differ from those of the first run."""
+        saved, given = self.origin, _origin_of(arguments)
         for name in ("backbone", "method", "calibrate"):
             if saved[name] != given[name]:
                 before, now = ("none" if value is None else value for value in (saved[name], given[name]))
@@ -116,11 +116,7 @@ class StoredEncoder:
                 )
 
     def load(self, arguments: Namespace) -> KeyTokenEncoder:
-        """The encoder, with the model from where it was or from ``arguments.model``.
-
-        Raises:
-            UserError: If the model cannot be loaded, or is another one.
-        """
+        """The encoder, with the model from where it was or from ``arguments.model``."""
         name = arguments.model or self.origin["model"]
         try:
             path = model_path(name)
@@ -149,7 +145,7 @@ def _fields(path: Path, names: list[str]) -> dict[str, Any]:
         raise UserError(f"{path} must be as the command index wrote it, got another file. Restore it.") from err
 
 
-def origin_of(arguments: Namespace) -> dict[str, Any]:
+def _origin_of(arguments: Namespace) -> dict[str, Any]:
     """Where a command's model is, and its options, as an index remembers them."""
     backbone = arguments.backbone
     if backbone is not None and Path(backbone).is_dir():

@@ -3,20 +3,90 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from st_keytokens.cli.console import Console, one_line, table
-from st_keytokens.cli.models import load_encoder
-from st_keytokens.evaluation.collections import Collection, read_collection
-from st_keytokens.evaluation.comparison import Evaluation, chosen_methods, run_comparison
-from st_keytokens.evaluation.tables import sorted_by_difference
+from st_keytokens.cli.console import Console, UserError, one_line, table
+from st_keytokens.cli.options import (
+    MODEL,
+    add_batch_size,
+    add_calibrate,
+    add_command,
+    add_model_options,
+    check_output,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from st_keytokens.evaluation.collections import Collection
 
 _MEASURE = "nDCG@10"
 _SHOWN_IDS = 3
 
 
-def evaluate(arguments: Namespace, console: Console) -> None:
+def add_evaluate_command(commands: Any) -> None:
+    """Adds the command ``evaluate``."""
+    command = add_command(
+        commands,
+        "evaluate",
+        "compare dense, sparse and hybrid search on test collections",
+        "st-keytokens evaluate scifact cranfield --model MODEL --output results.json --table results.md",
+        _run,
+        _check,
+    )
+    command.add_argument(
+        "collections", metavar="COLLECTION", nargs="+", help="directories in the BEIR layout; several are averaged"
+    )
+    command.add_argument("--model", metavar="MODEL", required=True, help=MODEL)
+    command.add_argument(
+        "--methods", metavar="NAMES", help="methods, with commas between (default: all; an error names them)"
+    )
+    command.add_argument(
+        "--baseline", metavar="NAME", default="dense", help="the method that differences are from (default: dense)"
+    )
+    command.add_argument("--output", metavar="FILE", required=True, help=".json file of everything, query by query")
+    command.add_argument("--table", metavar="FILE", help=".md file of tables")
+    command.add_argument(
+        "--cache", metavar="DIR", help="keep the embeddings here; runs on the same texts then embed nothing again"
+    )
+    add_calibrate(command, "each collection's documents")
+    command.add_argument("--split", metavar="NAME", default="test", help="judgements qrels/NAME.tsv (default: test)")
+    command.add_argument("--queries", metavar="FILE", help="queries in each collection (default: queries.jsonl)")
+    command.add_argument(
+        "--depth", metavar="N", type=positive, default=1000, help="documents ranked for a query (default: 1000)"
+    )
+    command.add_argument(
+        "--samples",
+        metavar="N",
+        type=positive,
+        default=10_000,
+        help="of the significance test and the intervals (default: 10000)",
+    )
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of both (default: 0)")
+    add_batch_size(command)
+    add_model_options(command, has_method=False)
+
+
+def _check(arguments: Namespace) -> None:
+    names = set()
+    for path in map(Path, arguments.collections):
+        if not path.is_dir():
+            raise UserError(f"COLLECTION must be a directory that exists, got {str(path)!r}.")
+        name = path.resolve().name
+        if name in names:
+            raise UserError(f"COLLECTION must be named once, got two directories of the name {name!r}.")
+        names.add(name)
+    check_output("--output", arguments.output, ".json")
+    if arguments.table is not None:
+        check_output("--table", arguments.table, ".md")
+
+
+def _run(arguments: Namespace, console: Console) -> None:
     """Compares methods on collections, and saves what they reached after each."""
+    from st_keytokens.cli.encoders import load_encoder
+    from st_keytokens.evaluation.collections import read_collection
+    from st_keytokens.evaluation.comparison import Evaluation, chosen_methods, run_comparison
+
     methods = None if arguments.methods is None else [name.strip() for name in arguments.methods.split(",")]
     methods = chosen_methods(methods, arguments.baseline)
     collections = [
@@ -69,6 +139,8 @@ def _report_findings(collection: Collection, console: Console) -> None:
 
 def _lines(methods: dict[str, Any]) -> list[str]:
     """A table of the methods, the worst difference from the baseline first."""
+    from st_keytokens.evaluation.tables import sorted_by_difference
+
     names = sorted_by_difference(methods)
     measures = list(methods[names[0]]["means"])
     rows = []

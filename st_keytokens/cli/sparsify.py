@@ -3,35 +3,106 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import scipy.sparse
-
-from st_keytokens.bulk.conversion import TextReader, convert, sparse_rows
-from st_keytokens.bulk.sources import EmbeddingSource, open_source
 from st_keytokens.cli.console import Console, UserError
-from st_keytokens.cli.inputs import reading_options
-from st_keytokens.cli.models import load_encoder
-from st_keytokens.decoding.head_parts import DTYPES
-from st_keytokens.document_files import Record, read_documents
-from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.cli.inputs import kept_input
+from st_keytokens.cli.options import (
+    INPUT,
+    add_command,
+    add_input_options,
+    add_model,
+    add_model_options,
+    add_role,
+    check_exists,
+    check_output,
+    positive,
+)
 
+if TYPE_CHECKING:
+    from st_keytokens.bulk.conversion import TextReader
+    from st_keytokens.bulk.sources import EmbeddingSource
+    from st_keytokens.encoder.encoder import KeyTokenEncoder
+
+_KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb")  # of the library, not imported here
 _BATCH_SIZES = {"cuda": 2048}  # rows decoded at a time
 _BATCH_SIZE = 256
 
 
-def sparsify(arguments: Namespace, console: Console) -> None:
+def add_sparsify_command(commands: Any) -> None:
+    """Adds the command ``sparsify``."""
+    command = add_command(
+        commands,
+        "sparsify",
+        "turn stored dense embeddings into sparse ones, without embedding anything",
+        "st-keytokens sparsify MODEL embeddings.parquet --text-column text --output sparse",
+        _run,
+        _check,
+    )
+    add_model(command)
+    command.add_argument(
+        "embeddings",
+        metavar="EMBEDDINGS",
+        help="file ending in .npy, .safetensors, .parquet, .arrow or .faiss, directory of Parquet or Arrow files, of "
+        "LanceDB or of Qdrant, or URL of a Qdrant server or a PostgreSQL database with pgvector",
+    )
+    command.add_argument("--kind", choices=_KINDS, help="what EMBEDDINGS is (default: by its name)")
+    command.add_argument("--table", metavar="NAME", help="table or collection, where EMBEDDINGS has several")
+    command.add_argument(
+        "--id-column", metavar="NAME", help="column of the ids (default: id; Qdrant: the points' ids)"
+    )
+    command.add_argument(
+        "--vector-column",
+        metavar="NAME",
+        help="column, tensor or named vector (default: embedding; LanceDB: vector; others: the only one)",
+    )
+    command.add_argument(
+        "--text-column", metavar="NAME", help="column of the texts, for their own words (default: none)"
+    )
+    command.add_argument(
+        "--texts", metavar="FILE", help=f"the texts from elsewhere, by id or, where there are none, in order: {INPUT}"
+    )
+    command.add_argument(
+        "--output",
+        metavar="PATH",
+        required=True,
+        help=".npz file, a CSR matrix for scipy.sparse; or directory of Parquet shards, where a run that was "
+        "interrupted goes on",
+    )
+    command.add_argument(
+        "--shard-rows", metavar="N", type=positive, default=100_000, help="rows of a shard (default: 100000)"
+    )
+    add_role(command)
+    command.add_argument(
+        "--batch-size", metavar="N", type=positive, help="rows decoded at a time (default: 256; on CUDA 2048)"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the product with the LM head, part of the fingerprint (default: the LM head's own)",
+    )
+    add_input_options(command)
+    add_model_options(command)
+
+
+def _check(arguments: Namespace) -> None:
+    if arguments.texts not in (None, "-"):
+        check_exists("--texts", arguments.texts)
+    if "://" not in arguments.embeddings:
+        check_exists("embeddings", arguments.embeddings)
+    check_output("--output", arguments.output, Path(arguments.output).suffix and ".npz")
+
+
+def _run(arguments: Namespace, console: Console) -> None:
     """Turns stored dense embeddings into sparse ones."""
+    from st_keytokens.bulk.sources import open_source
+
     source = open_source(
         arguments.embeddings,
         kind=arguments.kind,
@@ -48,6 +119,9 @@ def sparsify(arguments: Namespace, console: Console) -> None:
 
 def _load(arguments: Namespace) -> KeyTokenEncoder:
     """The encoder, its LM head in the dtype that was asked for; the batch size by its device, if none was."""
+    from st_keytokens.cli.encoders import load_encoder
+    from st_keytokens.decoding.head_parts import DTYPES
+
     encoder = load_encoder(arguments)
     lm_head = encoder.head.lm_head
     if arguments.dtype is not None and lm_head is not None:
@@ -65,6 +139,11 @@ def _to_matrix(
     texts: TextReader | None,
 ) -> None:
     """All rows as one ``.npz`` file, without ids."""
+    import scipy.sparse
+
+    from st_keytokens.bulk.conversion import sparse_rows
+    from st_keytokens.sparse_embeddings import SparseEmbeddings
+
     output, began = Path(arguments.output), time.perf_counter()
     parts = [SparseEmbeddings.empty(0, encoder.vocabulary.vocab_size)]
     rows = sparse_rows(
@@ -84,7 +163,7 @@ def _to_matrix(
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
-    made = Made(len(sparse), sparse.vocab_size, sparse.nnz, len(sparse), time.perf_counter() - began)
+    made = _Made(len(sparse), sparse.vocab_size, sparse.nnz, len(sparse), time.perf_counter() - began)
     console.result({"output": str(output), **made.fields()}, made.lines(f"in {output}"))
 
 
@@ -96,6 +175,8 @@ def _to_shards(
     texts: TextReader | None,
 ) -> None:
     """All rows with their ids as Parquet shards."""
+    from st_keytokens.bulk.conversion import convert
+
     output = Path(arguments.output)
     converted = convert(
         encoder,
@@ -108,7 +189,7 @@ def _to_shards(
         show_progress_bar=console.has_progress,
     )
     manifest = converted.manifest
-    made = Made(manifest.rows, manifest.vocab_size, manifest.terms, converted.rows, converted.seconds)
+    made = _Made(manifest.rows, manifest.vocab_size, manifest.terms, converted.rows, converted.seconds)
     shards, megabytes = len(manifest.shards), manifest.bytes / 1e6
     console.result(
         {"output": str(output), **made.fields(), "shards": shards, "bytes": manifest.bytes},
@@ -117,22 +198,14 @@ def _to_shards(
 
 
 @dataclass(frozen=True)
-class Made:
-    """What the output holds, and what this run did.
-
-    Attributes:
-        rows: Rows of the output.
-        vocab_size: Its columns.
-        terms: Its weights.
-        new_rows: Rows that this run made.
-        seconds: Time that they took.
-    """
+class _Made:
+    """What the output holds, and what this run did."""
 
     rows: int
     vocab_size: int
-    terms: int
-    new_rows: int
-    seconds: float
+    terms: int  # weights above zero
+    new_rows: int  # those that this run made
+    seconds: float  # that these took
 
     def fields(self) -> dict[str, Any]:
         """For programs."""
@@ -155,23 +228,11 @@ class Made:
 
 @contextmanager
 def _texts(arguments: Namespace, source: EmbeddingSource) -> Iterator[TextReader | None]:
-    """What reads the texts, if there are any, which have been read through once to find a wrong line early.
-
-    Standard input is kept in a temporary file.
-    """
+    """What reads the texts, if there are any; they are read through once, to find a wrong line early."""
     if arguments.texts is None:
         yield None
         return
-    options, path = reading_options(arguments), arguments.texts
-    with tempfile.TemporaryDirectory(prefix="keytokens-") as folder:
-        if path == "-":
-            path, options["name"] = str(Path(folder, "input")), "standard input"
-            with open(path, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-
-        def read() -> Iterator[Record]:
-            return read_documents(path, **options)
-
+    with kept_input(arguments.texts, arguments) as read:
         count = sum(1 for _ in read())
         if not source.has_ids and count != source.rows:
             raise UserError(

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from cli_samples import WHEAT
+
+from st_keytokens import KeyTokenEncoder
+
+
+class TestModel:
+    @pytest.mark.parametrize("name", ["/none/such/model", "./none", "a/b/c", "", "none", "none/such"])
+    def test_not_found(self, fails, name):
+        message = fails("tokens", name, "text")
+        assert message.startswith(f"model must be a directory that exists or a name on the Hub, got {name!r}.")
+
+    def test_not_a_model(self, fails, tmp_path):
+        assert fails("tokens", tmp_path, "text").startswith(f"model {str(tmp_path)!r} could not be loaded: ")
+
+    def test_backbone(self, rows, fails, bert_embedder, bert_folder, tmp_path):
+        bert_embedder.save_pretrained(str(tmp_path / "model"))
+        message = fails("tokens", tmp_path / "model", "text")
+        assert "Use --backbone with the name or path" in message
+        (row,) = rows("tokens", tmp_path / "model", "text", "--backbone", bert_folder)
+        expected = KeyTokenEncoder(str(tmp_path / "model"), backbone=bert_folder).key_tokens("text")[0]
+        assert [(token["token"], token["weight"]) for token in row["tokens"]] == expected
+
+    def test_head_of_a_backbone_is_stored_with_the_index(self, rows, bert_embedder, bert_folder, corpus, tmp_path):
+        bert_embedder.save_pretrained(str(tmp_path / "model"))
+        backbone = shutil.copytree(bert_folder, tmp_path / "backbone")
+        rows("index", tmp_path / "model", corpus, tmp_path / "i", "--no-calibrate", "--backbone", backbone)
+        shutil.rmtree(backbone)
+        (row,) = rows("search", tmp_path / "i", WHEAT, "--lookup")
+        assert row["hits"][0]["id"] == "s38"
+
+    def test_unknown_method_and_device(self, fails, model):
+        message = fails("tokens", model, "text", "--method", "best")
+        assert message == "method must be one of 'default', 'literal', 'decoded', 'nie2025', got 'best'."
+        assert "could not be loaded" in fails("tokens", model, "text", "--device", "abacus")

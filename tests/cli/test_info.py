@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from st_keytokens import KeyTokenEncoder
+
+
+class TestInfo:
+    def test_model(self, rows, model):
+        encoder = KeyTokenEncoder(str(model))
+        (found,) = rows("info", model)
+        assert found["fingerprint"] == encoder.fingerprint
+        assert (found["embedding_dimension"], found["vocab_size"], found["lm_head"]) == (32, 640, "tied")
+        assert (found["calibration"], found["correction"]) == (None, "none")
+        is_masked = encoder.vocabulary.is_masked
+        assert found["terms"] == len({int(term) for term in encoder.vocabulary.terms[~is_masked]})
+
+    def test_index(self, rows, index, model, calibrated):
+        (found,) = rows("info", index)
+        size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
+        assert (found["documents"], found["bytes"], found["model"]) == (50, size, str(model))
+        assert (found["vocab_size"], found["embedding_dimension"]) == (640, 32)
+        assert found["fingerprint"] == calibrated.fingerprint
+        assert found["calibration"]["documents"] == 50
+
+    def test_readable(self, run, index, model):
+        code, out, _ = run("info", index)
+        lines = {line.split(":")[0]: line.split(":", 1)[1].strip() for line in out.splitlines()}
+        assert code == 0
+        assert (lines["documents"], lines["model"], lines["method"]) == ("50", str(model), "none")
+        assert lines["  documents"] == "50"
+        assert run("info", model)[1].splitlines()[1] == "embedding dimension:     32"
