@@ -11,7 +11,7 @@ from uuid import UUID
 
 import numpy as np
 
-__all__ = ["KINDS_KEY", "as_json", "as_json_list", "plain", "restored"]
+__all__ = ["KINDS_KEY", "as_json", "as_json_list", "json_value", "restored"]
 
 KINDS_KEY = "_keytokens_kinds"  # beside the metadata: what JSON does not tell apart, by position
 
@@ -81,10 +81,17 @@ def restored(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def plain(value: Any) -> Any:
-    """A value of a filter as metadata hold it.
+def json_value(value: Any) -> Any:
+    """A value of metadata or of a filter in the form that the index keeps: what :func:`as_json` makes of it.
 
-    >>> plain({"date": {"$gte": datetime.date(2024, 5, 1)}})
+    Args:
+        value: JSON, dates, paths, UUIDs, tuples, numpy numbers, or dictionaries and lists of them. Not modified.
+
+    Raises:
+        TypeError: If a value is of another type; the error names its key.
+        ValueError: If a number is not finite.
+
+    >>> json_value({"date": {"$gte": datetime.date(2024, 5, 1)}})
     {'date': {'$gte': '2024-05-01'}}
     """
     return _plain(value, [], [])

@@ -14,7 +14,7 @@ from st_keytokens.index import Document, Hit
 from st_keytokens.index.documents import checked_strings
 from st_keytokens.index.filters import Filter
 from st_keytokens.index.search import Mode
-from st_keytokens.retrieval.metadata import plain, restored
+from st_keytokens.retrieval.metadata import json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings
 from st_keytokens.retrieval.text_store import TextStore
@@ -35,7 +35,7 @@ class Retriever(TextStore):
     Attributes:
         encoder: As given.
         index: The index.
-        pair: The vectors of the encoder in plain forms, see :class:`PairedEmbeddings`.
+        pair: The vectors of the encoder in json_value forms, see :class:`PairedEmbeddings`.
 
     Raises:
         TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
@@ -223,7 +223,7 @@ def _retrieved(hit: Hit) -> RetrievedHit:
 def _index_filter(filter: Filter | None) -> Filter | None:
     """A filter over metadata as they were given, for those in the index."""
     if isinstance(filter, Mapping):
-        return cast("Filter", plain(filter))
+        return cast("Filter", json_value(filter))
     if not callable(filter):
         return filter
     return lambda document: filter(replace(document, metadata=restored(document.metadata)))

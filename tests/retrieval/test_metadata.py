@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from st_keytokens.retrieval.metadata import KINDS_KEY, as_json, as_json_list, plain, restored
+from st_keytokens.retrieval.metadata import KINDS_KEY, as_json, as_json_list, json_value, restored
 
 ZONE = datetime.timezone(datetime.timedelta(hours=2))
 
@@ -50,7 +50,7 @@ def test_the_original_is_not_modified():
 
 def test_filters_hold_what_metadata_hold():
     given = {"$and": [{"date": {"$gte": datetime.date(2024, 5, 1)}}, {"path": {"$in": (Path("x"), Path("y"))}}]}
-    assert plain(given) == {"$and": [{"date": {"$gte": "2024-05-01"}}, {"path": {"$in": ["x", "y"]}}]}
+    assert json_value(given) == {"$and": [{"date": {"$gte": "2024-05-01"}}, {"path": {"$in": ["x", "y"]}}]}
 
 
 def test_several():

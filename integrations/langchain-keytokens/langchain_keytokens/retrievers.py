@@ -13,8 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.checks import checked_int
-from st_keytokens.retrieval import RetrievedHit, Retriever, SearchSettings
+from st_keytokens.retrieval import RetrievedHit, Retriever, SearchSettings, checked_int
 from typing_extensions import Self
 
 from langchain_keytokens.retrieved_documents import DocumentFilter, as_documents, as_index_filter

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from st_keytokens.index import Document
-from st_keytokens.retrieval.metadata import plain
+from st_keytokens.retrieval import json_value
 
 __all__ = ["index_filter", "joined_filters", "metadata_test"]
 
@@ -90,7 +90,7 @@ def metadata_test(filters: MetadataFilters | MetadataFilter) -> Callable[[Mappin
     """A function that tells of metadata whether filters let them through, as :func:`index_filter` does."""
     if isinstance(filters, MetadataFilter):
         _check_value(filters)
-        return lambda metadata: _holds(filters, plain(metadata.get(filters.key)))
+        return lambda metadata: _holds(filters, json_value(metadata.get(filters.key)))
     parts = [metadata_test(part) for part in filters.filters]
     if not parts:
         return lambda metadata: True
