@@ -348,3 +348,13 @@ class TestValidation:
             KeyTokensRetriever(encoder, filters={"number": 1})
         with pytest.raises(TypeError, match="filters must be MetadataFilters, got dict"):
             retriever.retrieve("stars", filters={"number": 1})
+
+    def test_an_argument_that_nobody_knows(self, encoder, retriever):
+        for call in (
+            lambda: KeyTokensRetriever(encoder, top_k=3),
+            lambda: KeyTokensRetriever.from_defaults(nodes=[], encoder=encoder, top_k=3),
+            lambda: retriever.retrieve("stars", top_k=3),
+            lambda: retriever.retrieve_batch([], top_k=3),
+        ):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'top_k'"):
+                call()

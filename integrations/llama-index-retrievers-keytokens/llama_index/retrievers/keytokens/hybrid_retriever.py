@@ -8,25 +8,43 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.callbacks import CallbackManager
-from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
-from llama_index.core.indices.vector_store import VectorStoreIndex
-from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import Fusion, OutsideHit, SearchSettings
+from st_keytokens.retrieval import Fusion, OnConflict, OutsideHit, SearchSettings
+from typing_extensions import Self, Unpack
 
-from llama_index.retrievers.keytokens.hits import KeyTokensQueryBundle
-from llama_index.retrievers.keytokens.node_index import NodeIndex, OnConflict
-from llama_index.retrievers.keytokens.nodes import NODE_KEY, filterable_metadata, restored_node, source_nodes
-from llama_index.retrievers.keytokens.retriever import KeyTokensRetriever, scored_node
-from llama_index.retrievers.keytokens.vector_store_side import VectorStoreSide
+from llama_index.retrievers.keytokens.embeddings import KeyTokensEmbedding
+from llama_index.retrievers.keytokens.filters import metadata_test
+from llama_index.retrievers.keytokens.nodes import (
+    NODE_KEY,
+    filterable_metadata,
+    restored_node,
+    source_nodes,
+    stored_node,
+)
+from llama_index.retrievers.keytokens.retriever import (
+    KeyTokensRetriever,
+    LiveArguments,
+    RetrieverArguments,
+    scored_node,
+)
 
 if TYPE_CHECKING:
     from llama_index.core.storage.docstore.types import BaseDocumentStore
-    from typing_extensions import Self
 
-__all__ = ["KeyTokensHybridRetriever"]
+__all__ = ["HybridArguments", "KeyTokensHybridRetriever"]
+
+
+class HybridArguments(RetrieverArguments, total=False):
+    """Keyword arguments of :class:`KeyTokensHybridRetriever`; see there."""
+
+    dense: VectorStoreIndex | BasePydanticVectorStore | None
+    fusion: Fusion
+    weights: Mapping[str, float] | None
+    depth: int | None
 
 
 class KeyTokensHybridRetriever(KeyTokensRetriever):
@@ -50,14 +68,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         weights: Factors of ``"dense"`` and ``"sparse"``, 1 where not named. None: the encoder's ``fusion_weights``, or
             1 each beside vectors of another embedding model.
         depth: Hits of each side that are fused; None for ``max(100, 10 * similarity_top_k)``.
-        path: See :class:`KeyTokensRetriever`, as for the rest.
-        similarity_top_k: At most so many hits.
-        filters: What nodes must be like to be found, on both sides.
-        explain: Whether hits say which tokens they matched.
-        callback_manager: Gets the events of each retrieval.
-        objects: Index nodes with objects.
-        object_map: The same by ``index_id``.
-        verbose: Whether retrieving from objects is printed.
+        **settings: Those of :class:`KeyTokensRetriever`: ``path``, ``similarity_top_k``, ``filters``, which hold on
+            both sides, ``explain``, ``verbose``, ``callback_manager``, ``objects`` and ``object_map``.
 
     Attributes:
         fusion: As given; may be changed, as the next two.
@@ -90,32 +102,14 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         fusion: Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
-        path: str | PathLike[str] | None = None,
-        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        filters: MetadataFilters | None = None,
-        explain: bool = False,
-        callback_manager: CallbackManager | None = None,
-        objects: list[IndexNode] | None = None,
-        object_map: dict[str, Any] | None = None,
-        verbose: bool = False,
+        **settings: Unpack[RetrieverArguments],
     ) -> None:
         self._side = None if dense is None else VectorStoreSide(dense, encoder)
+        self._has_dense = dense is None
         self.fusion: Fusion = fusion
         self.weights = weights
         self.depth = depth
-        self._has_dense = dense is None
-        super().__init__(
-            encoder,
-            nodes,
-            path=path,
-            similarity_top_k=similarity_top_k,
-            filters=filters,
-            explain=explain,
-            callback_manager=callback_manager,
-            objects=objects,
-            object_map=object_map,
-            verbose=verbose,
-        )
+        super().__init__(encoder, nodes, **settings)
 
     @classmethod
     def from_defaults(
@@ -125,44 +119,25 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         docstore: BaseDocumentStore | None = None,
         *,
         encoder: KeyTokenEncoder,
-        dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
-        fusion: Fusion = "adaptive",
-        weights: Mapping[str, float] | None = None,
-        depth: int | None = None,
-        path: str | PathLike[str] | None = None,
-        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        filters: MetadataFilters | None = None,
-        explain: bool = False,
-        callback_manager: CallbackManager | None = None,
-        objects: list[IndexNode] | None = None,
-        object_map: dict[str, Any] | None = None,
-        verbose: bool = False,
+        **settings: Unpack[HybridArguments],
     ) -> Self:
         """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
 
-        Exactly one of ``index``, whose docstore holds its nodes, ``nodes`` and ``docstore`` is given; an index gives
-        the dense ranking too, unless ``dense`` does. The other arguments are those of the class.
+        Args:
+            index: An index whose docstore holds its nodes. It gives the dense ranking too, unless ``dense`` does.
+                Exactly one of this and the next two is given.
+            nodes: The nodes themselves.
+            docstore: What holds them.
+            encoder: As for the class.
+            **settings: As for the class.
 
         Raises:
             ValueError: If not exactly one is given, or the docstore of an index is empty as its vector store keeps the
                 text; give ``nodes`` and ``dense`` then.
         """
-        return cls(
-            encoder,
-            source_nodes(index, nodes, docstore),
-            dense=index if dense is None else dense,
-            fusion=fusion,
-            weights=weights,
-            depth=depth,
-            path=path,
-            similarity_top_k=similarity_top_k,
-            filters=filters,
-            explain=explain,
-            callback_manager=callback_manager,
-            objects=objects,
-            object_map=object_map,
-            verbose=verbose,
-        )
+        if settings.get("dense") is None:
+            settings["dense"] = index
+        return cls(encoder, source_nodes(index, nodes, docstore), **settings)
 
     @classmethod
     def from_persist_dir(
@@ -171,9 +146,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         encoder: KeyTokenEncoder,
         *,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
-        callback_manager: CallbackManager | None = None,
-        objects: list[IndexNode] | None = None,
-        object_map: dict[str, Any] | None = None,
+        **live: Unpack[LiveArguments],
     ) -> Self:
         """Opens what :meth:`persist` kept, with all its settings; further changes go into that directory.
 
@@ -181,33 +154,18 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             path: The directory.
             encoder: The encoder that made the index.
             dense: The vector store, which is kept by itself; given if and only if there was one.
-            callback_manager: Gets the events.
-            objects: Index nodes whose objects were retrievers or query engines, which no file holds.
-            object_map: The same by ``index_id``.
+            **live: As for :meth:`KeyTokensRetriever.from_persist_dir`.
 
         Raises:
             FileNotFoundError: If there is none.
             ValueError: If it was made by another encoder or class or is damaged, or ``dense`` is missing or too much.
         """
         settings = cls._saved_settings(path)
-        if settings["has_dense"] == (dense is not None):
-            rule = "not be given, as the vectors are in" if settings["has_dense"] else "be given again for"
+        has_dense = settings.pop("has_dense")
+        if has_dense == (dense is not None):
+            rule = "not be given, as the vectors are in" if has_dense else "be given again for"
             raise ValueError(f"dense must {rule} {path}, got {type(dense).__name__}.")
-        return cls(
-            encoder,
-            dense=dense,
-            fusion=settings["fusion"],
-            weights=settings["weights"],
-            depth=settings["depth"],
-            path=path,
-            similarity_top_k=settings["similarity_top_k"],
-            filters=settings["filters"],
-            explain=settings["explain"],
-            verbose=settings["verbose"],
-            callback_manager=callback_manager,
-            objects=objects,
-            object_map=object_map,
-        )
+        return cls(encoder, dense=dense, path=path, **settings, **live)
 
     @property
     def vector_index(self) -> VectorStoreIndex | None:
@@ -217,8 +175,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def add_nodes(self, nodes: Sequence[BaseNode], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds nodes to the vector store, if there is one, and to our index, which needs to embed nothing again.
 
-        If the vector store fails, its error is raised and our index stays as it was. What the store has kept until
-        then is its own affair; adding the nodes once more puts both right. All else is as in
+        If the vector store fails, its error is raised and our index stays as it was. The store may have
+        kept some of the nodes until then; adding them once more puts both right. All else is as in
         :meth:`KeyTokensRetriever.add_nodes`.
         """
         if self._side is not None and nodes:
@@ -230,7 +188,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if self._side is None or not nodes or not self._side.is_asynchronous:
             return await super().aadd_nodes(nodes, on_conflict=on_conflict)
         await self._side.aadd(nodes, await asyncio.to_thread(self._check_addable, nodes, on_conflict))
-        return await asyncio.to_thread(NodeIndex.add_nodes, self, nodes, on_conflict=on_conflict)
+        return await asyncio.to_thread(KeyTokensRetriever.add_nodes, self, nodes, on_conflict=on_conflict)
 
     def delete_nodes(self, node_ids: Collection[str]) -> int:
         """Deletes nodes by id, from the vector store too; ids that our index does not hold are passed over.
@@ -247,7 +205,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if self._side is None or not self._side.is_asynchronous:
             return await super().adelete_nodes(node_ids)
         await self._side.adelete(await asyncio.to_thread(self._retriever.known_ids, node_ids))
-        return await asyncio.to_thread(NodeIndex.delete_nodes, self, node_ids)
+        return await asyncio.to_thread(KeyTokensRetriever.delete_nodes, self, node_ids)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -267,12 +225,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         found = await self._side.aretrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
         return await asyncio.to_thread(self._fused, query_bundle, settings, found)
 
-    def _retrieve_batch(
-        self, queries: list[str], filters: MetadataFilters | None, similarity_top_k: int | None
-    ) -> list[list[NodeWithScore]]:
+    def _retrieve_batch(self, queries: list[str], own: QueryBundle) -> list[list[NodeWithScore]]:
         if self._side is None:
-            return super()._retrieve_batch(queries, filters, similarity_top_k)
-        bundles = [KeyTokensQueryBundle(text, filters=filters, similarity_top_k=similarity_top_k) for text in queries]
+            return super()._retrieve_batch(queries, own)
+        bundles = [replace(own, query_str=text) for text in queries]
         if self._side.shares_encoder:
             for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
                 bundle.embedding = vector  # all queries in one go; their sparse halves wait
@@ -303,11 +259,93 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         weights = {} if self.weights is None and is_other else self.weights
         return replace(settings, mode="hybrid", fusion=self.fusion, weights=weights, depth=self.depth)
 
-    def _persisted_settings(self) -> dict[str, Any]:
-        own = {
-            "has_dense": self._side is None,
+    def _check_addable(self, nodes: Sequence[BaseNode], on_conflict: OnConflict) -> list[str]:
+        """Checks what :meth:`add_nodes` would refuse, and gives the ids that are there and are to be replaced."""
+        stored = [stored_node(node) for node in nodes]
+        ids = self._retriever.check_addable(
+            [node.text for node in stored],
+            ids=[node.id for node in stored],
+            metadata=[node.metadata for node in stored],
+            on_conflict=on_conflict,
+        )
+        return self._retriever.known_ids(ids)
+
+    def _kept_settings(self) -> dict[str, Any]:
+        return {
+            **super()._kept_settings(),
+            "has_dense": self._has_dense,
             "fusion": self.fusion,
             "weights": None if self.weights is None else dict(self.weights),
             "depth": self.depth,
         }
-        return {**super()._persisted_settings(), **own}
+
+
+class VectorStoreSide:
+    """A vector store or an index over one, asked for a dense ranking and kept in step with our index."""
+
+    def __init__(self, dense: VectorStoreIndex | BasePydanticVectorStore, encoder: KeyTokenEncoder) -> None:
+        if isinstance(dense, BasePydanticVectorStore):
+            if not dense.stores_text:
+                name = type(dense).__name__
+                raise ValueError(
+                    f"dense must be a vector store that keeps the text, got {name}. Give a VectorStoreIndex."
+                )
+            dense = VectorStoreIndex.from_vector_store(dense, embed_model=KeyTokensEmbedding(encoder))
+        if not isinstance(dense, VectorStoreIndex):
+            raise TypeError(f"dense must be a VectorStoreIndex or a vector store, got {type(dense).__name__}.")
+        self.index = dense
+        self._encoder = encoder
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the store has asynchronous methods of its own; the base class's would block the event loop."""
+        return type(self.index.vector_store).aquery is not BasePydanticVectorStore.aquery
+
+    @property
+    def shares_encoder(self) -> bool:
+        """Whether queries are embedded by our encoder."""
+        model = self.index._embed_model
+        return isinstance(model, KeyTokensEmbedding) and model.encoder is self._encoder
+
+    def retrieve(self, query: QueryBundle, top_k: int, filters: MetadataFilters | None) -> list[NodeWithScore]:
+        """The store's ranking of a query."""
+        return self._retriever(top_k, filters)._retrieve(_plain(query))
+
+    async def aretrieve(self, query: QueryBundle, top_k: int, filters: MetadataFilters | None) -> list[NodeWithScore]:
+        """:meth:`retrieve` of a store that is asynchronous."""
+        return await self._retriever(top_k, filters)._aretrieve(_plain(query))
+
+    def add(self, nodes: Sequence[BaseNode], replaced_ids: list[str]) -> None:
+        """Adds nodes, after deleting those that they replace."""
+        if replaced_ids:
+            self.index.delete_nodes(replaced_ids)
+        self.index.insert_nodes(nodes)
+
+    async def aadd(self, nodes: Sequence[BaseNode], replaced_ids: list[str]) -> None:
+        """:meth:`add` to a store that is asynchronous."""
+        if replaced_ids:
+            await self.index.adelete_nodes(replaced_ids)
+        await self.index.ainsert_nodes(nodes)
+
+    def delete(self, node_ids: list[str]) -> None:
+        """Deletes nodes."""
+        if node_ids:
+            self.index.delete_nodes(node_ids, delete_from_docstore=True)
+
+    async def adelete(self, node_ids: list[str]) -> None:
+        """:meth:`delete` from a store that is asynchronous."""
+        if node_ids:
+            await self.index.adelete_nodes(node_ids, delete_from_docstore=True)
+
+    def _retriever(self, top_k: int, filters: MetadataFilters | None) -> VectorIndexRetriever:
+        store, node_ids = self.index.vector_store, None
+        if filters is not None and isinstance(store, SimpleVectorStore):  # it knows no nested filters
+            holds = metadata_test(filters)
+            node_ids = [node_id for node_id, metadata in store.data.metadata_dict.items() if holds(metadata)]
+            filters = None
+        return VectorIndexRetriever(self.index, similarity_top_k=top_k, filters=filters, node_ids=node_ids)
+
+
+def _plain(query: QueryBundle) -> QueryBundle:
+    """The query for a vector store's retriever, which writes into it."""
+    return QueryBundle(query.query_str, custom_embedding_strs=query.custom_embedding_strs, embedding=query.embedding)
