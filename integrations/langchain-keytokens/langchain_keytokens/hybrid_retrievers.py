@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, model_validator
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import Fusion, RetrievedHit, Retriever, SearchSettings
-from typing_extensions import Self
+from st_keytokens.retrieval import Fusion, OnConflict, OutsideHit, Retriever, SearchSettings
+from typing_extensions import Self, Unpack
 
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
-from langchain_keytokens.retrieved_documents import DocumentFilter, as_documents
-from langchain_keytokens.retrievers import KeyTokensRetriever, checked_query
-from langchain_keytokens.vector_store_ranking import VectorStoreRanking
+from langchain_keytokens.retrievers import KeyTokensRetriever, QueryArguments, checked_query
 
 __all__ = ["KeyTokensHybridRetriever"]
+
+Ranked = Sequence[tuple[Document, float | None]]
 
 
 class KeyTokensHybridRetriever(KeyTokensRetriever):
@@ -98,7 +98,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._search_settings(None, None)
+        self._search_settings()
         if self.vectorstore is None and not self.retriever.has_dense:
             raise ValueError(
                 "vectorstore must be given for an index without dense vectors, got None. "
@@ -116,13 +116,13 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self,
         documents: Sequence[Document],
         *,
-        on_conflict: Literal["error", "replace"] = "replace",
+        on_conflict: OnConflict = "replace",
         is_in_vectorstore: bool = False,
     ) -> list[str]:
         """Adds documents to the index and to the vector store, if there is one. They are not changed.
 
         What the index would refuse is refused before the store is asked. If the store fails, the index is as before;
-        what the store had taken by then is its own matter, and adding again mends a store that replaces by id.
+        the store may have kept some of them by then, and adding again mends a store that replaces by id.
 
         Args:
             documents: The documents; one without an id gets a new UUID.
@@ -153,7 +153,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self,
         documents: Sequence[Document],
         *,
-        on_conflict: Literal["error", "replace"] = "replace",
+        on_conflict: OnConflict = "replace",
         is_in_vectorstore: bool = False,
     ) -> list[str]:
         """:meth:`add_documents` by the store's asynchronous methods, and in a thread."""
@@ -192,9 +192,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             _check_deleted(await self.vectorstore.adelete(ids=list(ids)))
         return await asyncio.to_thread(self.retriever.delete, ids)
 
-    def _prepared(
-        self, documents: Sequence[Document], on_conflict: Literal["error", "replace"]
-    ) -> tuple[list[Document], list[str]]:
+    def _prepared(self, documents: Sequence[Document], on_conflict: OnConflict) -> tuple[list[Document], list[str]]:
         """Documents with ids that the index will take, and the ids of those that they replace."""
         ids = self.retriever.check_addable(
             [document.page_content for document in documents],
@@ -224,30 +222,29 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: DocumentFilter | None = None,
         search_kwargs: Mapping[str, Any] | None = None,
+        **own: Unpack[QueryArguments],
     ) -> list[Document]:
-        query, settings = checked_query(query), self._search_settings(k, filter)
+        query, settings = checked_query(query), self._search_settings(**own)
         outside = None
         if (ranking := self._ranking(search_kwargs)) is not None:
             outside = ranking.search(query, settings)
-        return self._documents(self.retriever.search(query, settings, outside=outside))
+        return self._documents(self.retriever.search(query, settings, outside=outside), self.scores_key)
 
     async def _aget_relevant_documents(
         self,
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: DocumentFilter | None = None,
         search_kwargs: Mapping[str, Any] | None = None,
+        **own: Unpack[QueryArguments],
     ) -> list[Document]:
-        query, settings = checked_query(query), self._search_settings(k, filter)
+        query, settings = checked_query(query), self._search_settings(**own)
         outside = None
         if (ranking := self._ranking(search_kwargs)) is not None:
             outside = await ranking.asearch(query, settings)
-        return self._documents(await self.retriever.asearch(query, settings, outside=outside))
+        found = await self.retriever.asearch(query, settings, outside=outside)
+        return self._documents(found, self.scores_key)
 
     def _ranking(self, search_kwargs: Mapping[str, Any] | None) -> VectorStoreRanking | None:
         if self.vectorstore is None:
@@ -257,9 +254,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         arguments = self.search_kwargs if search_kwargs is None else search_kwargs
         return VectorStoreRanking(self.vectorstore, self.id_key, self.retriever, arguments)
 
-    def _search_settings(self, k: int | None, filter: DocumentFilter | None) -> SearchSettings:
+    def _search_settings(self, **own: Unpack[QueryArguments]) -> SearchSettings:
         return replace(
-            super()._search_settings(k, filter),
+            super()._search_settings(**own),
             mode="hybrid",
             fusion=self.fusion,
             weights={} if self.weights is None and self._has_other_embeddings else self.weights,
@@ -273,8 +270,75 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         embeddings = self.vectorstore.embeddings
         return not (isinstance(embeddings, KeyTokensEmbeddings) and embeddings.encoder is self.retriever.encoder)
 
-    def _documents(self, hits: Sequence[RetrievedHit]) -> list[Document]:
-        return as_documents(hits, score_key=self.score_key, scores_key=self.scores_key, matches_key=self.matches_key)
+
+@dataclass(frozen=True)
+class VectorStoreRanking:
+    """Asks a vector store for twice as many until enough pass a filter of ours, as stores share no filter language."""
+
+    store: VectorStore
+    id_key: str | None
+    retriever: Retriever
+    arguments: Mapping[str, Any]
+
+    def search(self, query: str, settings: SearchSettings) -> list[OutsideHit]:
+        if not query.strip():
+            return []  # as in our index: nothing is like nothing
+        depth = settings.fused_depth
+        while True:
+            ranked: Ranked
+            if self._has_scores:
+                ranked = self.store.similarity_search_with_score(query, k=depth, **self.arguments)
+            else:
+                documents = self.store.similarity_search(query, k=depth, **self.arguments)
+                ranked = [(found, None) for found in documents]
+            hits = self._hits(ranked)
+            if self._is_enough(hits, depth, settings):
+                return self._checked(hits, settings)
+            depth *= 2
+
+    async def asearch(self, query: str, settings: SearchSettings) -> list[OutsideHit]:
+        if not query.strip():
+            return []  # as in our index: nothing is like nothing
+        depth = settings.fused_depth
+        while True:
+            ranked: Ranked
+            if self._has_scores:
+                ranked = await self.store.asimilarity_search_with_score(query, k=depth, **self.arguments)
+            else:
+                ranked = [
+                    (found, None) for found in await self.store.asimilarity_search(query, k=depth, **self.arguments)
+                ]
+            hits = self._hits(ranked)
+            if self._is_enough(hits, depth, settings):
+                return self._checked(hits, settings)
+            depth *= 2
+
+    @property
+    def _has_scores(self) -> bool:
+        own = type(self.store).similarity_search_with_score
+        return own is not VectorStore.similarity_search_with_score
+
+    def _hits(self, ranked: Ranked) -> list[OutsideHit]:
+        return [
+            OutsideHit(self._id(found), found.page_content, None if score is None else float(score), found.metadata)
+            for found, score in ranked
+        ]
+
+    def _id(self, found: Document) -> str | None:
+        if found.id is not None or self.id_key is None:
+            return found.id
+        id = found.metadata.get(self.id_key)
+        return None if id is None else str(id)
+
+    def _checked(self, hits: list[OutsideHit], settings: SearchSettings) -> list[OutsideHit]:
+        is_filtered = settings.filter is not None or bool(self.arguments)  # the store's own filter may be among these
+        self.retriever.check_outside(hits, is_filtered=is_filtered)
+        return hits
+
+    def _is_enough(self, hits: Sequence[OutsideHit], depth: int, settings: SearchSettings) -> bool:
+        if settings.filter is None or len(hits) < depth:
+            return True
+        return len(self.retriever.passing(hits, settings.filter)) >= settings.fused_depth
 
 
 def _check_deleted(answer: bool | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, TypedDict
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -13,12 +13,20 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import RetrievedHit, Retriever, SearchSettings, checked_int
-from typing_extensions import Self
+from st_keytokens.index import Document as IndexedDocument
+from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings, checked_int
+from typing_extensions import Self, Unpack
 
-from langchain_keytokens.retrieved_documents import DocumentFilter, as_documents, as_index_filter
+__all__ = ["KeyTokensRetriever", "QueryArguments", "checked_query"]
 
-__all__ = ["KeyTokensRetriever", "checked_query"]
+DocumentFilter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
+
+
+class QueryArguments(TypedDict, total=False):
+    """What a call of a retriever may say for itself, in place of the fields of the same names."""
+
+    k: int | None
+    filter: DocumentFilter | None
 
 
 class KeyTokensRetriever(BaseRetriever):
@@ -171,14 +179,12 @@ class KeyTokensRetriever(BaseRetriever):
         metadatas: Iterable[Mapping[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
-        on_conflict: Literal["error", "replace"] = "replace",
+        on_conflict: OnConflict = "replace",
     ) -> list[str]:
         """:meth:`add_documents` for texts with metadata and ids."""
         return self.add_documents(_as_documents(list(texts), metadatas, ids), on_conflict=on_conflict)
 
-    def add_documents(
-        self, documents: Sequence[Document], *, on_conflict: Literal["error", "replace"] = "replace"
-    ) -> list[str]:
+    def add_documents(self, documents: Sequence[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds documents, all or none. The next search finds them. They are not changed.
 
         Args:
@@ -199,9 +205,7 @@ class KeyTokensRetriever(BaseRetriever):
             on_conflict=on_conflict,
         )
 
-    async def aadd_documents(
-        self, documents: Sequence[Document], *, on_conflict: Literal["error", "replace"] = "replace"
-    ) -> list[str]:
+    async def aadd_documents(self, documents: Sequence[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """:meth:`add_documents` in a thread."""
         return await asyncio.to_thread(self.add_documents, documents, on_conflict=on_conflict)
 
@@ -222,39 +226,46 @@ class KeyTokensRetriever(BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: DocumentFilter | None = None,
+        **own: Unpack[QueryArguments],
     ) -> list[Document]:
-        return self._documents(self.retriever.search(checked_query(query), self._search_settings(k, filter)))
+        return self._documents(self.retriever.search(checked_query(query), self._search_settings(**own)))
 
     async def _aget_relevant_documents(
         self,
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: DocumentFilter | None = None,
+        **own: Unpack[QueryArguments],
     ) -> list[Document]:
-        return self._documents(await self.retriever.asearch(checked_query(query), self._search_settings(k, filter)))
+        return self._documents(await self.retriever.asearch(checked_query(query), self._search_settings(**own)))
 
-    def _documents(self, hits: Sequence[RetrievedHit]) -> list[Document]:
-        return as_documents(hits, score_key=self.score_key, matches_key=self.matches_key)
+    def _documents(self, hits: Sequence[RetrievedHit], scores_key: str | None = None) -> list[Document]:
+        """New documents of hits; a key of their metadata that has the name of one of ours is replaced."""
+        documents = []
+        for hit in hits:
+            metadata = dict(hit.metadata)
+            if self.score_key is not None:
+                metadata[self.score_key] = hit.score
+            if scores_key is not None:
+                metadata[scores_key] = dict(hit.scores)
+            if self.matches_key is not None:
+                metadata[self.matches_key] = [
+                    {"token": match.token, "contribution": match.contribution} for match in hit.matches or ()
+                ]
+            documents.append(Document(id=hit.id, page_content=hit.text or "", metadata=metadata))
+        return documents
 
-    def _search_settings(self, k: int | None, filter: DocumentFilter | None) -> SearchSettings:
+    def _search_settings(self, *, k: int | None = None, filter: DocumentFilter | None = None) -> SearchSettings:
         return SearchSettings(
             mode="sparse",
             top_k=self.k if k is None else checked_int("k", k, minimum=1),
-            filter=as_index_filter(self.filter if filter is None else filter),
+            filter=_index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
         )
 
 
 def checked_query(query: object) -> str:
-    """A query as chains should pass it on.
-
-    Raises:
-        TypeError: If it is no string.
-    """
+    """A query, which a chain may give as something else than a string."""
     if not isinstance(query, str):
         raise TypeError(
             f"query must be a string, got {type(query).__name__} {query!r:.60}. "
@@ -263,16 +274,21 @@ def checked_query(query: object) -> str:
     return query
 
 
+def _index_filter(
+    filter: DocumentFilter | None,
+) -> Mapping[str, Any] | Callable[[IndexedDocument], bool] | Collection[str] | None:
+    """A filter over LangChain documents as one over those of the index."""
+    if not callable(filter):
+        return filter
+    return lambda found: filter(Document(id=found.id, page_content=found.text or "", metadata=found.metadata))
+
+
 def _as_documents(
     texts: list[str],
     metadatas: Iterable[Mapping[str, Any] | None] | None,
     ids: Iterable[str | None] | None,
 ) -> list[Document]:
-    """Documents of texts, each with its own metadata.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
+    """Documents of texts, each with its own metadata."""
     given = [{} for _ in texts] if metadatas is None else [dict(entry or {}) for entry in metadatas]
     names = [None] * len(texts) if ids is None else list(ids)
     for name, values in (("metadatas", given), ("ids", names)):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,29 @@ OPTIONAL = [
     ("KeyTokensSparseEmbeddings", "langchain_keytokens.qdrant", "langchain_qdrant", "qdrant"),
     ("KeyTokensMilvusSparseEmbeddings", "langchain_keytokens.milvus", "langchain_milvus", "milvus"),
 ]
+PUBLIC = ("st_keytokens", "st_keytokens.retrieval", "st_keytokens.index", "st_keytokens.engines")
+
+
+def imports(source):
+    """The module and the name of each import, None for the name where the module itself is imported."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def test_only_public_names_of_st_keytokens_are_imported():
+    files = Path(langchain_keytokens.__file__).parent.rglob("*.py")
+    pairs = {pair for file in files for pair in imports(file.read_text(encoding="utf-8"))}
+    ours = {(module, name) for module, name in pairs if module.split(".")[0] == "st_keytokens"}
+    assert ("st_keytokens.retrieval", "Retriever") in ours
+    private = {
+        (module, name)
+        for module, name in ours
+        if module not in PUBLIC or name not in importlib.import_module(module).__all__
+    }
+    assert private == set()
 
 
 def test_public_names():
