@@ -12,7 +12,7 @@ from st_keytokens.retrieval import PairedEmbeddings
 
 __all__ = ["KeyTokensEmbedding", "KeyTokensSparseEmbedding"]
 
-_BATCH_SIZE = 64  # texts a call; the encoder sorts them by length and splits them
+_BATCH_SIZE = 64  # texts per call; the encoder sorts them by length and splits them
 
 
 class KeyTokensEmbedding(BaseEmbedding):
@@ -24,7 +24,7 @@ class KeyTokensEmbedding(BaseEmbedding):
 
     Args:
         encoder: The encoder.
-        embed_batch_size: Texts a call.
+        embed_batch_size: Texts per call.
 
     Raises:
         TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
@@ -89,7 +89,7 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
 
     Args:
         encoder: The encoder; give the same one to :class:`KeyTokensEmbedding`.
-        embed_batch_size: Texts a call.
+        embed_batch_size: Texts per call.
 
     Raises:
         TypeError: If ``encoder`` is no ``KeyTokenEncoder``.

@@ -53,7 +53,7 @@ class KeyTokensMilvusFunction(BaseSparseEmbeddingFunction):
         return self._pair.encoder
 
     def encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
-        """Weights by token id, one dictionary a query."""
+        """Weights by token id, one dictionary per query."""
         return [dict(zip(*self._pair.sparse_query(query), strict=True)) for query in queries]
 
     async def async_encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
@@ -61,7 +61,7 @@ class KeyTokensMilvusFunction(BaseSparseEmbeddingFunction):
         return await asyncio.to_thread(self.encode_queries, queries)
 
     def encode_documents(self, documents: list[str]) -> list[dict[int, float]]:
-        """Weights by token id, one dictionary a document."""
+        """Weights by token id, one dictionary per document."""
         return [dict(zip(*row, strict=True)) for row in self._pair.sparse_documents(documents)]
 
     async def async_encode_documents(self, documents: list[str]) -> list[dict[int, float]]:

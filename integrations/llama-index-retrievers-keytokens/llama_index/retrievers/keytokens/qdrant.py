@@ -22,7 +22,7 @@ def qdrant_sparse_functions(encoder: KeyTokenEncoder) -> tuple[SparseFunction, S
         encoder: The encoder; give the same one to :class:`KeyTokensEmbedding`, and each text takes one forward pass.
 
     Returns:
-        One function for documents and one for queries; each gives token ids and weights, one list a text.
+        One function for documents and one for queries; each gives token ids and weights, one list per text.
 
     Raises:
         TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
