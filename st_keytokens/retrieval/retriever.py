@@ -35,7 +35,7 @@ class Retriever(TextStore):
     Attributes:
         encoder: As given.
         index: The index.
-        pair: The vectors of the encoder in json_value forms, see :class:`PairedEmbeddings`.
+        pair: The vectors of the encoder in plain forms, see :class:`PairedEmbeddings`.
 
     Raises:
         TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
