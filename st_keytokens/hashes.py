@@ -69,11 +69,15 @@ class WeightsWatch:
         return (self.hash, self.dtype) != before
 
     def _look(self) -> list[Any]:
-        tensors = [tensor for tensor in self._module.parameters() if not tensor.is_meta]
-        few = [t for t in tensors[:: max(1, len(tensors) // self._VALUES)] if t.is_floating_point() and t.numel()]
-        values = [t.detach().view(-1)[t.numel() // 2].float() for t in few]  # what .data changes, no version tells
-        versions = [(t.data_ptr(), t._version if not t.is_inference() else 0, t.dtype) for t in tensors]
-        return [versions, torch.stack([v.to(values[0].device) for v in values]).tolist() if values else []]
+        tensors, seen, values = list(self._module.parameters()), [], []
+        step = max(1, len(tensors) // self._VALUES)
+        for number, tensor in enumerate(tensors):
+            if not tensor.is_meta:
+                seen.append((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype))
+                if number % step == 0 and tensor.is_floating_point() and tensor.numel():
+                    value = tensor.detach().view(-1)[tensor.numel() // 2]  # what .data changes, no version tells
+                    values.append(value.to(tensors[0].device, torch.float32))
+        return [seen, torch.stack(values).tolist() if values else []]
 
     def _dtype(self) -> torch.dtype | None:
         return next((t.dtype for t in self._module.parameters() if t.is_floating_point()), None)

@@ -587,19 +587,14 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             RuntimeError: If the head is not bound to a model.
             ValueError: If the parts do not fit, or a setting needs a calibration or an LM head that is not there.
         """
-        state = (None if self.calibration is None else self.calibration.hash, self.device, self._dtype)
+        like = self._place if self.lm_head is None else self.lm_head.weight
+        state = (None if self.calibration is None else self.calibration.hash, like.device, like.dtype)
         if self._ready is None or self._ready[0] != state:
             vocabulary = self._check_bound()
             check_fit(self.lm_head, vocabulary, self.calibration)
             with torch.inference_mode(False), torch.no_grad():  # the tensors outlive the call, maybe with gradients
                 self._ready = state, self._by_ridge() if self.is_ridge else self._by_lm_head(vocabulary)
         return self._ready[1]
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        if self.lm_head is not None:
-            return self.lm_head.compute_dtype
-        return DTYPES[self._compute_dtype or "float32"]
 
     def _by_lm_head(self, vocabulary: Vocabulary) -> Decoding:
         calibration, lm_head, correction = self.calibration, self.decoder, self.active_correction
@@ -636,7 +631,8 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 "decode_with='lm_head'."
             )
         ridge = self.calibration.ridge_decoder(lm_head=self.lm_head).with_normalized_terms()
-        ridge = ridge.to(self.device, self._dtype)
+        dtype = DTYPES[self._compute_dtype or "float32"] if self.lm_head is None else self.lm_head.compute_dtype
+        ridge = ridge.to(self.device, dtype)
         terms = torch.from_numpy(ridge.term_ids).to(self.device)
         scale, offset = torch.ones(len(terms), device=terms.device), torch.zeros(len(terms), device=terms.device)
         return Decoding(ridge, self.is_normalizing, "none", None, None, 0.0, scale, offset, terms)

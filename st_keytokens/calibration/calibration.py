@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,20 +47,23 @@ from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.hashes import fingerprint
 from st_keytokens.terms.weighting import Corpus
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+ENOUGH_DOCUMENTS = 1000  # with fewer, the ridge decoder is shrunk: docs/results/quality.md, calibrated elsewhere
+_SHRINKAGE = 3.0
 
 
-class AccumulatedStatistics:
-    """Statistics of a corpus's embeddings and literal terms, accumulated batch by batch; parts of a corpus merge.
+class Calibration:
+    """What one pass over a corpus teaches about its embeddings and terms: fitted, saved, applied to an LM head.
+
+    Fit one with :meth:`fit` or :meth:`fit_embeddings`; the constructor gives an empty one, to be filled by
+    :meth:`update` and :meth:`merge`; parts of a corpus merge.
 
     Args:
         embedding_dimension: Width ``d`` of the embeddings.
         vocab_size: Size ``V`` of the vocabulary; None: literal terms are not counted.
         vocabulary_hash: Hash of the vocabulary that the terms belong to.
         model_name: Name of the embedder, for messages and to refuse another one's calibration.
-        fit_decoder: Whether cross moments of embeddings and terms are kept, where terms are counted: ``4 d`` bytes a
-            term that occurs.
+        fit_decoder: Whether cross moments of embeddings and terms are kept, where terms are counted: ``4 d`` bytes
+            per term that occurs.
 
     Attributes:
         moments: Second moments of the embeddings. As all statistics, changed by :meth:`update` and :meth:`merge` only.
@@ -74,6 +77,14 @@ class AccumulatedStatistics:
     Raises:
         TypeError: If ``embedding_dimension`` or ``vocab_size`` is not an integer.
         ValueError: If one is below 1.
+
+    Example:
+        >>> calibration = Calibration(2, vocab_size=4)
+        >>> calibration.update(np.array([[1.0, 0.0], [3.0, 0.0]]), [np.array([1, 1, 2]), np.array([2])])
+        >>> calibration.document_count, calibration.first_component.coefficient
+        (2, 2.0)
+        >>> calibration.document_frequencies.tolist(), calibration.average_length
+        ([0, 1, 2, 0], 2.0)
     """
 
     def __init__(
@@ -94,6 +105,127 @@ class AccumulatedStatistics:
         self.vocab_size = vocab_size
         self.vocabulary_hash = vocabulary_hash
         self.model_name = model_name
+        self._first_component: FirstComponent | None = None  # each of these as it was last computed
+        self._idf: NDArray[np.float32] | None = None
+        self._corpus: Corpus | None = None
+        self._decoded_trust: float | None = None
+        self._hash: str | None = None
+        self._solution: tuple[str, RidgeSolution] | None = None  # the last one, and a name for what it follows from
+        self._decoder: tuple[str, RidgeDecoder] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        encoder: CalibrationEncoder,
+        texts: Iterable[str],
+        *,
+        embeddings: Dense | None = None,
+        fit_decoder: bool = True,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
+        resume_from: str | os.PathLike[str] | None = None,
+        save_every: int = 10_000,
+    ) -> Calibration:
+        """Fit on texts, in one pass: their plain dense embeddings, before any correction, and their literal terms.
+
+        Args:
+            encoder: Gives ``embed``, ``prepare_embeddings``, ``literal_terms``, ``vocabulary`` and ``model_name``; a
+                ``KeyTokenEncoder``.
+            texts: Unlabelled documents, best those that will be searched; may be a generator.
+            embeddings: The texts' vectors, where they are stored already, shape ``(N, d)``, memory-mapped or not, as
+                the model gives them. None: the texts are embedded. In both cases up to 600 short texts are embedded
+                at the end, to learn :attr:`decoded_trust`.
+            fit_decoder: Whether the ridge decoder can be had from the calibration afterwards, see
+                :meth:`ridge_decoder`. It takes ``4 d`` bytes a term that occurs, in memory and in the files.
+            batch_size: Texts a forward pass.
+            show_progress_bar: Whether to show progress.
+            resume_from: Path of a state file. Written atomically on the way and at the end; where it exists already,
+                its texts, which must come first, are read and checked but not embedded again. It is left in place, so
+                that texts appended later cost only their own embedding.
+            save_every: Texts between two writes of the state file, at least.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            TypeError: If ``texts`` is one string or holds something else than strings, or a number is no integer.
+            ValueError: If there is no text, a number is below 1, the numbers of texts and embeddings differ, an
+                embedding is not finite, or the state file is unreadable or belongs to other texts, another model or
+                vocabulary.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be an iterable of strings, got one string. Put it into a list.")
+        total = len(texts) if isinstance(texts, Sized) else None
+        if embeddings is not None and total is not None and len(embeddings) != total:
+            raise unequal(len(embeddings), total)
+        vocabulary = encoder.vocabulary
+        items = KnownItems()
+        calibration = _stream(
+            text_chunks(encoder, items.watch(texts), embeddings, checked_int("batch_size", batch_size, minimum=1)),
+            partial(
+                cls,
+                vocab_size=vocabulary.vocab_size,
+                vocabulary_hash=vocabulary.hash,
+                model_name=encoder.model_name,
+                fit_decoder=fit_decoder,
+            ),
+            bar=partial(tqdm, total=total, unit="text", desc="Calibrating", disable=not show_progress_bar),
+            resume_from=resume_from,
+            save_every=checked_int("save_every", save_every, minimum=1),
+        )
+        calibration.decoded_trust = decoded_trust(
+            encoder, items.pairs, calibration.corpus, vocabulary.vocab_size, batch_size
+        )
+        return calibration
+
+    @classmethod
+    def fit_embeddings(
+        cls,
+        embeddings: Dense | Iterable[Dense],
+        *,
+        model_name: str | None = None,
+        batch_size: int = 4096,
+        show_progress_bar: bool = True,
+        resume_from: str | os.PathLike[str] | None = None,
+        save_every: int = 100_000,
+    ) -> Calibration:
+        """Fit on stored embeddings alone: no document frequencies and no decoder (see ``fit(embeddings=...)``).
+
+        Args:
+            embeddings: Array or tensor of shape ``(N, d)``, memory-mapped or not, or an iterable of such batches.
+            model_name: Name of the embedder that made them.
+            batch_size: Rows of an array added at once; batches of an iterable are taken as they are.
+            show_progress_bar: Whether to show progress.
+            resume_from: See :meth:`fit`.
+            save_every: Embeddings between two writes of the state file, at least.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            TypeError: If a batch is no array or tensor of floating-point numbers, or a number is no integer.
+            ValueError: If there is no embedding, a number is below 1, a shape is wrong, a value is not finite, or the
+                state file is unreadable or belongs to other embeddings or another model.
+
+        Example:
+            >>> rows = np.array([[3.0, 0.0], [5.0, 0.0]])
+            >>> Calibration.fit_embeddings(rows, show_progress_bar=False).first_component.coefficient
+            4.0
+        """
+        is_array = isinstance(embeddings, Tensor | np.ndarray)
+        return _stream(
+            embedding_chunks(embeddings, checked_int("batch_size", batch_size, minimum=1)),
+            partial(cls, model_name=model_name),
+            bar=partial(
+                tqdm,
+                total=len(embeddings) if isinstance(embeddings, Sized) and is_array else None,
+                unit="embedding",
+                desc="Calibrating",
+                disable=not show_progress_bar,
+            ),
+            resume_from=resume_from,
+            save_every=checked_int("save_every", save_every, minimum=1),
+        )
 
     def update(self, embeddings: Dense, term_ids: Sequence[NDArray[Any]] | None = None) -> None:
         """Add documents; on an error nothing is added.
@@ -127,11 +259,13 @@ class AccumulatedStatistics:
             self.terms.update(counts)
         if self.cross_moments is not None and counts is not None:
             self.cross_moments.update(embeddings, counts)
+        self._forget()
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Calibration) -> None:
         """Add everything that ``other`` was fitted on, as if it had been given to this one.
 
-        In another order of merging, second moments differ by float64's rounding.
+        In another order of merging, second moments differ by float64's rounding. Only ``decoded_trust`` is not as if
+        fitted on both: it is the mean of the two, weighted by documents.
 
         Args:
             other: Of the same model, tokenizer and folding. Not modified.
@@ -140,13 +274,18 @@ class AccumulatedStatistics:
             TypeError: If ``other`` is of another class.
             ValueError: If embedding dimension, model or vocabulary differ, or one has cross moments and one has not.
         """
-        if not isinstance(other, type(self)):
-            raise TypeError(f"other must be a {type(self).__name__}, got {type(other).__name__}.")
+        if not isinstance(other, Calibration):
+            raise TypeError(f"other must be a Calibration, got {type(other).__name__}.")
         self.check_same(other, "other")
+        both = [(each.decoded_trust, each.document_count) for each in (self, other)]
         for name, statistic in self.statistics.items():
             statistic.merge(other.statistics[name])
+        self._forget()
+        trusts = [(trust, count) for trust, count in both if trust is not None]
+        if total := sum(count for _, count in trusts):
+            self.decoded_trust = sum(trust * count for trust, count in trusts) / total
 
-    def check_same(self, other: Self, label: str) -> None:
+    def check_same(self, other: Calibration, label: str) -> None:
         """Check that a calibration can be merged with this one.
 
         Args:
@@ -190,45 +329,6 @@ class AccumulatedStatistics:
         """Number of documents, or of embeddings where no terms are counted; documents without terms count."""
         return self.moments.count
 
-
-class CorpusStatistics(AccumulatedStatistics):
-    """Statistics of a corpus's embeddings and literal terms, and what follows from them.
-
-    Takes the arguments and has the attributes of :class:`AccumulatedStatistics`.
-
-    Example:
-        >>> statistics = CorpusStatistics(2, vocab_size=4)
-        >>> statistics.update(np.array([[1.0, 0.0], [3.0, 0.0]]), [np.array([1, 1, 2]), np.array([2])])
-        >>> statistics.document_frequencies.tolist(), statistics.average_length
-        ([0, 1, 2, 0], 2.0)
-        >>> statistics.first_component.coefficient
-        2.0
-    """
-
-    _first_component: FirstComponent | None = None  # each of these as it was last computed
-    _idf: NDArray[np.float32] | None = None
-    _corpus: Corpus | None = None
-    _decoded_trust: float | None = None
-    _hash: str | None = None
-
-    def update(self, embeddings: Dense, term_ids: Sequence[NDArray[Any]] | None = None) -> None:
-        """See :meth:`AccumulatedStatistics.update`."""
-        super().update(embeddings, term_ids)
-        self._forget()
-
-    def merge(self, other: Self) -> None:
-        """See :meth:`AccumulatedStatistics.merge`.
-
-        Only ``decoded_trust`` is not as if fitted on both: it is the mean of the two, weighted by documents.
-        """
-        given = (self.decoded_trust, self.document_count)
-        super().merge(other)
-        self._forget()
-        both = (given, (other.decoded_trust, other.document_count))
-        trusts = [(trust, count) for trust, count in both if trust is not None]
-        if total := sum(count for _, count in trusts):
-            self.decoded_trust = sum(trust * count for trust, count in trusts) / total
-
     @property
     def document_frequencies(self) -> NDArray[np.int64] | None:
         """Number of documents that hold each term, int64, shape ``(V,)``; None where no terms are counted."""
@@ -240,15 +340,16 @@ class CorpusStatistics(AccumulatedStatistics):
         return 0 if self.terms is None else self.terms.total
 
     @property
-    def first_component(self) -> FirstComponent:
-        """First component of the embeddings, see :meth:`SecondMoments.first_component`; computed once, then kept.
+    def average_length(self) -> float:
+        """Mean number of literal terms of a document.
 
         Raises:
-            ValueError: If the calibration is empty, or all embeddings were zero.
+            ValueError: If no terms are counted, or there is no document.
         """
-        if self._first_component is None:
-            self._first_component = self.moments.first_component()
-        return self._first_component
+        terms = self._check_has_terms()
+        if self.document_count == 0:
+            raise ValueError("calibration must hold at least one document, got none. Fit it first.")
+        return terms.total / self.document_count
 
     @property
     def idf(self) -> NDArray[np.float32]:
@@ -265,6 +366,17 @@ class CorpusStatistics(AccumulatedStatistics):
             idf.flags.writeable = False
             self._idf = idf
         return self._idf
+
+    @property
+    def first_component(self) -> FirstComponent:
+        """First component of the embeddings, see :meth:`SecondMoments.first_component`; computed once, then kept.
+
+        Raises:
+            ValueError: If the calibration is empty, or all embeddings were zero.
+        """
+        if self._first_component is None:
+            self._first_component = self.moments.first_component()
+        return self._first_component
 
     @property
     def decoded_trust(self) -> float | None:
@@ -287,112 +399,6 @@ class CorpusStatistics(AccumulatedStatistics):
                 known |= {"idf": self.idf, "average_length": self.average_length, "literal_norm": norm}
             self._corpus = Corpus(**known)
         return self._corpus
-
-    @property
-    def average_length(self) -> float:
-        """Mean number of literal terms of a document.
-
-        Raises:
-            ValueError: If no terms are counted, or there is no document.
-        """
-        terms = self._check_has_terms()
-        if self.document_count == 0:
-            raise ValueError("calibration must hold at least one document, got none. Fit it first.")
-        return terms.total / self.document_count
-
-    def _forget(self) -> None:
-        """Drops what was derived from statistics that have changed."""
-        self._first_component = self._idf = self._corpus = self._hash = None
-
-    def _check_has_terms(self) -> TermCounts:
-        if self.terms is None:
-            raise ValueError(
-                "calibration must have document frequencies, got one fitted on embeddings alone. Use Calibration.fit "
-                "with the texts, and embeddings=... if those are stored."
-            )
-        return self.terms
-
-    @property
-    def hash(self) -> str:
-        """SHA-256, hexadecimal, over all numbers that change a score; the same after saving and loading."""
-        if self._hash is None:
-            self._hash = state_hash(*self.to_state())
-        return self._hash
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}, "
-            f"document_count={self.document_count}, vocab_size={self.vocab_size}, model_name={self.model_name!r})"
-        )
-
-    def to_state(self, *, has_first_component: bool = True) -> State:
-        """Everything as tensors, named after their statistic, and JSON values.
-
-        Args:
-            has_first_component: Whether a first component is stored; LAPACKs differ in the last bit.
-
-        Returns:
-            Tensors and settings.
-        """
-        tensors = {
-            f"{name}.{key}": tensor
-            for name, statistic in self.statistics.items()
-            for key, tensor in statistic.to_tensors().items()
-        }
-        names = (
-            "embedding_dimension",
-            "document_count",
-            "vocab_size",
-            "vocabulary_hash",
-            "model_name",
-            "has_cross_moments",
-            "decoded_trust",
-        )
-        settings = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
-        if has_first_component and bool(self.moments.second_moment.any()):
-            component = self.first_component
-            tensors["first_component.direction"] = component.direction
-            settings |= {"coefficient": component.coefficient, "singular_value": component.singular_value}
-        return tensors, settings
-
-    @classmethod
-    def from_state(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_state`.
-
-        Args:
-            tensors: As given by it; the calibration takes hold of them.
-            settings: As given by it.
-
-        Returns:
-            The calibration.
-        """
-        calibration = cls(
-            settings["embedding_dimension"],
-            vocab_size=settings["vocab_size"],
-            vocabulary_hash=settings["vocabulary_hash"],
-            model_name=settings["model_name"],
-            fit_decoder=settings["has_cross_moments"],
-        )
-        for name, statistic in calibration.statistics.items():
-            own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
-            setattr(calibration, name, type(statistic).from_tensors(own))
-        calibration.decoded_trust = settings["decoded_trust"]
-        if "first_component.direction" in tensors:
-            calibration._first_component = FirstComponent(
-                tensors["first_component.direction"], settings["coefficient"], settings["singular_value"]
-            )
-        return calibration
-
-
-ENOUGH_DOCUMENTS = 1000  # with fewer, it is shrunk: docs/results/quality.md, calibrated elsewhere
-_SHRINKAGE = 3.0
-
-
-class DecodableStatistics(CorpusStatistics):
-    """Statistics of a corpus that its ridge decoder can be solved from. Use it through :class:`Calibration`."""
-
-    _solution: tuple[str, RidgeSolution] | None = None  # the last one, and a name for what it follows from
-    _decoder: tuple[str, RidgeDecoder] | None = None
 
     @property
     def decoder(self) -> RidgeDecoder | None:
@@ -479,266 +485,6 @@ class DecodableStatistics(CorpusStatistics):
             self._decoder = name, regression.decoder(self._solution[1])
         return self._decoder[1]
 
-    def _check_fits(self, lm_head: LMHead) -> None:
-        for name in ("embedding_dimension", "vocab_size"):
-            mine, others = (getattr(part, name) for part in (self, lm_head))
-            if mine is not None and mine != others:
-                raise ValueError(f"lm_head must have {name} {mine}, got {others}. Use the calibration of this model.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoder": None}  # made from the solution sooner than sent
-
-    def to_state(self, *, has_first_component: bool = True, has_solution: bool = False) -> State:
-        """Everything as tensors, named after their statistic, and JSON values.
-
-        Args:
-            has_first_component: See :meth:`CorpusStatistics.to_state`.
-            has_solution: Whether the last solution is among them. It follows from the rest, but takes time.
-
-        Returns:
-            Tensors and settings.
-        """
-        tensors, settings = super().to_state(has_first_component=has_first_component)
-        if has_solution and self._solution is not None:
-            name, solution = self._solution
-            tensors["solution.projection"] = solution.projection
-            settings["solution"] = {"name": name, "prior_factor": solution.prior_factor}
-        return tensors, settings
-
-    @classmethod
-    def from_state(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_state`; see :meth:`CorpusStatistics.from_state`."""
-        calibration = super().from_state(tensors, settings)
-        if "solution" in settings:
-            kept = settings["solution"]
-            solution = RidgeSolution(tensors["solution.projection"], kept["prior_factor"])
-            calibration._solution = kept["name"], solution
-        return calibration
-
-
-Fitted = TypeVar("Fitted", bound=CorpusStatistics)
-
-
-class _ItemHash:
-    """A hash of the items so far, and their number."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._digest = hashlib.sha256()
-
-    def update(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            self._digest.update(len(key).to_bytes(8, "little") + key)
-            self.count += 1
-
-    @property
-    def value(self) -> str:
-        return self._digest.hexdigest()
-
-
-def stream(
-    chunks: Iterable[Chunk],
-    blank: Callable[[int], Fitted],
-    *,
-    bar: Callable[[], Any],
-    resume_from: str | os.PathLike[str] | None,
-    save_every: int,
-) -> Fitted:
-    """Fit a calibration on chunks, leaving out what the state file has seen.
-
-    Args:
-        chunks: The corpus.
-        blank: Makes an empty calibration for embeddings of a width.
-        bar: Makes a progress bar of items.
-        resume_from: The state file, or None; see :meth:`Calibration.fit`.
-        save_every: Items between two writes of the state file, at least.
-
-    Returns:
-        The calibration.
-
-    Raises:
-        ValueError: If there is no item, a chunk's embeddings and terms cannot be added, or the state file is
-            unreadable or belongs to other items, another model or vocabulary.
-    """
-    path = None if resume_from is None else Path(resume_from)
-    calibration: Fitted | None = None
-    known_count, known_hash = 0, ""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            calibration, known_count, known_hash = _resumed(path, blank)
-    seen, saved = _ItemHash(), known_count
-    with bar() as progress:
-        for keys, read in chunks:
-            known = min(len(keys), max(0, known_count - seen.count))
-            seen.update(keys[:known])
-            if known and seen.count == known_count and seen.value != known_hash:
-                raise _other_corpus(path, known_count)
-            if known < len(keys):
-                dense, term_ids = read(known)
-                if len(dense) != len(keys) - known:
-                    raise unequal(len(dense), len(keys) - known)
-                if calibration is None:
-                    check_embeddings(dense)
-                    calibration = blank(dense.shape[1])
-                calibration.update(dense, term_ids)
-                seen.update(keys[known:])
-                if path is not None and seen.count - saved >= save_every:
-                    write_progress(path, *calibration.to_state(has_first_component=False), seen.count, seen.value)
-                    saved = seen.count
-            progress.update(len(keys))
-    if seen.count < known_count:
-        raise _other_corpus(path, known_count)
-    if calibration is None:
-        raise ValueError("texts or embeddings must hold at least one item, got none.")
-    if path is not None and seen.count > saved:
-        write_progress(path, *calibration.to_state(has_first_component=False), seen.count, seen.value)
-    return calibration
-
-
-def _resumed(path: Path, blank: Callable[[int], Fitted]) -> tuple[Fitted, int, str]:
-    """The calibration in a state file, the number of its items and their hash."""
-    tensors, settings = read_progress(path)
-    expected = blank(settings["embedding_dimension"])
-    calibration = expected.from_state(tensors, settings)
-    expected.check_same(calibration, f"resume_from={str(path)!r}")
-    return calibration, settings["consumed"], settings["seen"]
-
-
-def _other_corpus(path: Path | None, consumed: int) -> ValueError:
-    return ValueError(
-        f"resume_from must belong to the corpus given, but the first {consumed} items are not those that {path} was "
-        "fitted on. Give the same items in the same order, or delete the file."
-    )
-
-
-class Calibration(DecodableStatistics):
-    """What one pass over a corpus teaches about its embeddings and terms: fitted, saved, applied to an LM head.
-
-    Fit one with :meth:`fit` or :meth:`fit_embeddings`; the constructor gives an empty one, to be filled by
-    :meth:`update` and :meth:`merge`. See :class:`AccumulatedStatistics` for its arguments and attributes.
-
-    Example:
-        >>> calibration = Calibration(2)
-        >>> calibration.update(np.array([[1.0, 0.0], [3.0, 0.0]]))
-        >>> calibration.document_count, calibration.first_component.coefficient
-        (2, 2.0)
-    """
-
-    @classmethod
-    def fit(
-        cls,
-        encoder: CalibrationEncoder,
-        texts: Iterable[str],
-        *,
-        embeddings: Dense | None = None,
-        fit_decoder: bool = True,
-        batch_size: int = 32,
-        show_progress_bar: bool = True,
-        resume_from: str | os.PathLike[str] | None = None,
-        save_every: int = 10_000,
-    ) -> Calibration:
-        """Fit on texts, in one pass: their plain dense embeddings, before any correction, and their literal terms.
-
-        Args:
-            encoder: Gives ``embed``, ``prepare_embeddings``, ``literal_terms``, ``vocabulary`` and ``model_name``; a
-                ``KeyTokenEncoder``.
-            texts: Unlabelled documents, best those that will be searched; may be a generator.
-            embeddings: The texts' vectors, where they are stored already, shape ``(N, d)``, memory-mapped or not, as
-                the model gives them. None: the texts are embedded. In both cases up to 600 short texts are embedded
-                at the end, to learn :attr:`decoded_trust`.
-            fit_decoder: Whether the ridge decoder can be had from the calibration afterwards, see
-                :meth:`ridge_decoder`. It takes ``4 d`` bytes a term that occurs, in memory and in the files.
-            batch_size: Texts a forward pass.
-            show_progress_bar: Whether to show progress.
-            resume_from: Path of a state file. Written atomically on the way and at the end; where it exists already,
-                its texts, which must come first, are read and checked but not embedded again. It is left in place, so
-                that texts appended later cost only their own embedding.
-            save_every: Texts between two writes of the state file, at least.
-
-        Returns:
-            The calibration.
-
-        Raises:
-            TypeError: If ``texts`` is one string or holds something else than strings, or a number is no integer.
-            ValueError: If there is no text, a number is below 1, the numbers of texts and embeddings differ, an
-                embedding is not finite, or the state file is unreadable or belongs to other texts, another model or
-                vocabulary.
-        """
-        if isinstance(texts, str):
-            raise TypeError("texts must be an iterable of strings, got one string. Put it into a list.")
-        total = len(texts) if isinstance(texts, Sized) else None
-        if embeddings is not None and total is not None and len(embeddings) != total:
-            raise unequal(len(embeddings), total)
-        vocabulary = encoder.vocabulary
-        items = KnownItems()
-        calibration = stream(
-            text_chunks(encoder, items.watch(texts), embeddings, checked_int("batch_size", batch_size, minimum=1)),
-            partial(
-                cls,
-                vocab_size=vocabulary.vocab_size,
-                vocabulary_hash=vocabulary.hash,
-                model_name=encoder.model_name,
-                fit_decoder=fit_decoder,
-            ),
-            bar=partial(tqdm, total=total, unit="text", desc="Calibrating", disable=not show_progress_bar),
-            resume_from=resume_from,
-            save_every=checked_int("save_every", save_every, minimum=1),
-        )
-        calibration.decoded_trust = decoded_trust(
-            encoder, items.pairs, calibration.corpus, vocabulary.vocab_size, batch_size
-        )
-        return calibration
-
-    @classmethod
-    def fit_embeddings(
-        cls,
-        embeddings: Dense | Iterable[Dense],
-        *,
-        model_name: str | None = None,
-        batch_size: int = 4096,
-        show_progress_bar: bool = True,
-        resume_from: str | os.PathLike[str] | None = None,
-        save_every: int = 100_000,
-    ) -> Calibration:
-        """Fit on stored embeddings alone: no document frequencies and no decoder (see ``fit(embeddings=...)``).
-
-        Args:
-            embeddings: Array or tensor of shape ``(N, d)``, memory-mapped or not, or an iterable of such batches.
-            model_name: Name of the embedder that made them.
-            batch_size: Rows of an array added at once; batches of an iterable are taken as they are.
-            show_progress_bar: Whether to show progress.
-            resume_from: See :meth:`fit`.
-            save_every: Embeddings between two writes of the state file, at least.
-
-        Returns:
-            The calibration.
-
-        Raises:
-            TypeError: If a batch is no array or tensor of floating-point numbers, or a number is no integer.
-            ValueError: If there is no embedding, a number is below 1, a shape is wrong, a value is not finite, or the
-                state file is unreadable or belongs to other embeddings or another model.
-
-        Example:
-            >>> rows = np.array([[3.0, 0.0], [5.0, 0.0]])
-            >>> Calibration.fit_embeddings(rows, show_progress_bar=False).first_component.coefficient
-            4.0
-        """
-        is_array = isinstance(embeddings, Tensor | np.ndarray)
-        return stream(
-            embedding_chunks(embeddings, checked_int("batch_size", batch_size, minimum=1)),
-            partial(cls, model_name=model_name),
-            bar=partial(
-                tqdm,
-                total=len(embeddings) if isinstance(embeddings, Sized) and is_array else None,
-                unit="embedding",
-                desc="Calibrating",
-                disable=not show_progress_bar,
-            ),
-            resume_from=resume_from,
-            save_every=checked_int("save_every", save_every, minimum=1),
-        )
-
     def logit_statistics(
         self,
         lm_head: LMHead,
@@ -787,6 +533,37 @@ class Calibration(DecodableStatistics):
                 return affine_statistics(self.moments, lm_head, transform, block_size)
             return sample_statistics(self.sample, lm_head, transform, block_size)
 
+    def _check_fits(self, lm_head: LMHead) -> None:
+        for name in ("embedding_dimension", "vocab_size"):
+            mine, others = (getattr(part, name) for part in (self, lm_head))
+            if mine is not None and mine != others:
+                raise ValueError(f"lm_head must have {name} {mine}, got {others}. Use the calibration of this model.")
+
+    def _check_has_terms(self) -> TermCounts:
+        if self.terms is None:
+            raise ValueError(
+                "calibration must have document frequencies, got one fitted on embeddings alone. Use Calibration.fit "
+                "with the texts, and embeddings=... if those are stored."
+            )
+        return self.terms
+
+    def _forget(self) -> None:
+        """Drops what was derived from statistics that have changed."""
+        self._first_component = self._idf = self._corpus = self._hash = None
+
+    @property
+    def hash(self) -> str:
+        """SHA-256, hexadecimal, over all numbers that change a score; the same after saving and loading."""
+        if self._hash is None:
+            self._hash = state_hash(*self.to_state())
+        return self._hash
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(embedding_dimension={self.embedding_dimension}, "
+            f"document_count={self.document_count}, vocab_size={self.vocab_size}, model_name={self.model_name!r})"
+        )
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write ``calibration.safetensors`` and ``calibration.json`` into a directory, which is created if needed.
 
@@ -817,3 +594,166 @@ class Calibration(DecodableStatistics):
             ValueError: If a file is truncated, altered, or of an unknown format version.
         """
         return cls.from_state(*read_directory(Path(directory)))
+
+    def to_state(self, *, has_first_component: bool = True, has_solution: bool = False) -> State:
+        """Everything as tensors, named after their statistic, and JSON values.
+
+        Args:
+            has_first_component: Whether a first component is stored; LAPACKs differ in the last bit.
+            has_solution: Whether the last solution is among them. It follows from the rest, but takes time.
+
+        Returns:
+            Tensors and settings.
+        """
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, statistic in self.statistics.items()
+            for key, tensor in statistic.to_tensors().items()
+        }
+        names = (
+            "embedding_dimension",
+            "document_count",
+            "vocab_size",
+            "vocabulary_hash",
+            "model_name",
+            "has_cross_moments",
+            "decoded_trust",
+        )
+        settings = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
+        if has_first_component and bool(self.moments.second_moment.any()):
+            component = self.first_component
+            tensors["first_component.direction"] = component.direction
+            settings |= {"coefficient": component.coefficient, "singular_value": component.singular_value}
+        if has_solution and self._solution is not None:
+            name, solution = self._solution
+            tensors["solution.projection"] = solution.projection
+            settings["solution"] = {"name": name, "prior_factor": solution.prior_factor}
+        return tensors, settings
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Calibration:
+        """The inverse of :meth:`to_state`.
+
+        Args:
+            tensors: As given by it; the calibration takes hold of them.
+            settings: As given by it.
+
+        Returns:
+            The calibration.
+        """
+        calibration = cls(
+            settings["embedding_dimension"],
+            vocab_size=settings["vocab_size"],
+            vocabulary_hash=settings["vocabulary_hash"],
+            model_name=settings["model_name"],
+            fit_decoder=settings["has_cross_moments"],
+        )
+        for name, statistic in calibration.statistics.items():
+            own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
+            setattr(calibration, name, type(statistic).from_tensors(own))
+        calibration.decoded_trust = settings["decoded_trust"]
+        if "first_component.direction" in tensors:
+            calibration._first_component = FirstComponent(
+                tensors["first_component.direction"], settings["coefficient"], settings["singular_value"]
+            )
+        if "solution" in settings:
+            kept = settings["solution"]
+            solution = RidgeSolution(tensors["solution.projection"], kept["prior_factor"])
+            calibration._solution = kept["name"], solution
+        return calibration
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoder": None}  # made from the solution sooner than sent
+
+
+class _ItemHash:
+    """A hash of the items so far, and their number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._digest = hashlib.sha256()
+
+    def update(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._digest.update(len(key).to_bytes(8, "little") + key)
+            self.count += 1
+
+    @property
+    def value(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _stream(
+    chunks: Iterable[Chunk],
+    blank: Callable[[int], Calibration],
+    *,
+    bar: Callable[[], Any],
+    resume_from: str | os.PathLike[str] | None,
+    save_every: int,
+) -> Calibration:
+    """Fit a calibration on chunks, leaving out what the state file has seen.
+
+    Args:
+        chunks: The corpus.
+        blank: Makes an empty calibration for embeddings of a width.
+        bar: Makes a progress bar of items.
+        resume_from: The state file, or None; see :meth:`Calibration.fit`.
+        save_every: Items between two writes of the state file, at least.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ValueError: If there is no item, a chunk's embeddings and terms cannot be added, or the state file is
+            unreadable or belongs to other items, another model or vocabulary.
+    """
+    path = None if resume_from is None else Path(resume_from)
+    calibration: Calibration | None = None
+    known_count, known_hash = 0, ""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            calibration, known_count, known_hash = _resumed(path, blank)
+    seen, saved = _ItemHash(), known_count
+    with bar() as progress:
+        for keys, read in chunks:
+            known = min(len(keys), max(0, known_count - seen.count))
+            seen.update(keys[:known])
+            if known and seen.count == known_count and seen.value != known_hash:
+                raise _other_corpus(path, known_count)
+            if known < len(keys):
+                dense, term_ids = read(known)
+                if len(dense) != len(keys) - known:
+                    raise unequal(len(dense), len(keys) - known)
+                if calibration is None:
+                    check_embeddings(dense)
+                    calibration = blank(dense.shape[1])
+                calibration.update(dense, term_ids)
+                seen.update(keys[known:])
+                if path is not None and seen.count - saved >= save_every:
+                    write_progress(path, *calibration.to_state(has_first_component=False), seen.count, seen.value)
+                    saved = seen.count
+            progress.update(len(keys))
+    if seen.count < known_count:
+        raise _other_corpus(path, known_count)
+    if calibration is None:
+        raise ValueError("texts or embeddings must hold at least one item, got none.")
+    if path is not None and seen.count > saved:
+        write_progress(path, *calibration.to_state(has_first_component=False), seen.count, seen.value)
+    return calibration
+
+
+def _resumed(path: Path, blank: Callable[[int], Calibration]) -> tuple[Calibration, int, str]:
+    """The calibration in a state file, the number of its items and their hash."""
+    tensors, settings = read_progress(path)
+    expected = blank(settings["embedding_dimension"])
+    calibration = expected.from_state(tensors, settings)
+    expected.check_same(calibration, f"resume_from={str(path)!r}")
+    return calibration, settings["consumed"], settings["seen"]
+
+
+def _other_corpus(path: Path | None, consumed: int) -> ValueError:
+    return ValueError(
+        f"resume_from must belong to the corpus given, but the first {consumed} items are not those that {path} was "
+        "fitted on. Give the same items in the same order, or delete the file."
+    )

@@ -100,7 +100,8 @@ class LMHead(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight of the output layer, shape ``(vocab_size, hidden_size)``."""
-        return tensors_of(self.parts.output)[0]
+        weight: torch.Tensor = self.parts.output.weight  # type: ignore[assignment]
+        return weight
 
     @property
     def bias(self) -> torch.Tensor | None:

@@ -98,8 +98,7 @@ class ForwardPass:
     ) -> tuple[np.ndarray, SparseEmbeddings]:
         """Dense vectors, float32 ``(N, embedding_dimension)``, and decoded terms, one row a text."""
         dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
-        decoded = [SparseEmbeddings.empty(0, self.head.vocab_size)]
-        order = [np.zeros(0, dtype=np.int64)]
+        decoded, order = [], []
         for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
             decoded.append(self._decoded(features["sentence_embedding"], role, positions))
             order.append(positions)
@@ -107,7 +106,10 @@ class ForwardPass:
                 features = module(features)
             vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
             dense[positions] = vectors.float().cpu().numpy()
-        return dense, SparseEmbeddings.concatenate(decoded)[np.argsort(np.concatenate(order))]
+        if len(texts) == 1:
+            return dense, decoded[0]
+        none = SparseEmbeddings.empty(0, self.head.vocab_size)
+        return dense, SparseEmbeddings.concatenate([none, *decoded])[np.argsort(np.concatenate([[], *order]))]
 
     def _decoded(self, vectors: Tensor, role: Role, positions: np.ndarray) -> SparseEmbeddings:
         is_finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
@@ -209,9 +211,11 @@ def head_place(modules: list[torch.nn.Module]) -> int:
 
 def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: Vocabulary | None) -> SparseEmbeddings:
     """Sparse rows of what ``KeyTokenHead.decode`` gives."""
-    ids, weights = pairs
+    ids, weights = pairs[0].cpu().numpy(), pairs[1].detach().cpu().numpy()
+    is_term = weights > 0
+    indptr = np.concatenate([[0], np.count_nonzero(is_term, axis=1)]).cumsum()
     size = 0 if vocabulary is None else vocabulary.vocab_size
-    return SparseEmbeddings.from_pairs(ids.cpu().numpy(), weights.detach().cpu().numpy(), size)
+    return SparseEmbeddings.trusted(indptr, ids[is_term].astype(np.int32), weights[is_term], size)
 
 
 def find_head(model: SentenceTransformer) -> KeyTokenHead | None:

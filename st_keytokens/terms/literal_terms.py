@@ -109,12 +109,14 @@ def check_texts(texts: str | Sequence[str], name: str = "texts") -> list[str]:
     """
     items = [texts] if isinstance(texts, str) else list(texts)
     for position, text in enumerate(items):
-        if not isinstance(text, str):
+        if isinstance(text, str):
+            items[position] = text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+        else:
             raise TypeError(
                 f"{name} must be a string or a sequence of strings, got {type(text).__name__} at position {position}. "
                 "Turn it into text first."
             )
-    return [text if text.isascii() else _SURROGATES.sub("\ufffd", text) for text in items]
+    return items
 
 
 class LiteralTokenizer:
@@ -148,12 +150,19 @@ class LiteralTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Term ids of each text, int64, in order and with repetition; empty for a text without terms."""
-        stripped = [text.lstrip() for text in texts]
-        found = [None if self._words is None else self._words(text) for text in stripped]
-        others = [i for i, terms in enumerate(found) if terms is None]
-        for i, ids in zip(others, self._tokenize([self._prefix + stripped[i] for i in others]), strict=True):
-            found[i] = self._terms(ids)
-        return [np.array(terms, dtype=np.int64) for terms in found]
+        found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)
+        others: dict[int, str] = {}
+        for i, text in enumerate(texts):
+            text = text.lstrip()
+            terms = None if self._words is None else self._words(text)
+            if terms is None:
+                others[i] = self._prefix + text
+            else:
+                found[i] = np.array(terms, dtype=np.int64)
+        if others:
+            for i, ids in zip(others, self._tokenize(list(others.values())), strict=True):
+                found[i] = np.array(self._terms(ids), dtype=np.int64)
+        return found
 
     def _terms_of_word(self, spaced: str) -> list[int]:
         return self._terms(self._tokenize([spaced])[0])

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -144,13 +143,13 @@ class Weighting:
         norms = self.k1 * (1 - self.b + self.b * lengths / max(corpus.average_length, 1.0))
         frequencies = counts.values.astype(np.float64)
         weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
-        literal_part = counts.with_values(weights if corpus.idf is None else weights * corpus.idf[counts.indices])
+        literal_part = _with(counts, weights if corpus.idf is None else weights * corpus.idf[counts.indices])
         if decoded is None or self.document_terms == "literal":
             if self.max_document_terms is None:
                 return literal_part
             decoded = SparseEmbeddings.empty(len(literal), vocab_size)
         lacking = _without(decoded, literal_part)
-        both = literal_part.add(lacking)
+        both = _joined(literal_part, lacking)
         if self.max_document_terms is None:
             return both
         importance = term_importance(literal, literal_part.add(_without(decoded, lacking)), lacking, corpus.idf)
@@ -222,33 +221,54 @@ def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddi
     >>> count_terms([np.array([3, 1, 3]), np.array([], dtype=int)], 5).to_dicts()
     [{1: 1.0, 3: 2.0}, {}]
     """
-    rows = [Counter(terms.tolist()) for terms in literal]  # for short texts faster than numpy
-    ids = [sorted(row) for row in rows]
+    indptr, indices, values = [0], [], []
+    for terms in literal:
+        counts = Counter(terms.tolist())  # for short texts faster than numpy
+        for term in sorted(counts):
+            indices.append(term)
+            values.append(counts[term])
+        indptr.append(len(indices))
     return SparseEmbeddings.trusted(
-        np.array([0, *accumulate(map(len, rows))], dtype=np.int64),
-        np.array([term for row in ids for term in row], dtype=np.int32),
-        np.array([row[term] for row, terms in zip(rows, ids, strict=True) for term in terms], dtype=np.float32),
-        vocab_size,
+        np.array(indptr, np.int64), np.array(indices, np.int32), np.array(values, np.float32), vocab_size
     )
+
+
+def _with(embeddings: SparseEmbeddings, weights: NDArray[Any]) -> SparseEmbeddings:
+    """The same terms with other weights, which are positive but for rounding."""
+    values = np.maximum(weights.astype(np.float32), np.finfo(np.float32).tiny)
+    return SparseEmbeddings.trusted(embeddings.indptr, embeddings.indices, values, embeddings.vocab_size)
+
+
+def _joined(one: SparseEmbeddings, other: SparseEmbeddings) -> SparseEmbeddings:
+    """Rows of two, which have no term in common."""
+    places = np.concatenate([_places(one), _places(other)])
+    order = np.argsort(places, kind="stable")
+    indices = np.concatenate([one.indices, other.indices])[order]
+    values = np.concatenate([one.values, other.values])[order]
+    return SparseEmbeddings.trusted(one.indptr + other.indptr, indices, values, one.vocab_size)
+
+
+def _places(embeddings: SparseEmbeddings) -> NDArray[np.int64]:
+    """Where each weight stands in the whole matrix."""
+    counts = np.diff(embeddings.indptr)
+    rows: NDArray[np.int64] = np.repeat(np.arange(len(counts), dtype=np.int64) * embeddings.vocab_size, counts)
+    return rows + embeddings.indices
 
 
 def _of_length(embeddings: SparseEmbeddings, length: float) -> SparseEmbeddings:
     """Rows scaled to one Euclidean length; an empty row stays empty."""
     if length == 0:
         return SparseEmbeddings.empty(len(embeddings), embeddings.vocab_size)
-    rows = np.repeat(np.arange(len(embeddings)), embeddings.active_dims)
-    squares = np.bincount(rows, weights=embeddings.values.astype(np.float64) ** 2, minlength=len(embeddings))
+    counts = np.diff(embeddings.indptr)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    squares = np.bincount(rows, weights=embeddings.values.astype(np.float64) ** 2, minlength=len(counts))
     factors = length / np.sqrt(np.where(squares > 0, squares, 1.0))
-    return embeddings.with_values(embeddings.values * np.repeat(factors, embeddings.active_dims))
+    return _with(embeddings, embeddings.values * factors[rows])
 
 
 def _without(embeddings: SparseEmbeddings, others: SparseEmbeddings) -> SparseEmbeddings:
     """Rows without the terms that the same rows of ``others`` hold."""
-    places, taken = (
-        np.repeat(np.arange(len(part), dtype=np.int64) * part.vocab_size, part.active_dims) + part.indices
-        for part in (embeddings, others)
-    )
-    is_kept = np.isin(places, taken, invert=True)
+    is_kept = np.isin(_places(embeddings), _places(others), invert=True)
     indptr = np.concatenate([[0], np.cumsum(is_kept)])[embeddings.indptr]
     kept = embeddings.indices[is_kept], embeddings.values[is_kept]
     return SparseEmbeddings.trusted(indptr, *kept, embeddings.vocab_size)

@@ -570,8 +570,8 @@ class TestResume:
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the platform has no SIGKILL")
     def test_after_a_kill(self, tmp_path):
         state = tmp_path / "state"
-        root = str(Path(module.__file__).parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+        root, tests = str(Path(module.__file__).parents[2]), str(Path(__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, tests, os.environ.get("PYTHONPATH", "")])}
         result = subprocess.run([sys.executable, __file__, str(state)], env=environment, capture_output=True)
         assert result.returncode == -signal.SIGKILL, result.stderr.decode()
         encoder = WordEncoder()
