@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from st_keytokens.evaluation.collections import Collection, Report, read_collection
     from st_keytokens.evaluation.comparison import Comparison, Evaluation, evaluate, run_comparison
     from st_keytokens.evaluation.evaluators import HybridInformationRetrievalEvaluator
-    from st_keytokens.evaluation.measures import MEASURES, measure_queries
+    from st_keytokens.evaluation.measures import (
+        MEASURES,
+        bootstrap_interval,
+        holm,
+        measure_queries,
+        randomization_test,
+    )
     from st_keytokens.evaluation.methods import COMPARED_METHODS
-    from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -41,11 +46,11 @@ else:
             "HybridInformationRetrievalEvaluator": "evaluators",
             "MEASURES": "measures",
             "Report": "collections",
-            "bootstrap_interval": "significance",
+            "bootstrap_interval": "measures",
             "evaluate": "comparison",
-            "holm": "significance",
+            "holm": "measures",
             "measure_queries": "measures",
-            "randomization_test": "significance",
+            "randomization_test": "measures",
             "read_collection": "collections",
             "run_comparison": "comparison",
         },

@@ -1,12 +1,9 @@
-"""BM25 of bm25s beside that of rank-bm25, an independent and slower implementation, on small collections."""
+"""BM25 over words and over tokens, by bm25s; and beside it rank-bm25, an independent and slower implementation."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -14,18 +11,16 @@ from numpy.typing import NDArray
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
-from st_keytokens.evaluation.measures import measure_collection
+from st_keytokens.evaluation.measures import import_extra, measure_collection
 from st_keytokens.evaluation.runs import Ranking, Run, best, tie_order
+from st_keytokens.terms.weighting import count_terms
 
-__all__ = [
-    "Bm25Check",
-    "bm25_vectors",
-    "check_bm25",
-    "check_bm25_installed",
-    "import_bm25",
-    "rank_bm25_rankings",
-    "split_words",
-]
+__all__ = ["SPLITTERS", "Bm25Check", "bm25_vectors", "check_bm25", "rank_bm25_rankings", "split_words"]
+
+_PARAMETERS = {"k1": 1.5, "b": 0.75}  # the defaults of bm25s and of rank-bm25 alike
+
+_CHECKED_DOCUMENTS = 10_000  # of a collection small enough for rank-bm25, which scores in Python
+_CHECKED_QUERIES = 100
 
 
 def split_words(texts: Sequence[str]) -> list[list[str]]:
@@ -40,8 +35,19 @@ def split_words(texts: Sequence[str]) -> list[list[str]]:
     Raises:
         ImportError: If bm25s is not installed.
     """
-    found = import_bm25("bm25s").tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
+    found = import_extra("bm25s").tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
     return [list(words) for words in found]
+
+
+def _split_tokens(encoder: KeyTokenEncoder, texts: list[str]) -> list[list[str]]:
+    return [list(map(str, ids)) for ids in encoder.literal_terms(texts)]
+
+
+SPLITTERS: dict[str, Callable[[KeyTokenEncoder, list[str]], list[list[str]]]] = {
+    "bm25-words": lambda _, texts: split_words(texts),
+    "bm25-tokens": _split_tokens,
+}
+"""What finds the terms of texts, by the method that ranks with them."""
 
 
 def bm25_vectors(
@@ -60,51 +66,52 @@ def bm25_vectors(
     Raises:
         ImportError: If bm25s is not installed.
     """
-    bm25s = import_bm25("bm25s")
+    bm25s = import_extra("bm25s")
     if not any(documents):
-        return (
-            scipy.sparse.csr_matrix((len(documents), 1), dtype=np.float32),
-            scipy.sparse.csr_matrix((len(queries), 1), dtype=np.float32),
-        )
-    retriever = bm25s.BM25()
+        return _empty(len(documents)), _empty(len(queries))
+    retriever = bm25s.BM25(**_PARAMETERS)
     retriever.index([list(terms) for terms in documents], show_progress=False)
     scores = retriever.scores
     width = len(scores["indptr"]) - 1
-    shape = (len(documents), width)
-    weights = scipy.sparse.csc_matrix((scores["data"], scores["indices"], scores["indptr"]), shape=shape).tocsr()
+    parts, shape = (scores["data"], scores["indices"], scores["indptr"]), (len(documents), width)
     columns = {term: column for term, column in retriever.vocab_dict.items() if column < width}
-    counts = [Counter(columns[term] for term in terms if term in columns) for terms in queries]
-    indptr = np.cumsum([0, *map(len, counts)])
-    indices = np.array([column for row in counts for column in row], dtype=np.int32)
-    values = np.array([count for row in counts for count in row.values()], dtype=np.float32)
-    return weights, scipy.sparse.csr_matrix((values, indices, indptr), shape=(len(queries), width))
+    ids = [np.array([columns[term] for term in terms if term in columns], dtype=np.int64) for terms in queries]
+    return scipy.sparse.csc_matrix(parts, shape=shape).tocsr(), count_terms(ids, width).to_scipy()
 
 
-def check_bm25_installed() -> None:
-    """Checks that the packages of BM25 are there, before hours are spent on a run that needs them.
+def _empty(num_rows: int) -> scipy.sparse.csr_matrix:
+    return scipy.sparse.csr_matrix((num_rows, 1), dtype=np.float32)
+
+
+def rank_bm25_rankings(
+    documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]], ties: NDArray[np.int64], depth: int
+) -> list[Ranking]:
+    """Rankings by rank-bm25's ``BM25Okapi`` with its defaults, for small collections: it scores in Python.
+
+    It is an independent implementation with the same k1 and b; its idf is that of Robertson and Sparck Jones with a
+    floor, where bm25s' default has Lucene's. Documents of a score of 0 are not ranked.
+
+    Args:
+        documents: Terms of each document, with repetition.
+        queries: Terms of each query.
+        ties: See ``runs.tie_order``.
+        depth: How many documents are ranked for each query.
+
+    Returns:
+        One ranking per query.
 
     Raises:
-        ImportError: If one of them is not installed.
+        ImportError: If rank-bm25 is not installed.
     """
-    for name in ("bm25s", "rank_bm25"):
-        import_bm25(name)
-
-
-def import_bm25(name: str) -> Any:
-    """A package of BM25.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as err:
-        package = name.replace("_", "-")
-        raise ImportError(f'BM25 needs {package}: pip install "st-keytokens[evaluation]"') from err
-
-
-_CHECKED_DOCUMENTS = 10_000  # of a collection small enough for rank-bm25, which scores in Python
-_CHECKED_QUERIES = 100
+    if not any(documents):
+        return [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(queries)
+    scorer = import_extra("rank_bm25").BM25Okapi([list(terms) for terms in documents], **_PARAMETERS)
+    rankings = []
+    for terms in queries:
+        scores = scorer.get_scores(list(terms))
+        found = np.flatnonzero(scores)
+        rankings.append(best(found, scores[found], ties, depth))
+    return rankings
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def check_bm25(
         collection: What was searched.
         encoder: Of the tokens.
         runs: By method; ``bm25-words`` and ``bm25-tokens`` are checked.
-        depth: How many documents are ranked for a query.
+        depth: How many documents are ranked for each query.
 
     Returns:
         Checks by method; none for a collection of more than 10,000 documents.
@@ -141,52 +148,19 @@ def check_bm25(
     Raises:
         ImportError: If rank-bm25 is not installed.
     """
-
-    def split_tokens(texts: list[str]) -> list[list[str]]:
-        return [list(map(str, ids)) for ids in encoder.literal_terms(texts)]
+    if len(collection.documents) > _CHECKED_DOCUMENTS:
+        return {}
 
     def means(rankings: list[Ranking]) -> dict[str, float]:
         return {measure: float(values.mean()) for measure, values in measure_collection(collection, rankings).items()}
 
+    queries, ties = collection.queries[:_CHECKED_QUERIES], tie_order(collection.doc_ids)
     checks = {}
-    for name, split in (("bm25-words", split_words), ("bm25-tokens", split_tokens)):
-        if name in runs and len(collection.documents) <= _CHECKED_DOCUMENTS:
-            ours, queries = runs[name].rankings[:_CHECKED_QUERIES], collection.queries[:_CHECKED_QUERIES]
-            terms = split(collection.documents), split(queries)
-            theirs = rank_bm25_rankings(*terms, tie_order(collection.doc_ids), depth)
-            tops = [[set(rows[:10].tolist()) for rows, _ in rankings] for rankings in (ours, theirs)]
-            shared = sum(len(a & b) for a, b in zip(*tops, strict=True))
-            overlap = shared / max(1, sum(map(len, tops[0])))
-            checks[name] = Bm25Check(len(queries), means(ours), means(theirs), overlap)
+    for name in [name for name in SPLITTERS if name in runs]:
+        ours, split = runs[name].rankings[:_CHECKED_QUERIES], SPLITTERS[name]
+        theirs = rank_bm25_rankings(split(encoder, collection.documents), split(encoder, queries), ties, depth)
+        tops = [[set(rows[:10].tolist()) for rows, _ in rankings] for rankings in (ours, theirs)]
+        shared = sum(len(a & b) for a, b in zip(*tops, strict=True))
+        overlap = shared / max(1, sum(map(len, tops[0])))
+        checks[name] = Bm25Check(len(queries), means(ours), means(theirs), overlap)
     return checks
-
-
-def rank_bm25_rankings(
-    documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]], ties: NDArray[np.int64], depth: int
-) -> list[Ranking]:
-    """Rankings by rank-bm25's ``BM25Okapi`` with its defaults, for small collections: it scores in Python.
-
-    It is an independent implementation with the same k1 and b; its idf is that of Robertson and Sparck Jones with a
-    floor, where bm25s' default has Lucene's. Documents of a score of 0 are not ranked.
-
-    Args:
-        documents: Terms of each document, with repetition.
-        queries: Terms of each query.
-        ties: See ``runs.tie_order``.
-        depth: How many documents are ranked for a query.
-
-    Returns:
-        One ranking a query.
-
-    Raises:
-        ImportError: If rank-bm25 is not installed.
-    """
-    if not any(documents):
-        return [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(queries)
-    scorer = import_bm25("rank_bm25").BM25Okapi([list(terms) for terms in documents])
-    rankings = []
-    for terms in queries:
-        scores = scorer.get_scores(list(terms))
-        found = np.flatnonzero(scores)
-        rankings.append(best(found, scores[found], ties, depth))
-    return rankings

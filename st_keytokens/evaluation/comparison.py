@@ -1,34 +1,67 @@
-"""The same methods on several collections: macro averages, and one JSON file and table of all."""
+"""Methods compared on a collection, and on several: measures, differences from a baseline, macro averages."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.evaluation.bm25 import Bm25Check, check_bm25, check_bm25_installed
+from st_keytokens.evaluation.bm25 import SPLITTERS, Bm25Check, check_bm25
 from st_keytokens.evaluation.collections import Collection, read_collection
 from st_keytokens.evaluation.encoded import encode_collection
-from st_keytokens.evaluation.environment import describe_environment
-from st_keytokens.evaluation.measures import MEASURES, import_ir_measures, measure_collection
-from st_keytokens.evaluation.methods import COMPARED_METHODS, run_methods
+from st_keytokens.evaluation.measures import (
+    MEASURES,
+    bootstrap_interval,
+    holm,
+    import_extra,
+    measure_collection,
+    randomization_test,
+)
+from st_keytokens.evaluation.methods import COMPARED_METHODS, check_methods, run_methods
 from st_keytokens.evaluation.runs import Run
-from st_keytokens.evaluation.significance import bootstrap_interval, holm, randomization_test
 from st_keytokens.evaluation.tables import comparison_table, evaluation_table
 from st_keytokens.files import write_atomically
 
-__all__ = ["Comparison", "Difference", "Evaluation", "MacroAverage", "MethodResult", "evaluate", "run_comparison"]
-
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Evaluation",
+    "MacroAverage",
+    "MethodResult",
+    "chosen_methods",
+    "describe_environment",
+    "evaluate",
+    "run_comparison",
+]
 
 logger = logging.getLogger(__name__)
+
+_PACKAGES = (
+    "st-keytokens",
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "numpy",
+    "scipy",
+    "ir-measures",
+    "bm25s",
+    "rank-bm25",
+)
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -56,7 +89,7 @@ class MethodResult:
 
     Attributes:
         run: Rankings and costs.
-        per_query: For each measure one value a query, in the order of the collection's queries.
+        per_query: For each measure one value per query, in the order of the collection's queries.
         differences: For each measure the difference from the baseline; empty for the baseline itself.
     """
 
@@ -118,7 +151,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        return _as_json(self.to_dict())
 
     def to_markdown(self) -> str:
         """A table of the methods, the worst difference from the baseline first, with what was odd below."""
@@ -141,6 +174,92 @@ class Comparison:
         return paths
 
 
+@dataclass(frozen=True)
+class MacroAverage:
+    """What one method reached, averaged over collections that count alike, whatever their numbers of queries.
+
+    Attributes:
+        means: For each measure the mean of the collections' means.
+        differences: For each measure the difference from the baseline; empty for the baseline itself. Queries are
+            resampled, and pairs swapped, within their collection.
+    """
+
+    means: dict[str, float]
+    differences: dict[str, Difference]
+
+
+class Evaluation:
+    """Comparisons of the same methods on several collections.
+
+    Args:
+        comparisons: One for each collection, at least one.
+
+    Attributes:
+        comparisons: As given.
+
+    Raises:
+        ValueError: If there is none, two are of collections of the same name, or methods or baseline differ.
+    """
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self.comparisons = list(comparisons)
+        names = [comparison.collection.name for comparison in self.comparisons]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"comparisons must be of one or more collections of different names, got {names}.")
+        kinds = {(comparison.baseline, *comparison.methods) for comparison in self.comparisons}
+        if len(kinds) > 1:
+            raise ValueError(f"comparisons must have the same methods and baseline, got {sorted(kinds)}.")
+
+    @cached_property
+    def macro(self) -> dict[str, MacroAverage]:
+        """Averages over the collections, by method; p-values are corrected as those of a single collection."""
+        first = self.comparisons[0]
+        values = [{name: result.per_query for name, result in made.methods.items()} for made in self.comparisons]
+        samples, seed = int(first.settings["samples"]), int(first.settings["seed"])
+        differences = _differences(values, first.baseline, samples, seed)
+        return {
+            name: MacroAverage(
+                {m: float(np.mean([made.methods[name].means[m] for made in self.comparisons])) for m in MEASURES},
+                differences[name],
+            )
+            for name in first.methods
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Averages and comparisons, the measures of each query among them, ready for JSON."""
+        comparisons = [comparison.to_dict() for comparison in self.comparisons]
+        environments = [comparison.pop("environment") for comparison in comparisons]
+        return {
+            "environment": environments[0],
+            "baseline": self.comparisons[0].baseline,
+            "macro_average": {
+                name: {"means": average.means, "differences": {m: vars(d) for m, d in average.differences.items()}}
+                for name, average in self.macro.items()
+            },
+            "collections": comparisons,
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON."""
+        return _as_json(self.to_dict())
+
+    def to_markdown(self) -> str:
+        """Tables of the averages and of each collection, the worst difference from the baseline first."""
+        return evaluation_table(self.to_dict())
+
+    def save(self, output: str | Path, table: str | Path | None = None) -> None:
+        """Writes everything as JSON and, where wanted, the tables as Markdown.
+
+        Args:
+            output: Of the JSON file.
+            table: Of the Markdown file. None: none.
+        """
+        content = self.to_dict()
+        write_atomically(Path(output), _as_json(content).encode())
+        if table is not None:
+            write_atomically(Path(table), evaluation_table(content).encode())
+
+
 def chosen_methods(methods: Sequence[str] | None, baseline: str) -> list[str]:
     """The methods of a comparison, checked before anything is embedded.
 
@@ -160,11 +279,10 @@ def chosen_methods(methods: Sequence[str] | None, baseline: str) -> list[str]:
         raise ValueError(f"methods must be named once, got {repeated[0]!r} twice.")
     if baseline not in names:
         names.insert(0, baseline)
-    if unknown := [name for name in names if name not in COMPARED_METHODS]:
-        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
-    import_ir_measures()
-    if any("bm25" in name for name in names):
-        check_bm25_installed()
+    check_methods(names)
+    has_bm25 = any(part in name for name in names for part in SPLITTERS)
+    for package in ("ir_measures", "bm25s", "rank_bm25") if has_bm25 else ("ir_measures",):
+        import_extra(package)
     return names
 
 
@@ -193,11 +311,11 @@ def run_comparison(
         baseline: What the others are compared with; run as well where it is not among the methods.
         calibrate: Whether to fit a calibration on the collection's own documents, without labels and from the same
             pass. None: where the encoder has none with document frequencies.
-        depth: How many documents are ranked for a query.
+        depth: How many documents are ranked for each query.
         fusion_depth: How many of each part of a hybrid are fused.
         samples: Of the randomisation test and the bootstrap.
         seed: Of both.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         cache: Directory that keeps the vectors between runs; see ``encode_collection``.
         name: What tables call the model. None: its ``model_name``, a hash.
         show_progress_bar: Whether to show one.
@@ -210,6 +328,7 @@ def run_comparison(
         ImportError: If ir-measures, or bm25s and rank-bm25 where BM25 is among the methods, are not installed.
     """
     names = chosen_methods(methods, baseline)
+    check_methods(names, depth=depth, fusion_depth=fusion_depth)
     for label, finding in collection.report.findings.items():
         logger.warning("%s: %s: %d (%s)", collection.name, label, finding.count, ", ".join(finding.examples))
     encoded = encode_collection(
@@ -222,7 +341,7 @@ def run_comparison(
     )
     runs = run_methods(encoded, names, depth=depth, fusion_depth=fusion_depth, show_progress_bar=show_progress_bar)
     values = {method: measure_collection(collection, run.rankings) for method, run in runs.items()}
-    differences = _differences(values, baseline, samples, seed)
+    differences = _differences([values], baseline, samples, seed)
     return Comparison(
         collection=collection,
         baseline=baseline,
@@ -274,126 +393,79 @@ def evaluate(
     return comparison
 
 
+def describe_environment(device: str = "cpu") -> dict[str, object]:
+    """Versions, hardware and date, ready for JSON.
+
+    Args:
+        device: Where the model ran, as torch writes it.
+
+    Returns:
+        ``date`` (UTC), ``commit``, ``python``, ``platform``, ``cpu``, ``cpu_count``, ``threads``, ``device`` and
+        ``packages``; a package that is not installed is None. The commit is that of the git checkout that this package
+        is in, with ``+`` where its files differ from it, and None where it is in none.
+    """
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(_PACKAGE),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _commit(package: Path) -> str | None:
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # installed below somebody else's checkout, it is not in it
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def _differences(
-    values: dict[str, dict[str, NDArray[np.float64]]], baseline: str, samples: int, seed: int
+    collections: Sequence[Mapping[str, Mapping[str, NDArray[np.float64]]]], baseline: str, samples: int, seed: int
 ) -> dict[str, dict[str, Difference]]:
-    differences: dict[str, dict[str, Difference]] = {name: {} for name in values}
-    others = [name for name in values if name != baseline]
+    """Differences from the baseline by method and measure; collections count alike, and queries stay in theirs."""
+    sizes = [len(next(iter(values[baseline].values()))) for values in collections]
+    weights = np.repeat([sum(sizes) / len(sizes) / size for size in sizes], sizes)  # 1 in a single collection
+    strata = np.repeat(np.arange(len(sizes)), sizes)
+    differences: dict[str, dict[str, Difference]] = {name: {} for name in collections[0]}
+    others = [name for name in differences if name != baseline]
     for measure in MEASURES:
-        theirs = values[baseline][measure]
-        tests = [randomization_test(values[name][measure], theirs, samples=samples, seed=seed) for name in others]
+        joined = {name: np.concatenate([values[name][measure] for values in collections]) for name in differences}
+        theirs = joined[baseline]
+        tests = [
+            randomization_test(joined[name] * weights, theirs * weights, samples=samples, seed=seed) for name in others
+        ]
         for name, p, p_holm in zip(others, tests, holm(tests), strict=True):
-            ours = values[name][measure]
-            low, high = bootstrap_interval(ours, theirs, samples=samples, seed=seed)
-            differences[name][measure] = Difference(float((ours - theirs).mean()), low, high, p, p_holm)
+            mean = float(((joined[name] - theirs) * weights).mean())
+            low, high = bootstrap_interval(joined[name], theirs, strata=strata, samples=samples, seed=seed)
+            differences[name][measure] = Difference(mean, low, high, p, p_holm)
     return differences
 
 
-@dataclass(frozen=True)
-class MacroAverage:
-    """What one method reached, averaged over collections that count alike, whatever their numbers of queries.
-
-    Attributes:
-        means: For each measure the mean of the collections' means.
-        differences: For each measure the difference from the baseline; empty for the baseline itself. Queries are
-            resampled, and pairs swapped, within their collection.
-    """
-
-    means: dict[str, float]
-    differences: dict[str, Difference]
-
-
-class Evaluation:
-    """Comparisons of the same methods on several collections.
-
-    Args:
-        comparisons: One for each collection, at least one.
-
-    Attributes:
-        comparisons: As given.
-
-    Raises:
-        ValueError: If there is none, two are of collections of the same name, or methods or baseline differ.
-    """
-
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
-        self.comparisons = list(comparisons)
-        names = [comparison.collection.name for comparison in self.comparisons]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"comparisons must be of one or more collections of different names, got {names}.")
-        kinds = {(comparison.baseline, *comparison.methods) for comparison in self.comparisons}
-        if len(kinds) > 1:
-            raise ValueError(f"comparisons must have the same methods and baseline, got {sorted(kinds)}.")
-
-    @cached_property
-    def macro(self) -> dict[str, MacroAverage]:
-        """Averages over the collections, by method; p-values are corrected as those of a single collection."""
-        first = self.comparisons[0]
-        others = [name for name in first.methods if name != first.baseline]
-        differences: dict[str, dict[str, Difference]] = {name: {} for name in first.methods}
-        for measure in MEASURES:
-            for name, found in zip(others, self._differences(others, measure), strict=True):
-                differences[name][measure] = found
-        return {
-            name: MacroAverage(
-                {m: float(np.mean([c.methods[name].means[m] for c in self.comparisons])) for m in MEASURES},
-                differences[name],
-            )
-            for name in first.methods
-        }
-
-    def _differences(self, names: list[str], measure: str) -> list[Difference]:
-        """Differences of methods from the baseline, by one measure."""
-        sizes = [len(comparison.collection.query_ids) for comparison in self.comparisons]
-        weights = np.concatenate([np.full(size, 1 / size) for size in sizes]) / len(sizes)
-        strata = np.repeat(np.arange(len(sizes)), sizes)
-        settings = self.comparisons[0].settings
-        options = {"samples": int(settings["samples"]), "seed": int(settings["seed"])}
-
-        def values(name: str) -> np.ndarray:
-            parts = [comparison.methods[name].per_query[measure] for comparison in self.comparisons]
-            return np.concatenate(parts)
-
-        theirs = values(self.comparisons[0].baseline)
-        tests = [randomization_test(values(name) * weights, theirs * weights, **options) for name in names]
-        found = []
-        for name, p, p_holm in zip(names, tests, holm(tests), strict=True):
-            low, high = bootstrap_interval(values(name), theirs, strata=strata, **options)
-            mean = float(((values(name) - theirs) * weights).sum())
-            found.append(Difference(mean, low, high, p, p_holm))
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Averages and comparisons, the measures of each query among them, ready for JSON."""
-        comparisons = [comparison.to_dict() for comparison in self.comparisons]
-        environments = [comparison.pop("environment") for comparison in comparisons]
-        return {
-            "environment": environments[0],
-            "baseline": self.comparisons[0].baseline,
-            "macro_average": {
-                name: {"means": average.means, "differences": {m: vars(d) for m, d in average.differences.items()}}
-                for name, average in self.macro.items()
-            },
-            "collections": comparisons,
-        }
-
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-
-    def to_markdown(self) -> str:
-        """Tables of the averages and of each collection, the worst difference from the baseline first."""
-        return evaluation_table(self.to_dict())
-
-    def save(self, output: str | Path, table: str | Path | None = None) -> None:
-        """Writes everything as JSON and, where wanted, the tables as Markdown.
-
-        Args:
-            output: Of the JSON file.
-            table: Of the Markdown file. None: none.
-        """
-        content: Mapping[str, Any] = self.to_dict()
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-        write_atomically(Path(output), text.encode())
-        if table is not None:
-            write_atomically(Path(table), evaluation_table(content).encode())
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"

@@ -19,6 +19,7 @@ from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.encoder.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
 from st_keytokens.evaluation.collections import Collection
+from st_keytokens.evaluation.runs import tie_order
 from st_keytokens.hashes import fingerprint
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -73,16 +74,18 @@ class EncodedCollection:
 
     def sparsify_documents(self, encoder: KeyTokenEncoder) -> SparseEmbeddings:
         """The documents' key tokens with this encoder's settings."""
-        return self._sparsify(encoder, self.document_pooled, self.collection.documents, "document")
+        texts = self.collection.documents
+        return for_pooled(encoder).sparsify(self.document_pooled, texts, batch_size=self.batch_size)
 
     def sparsify_queries(self, encoder: KeyTokenEncoder) -> SparseEmbeddings:
         """The queries' key tokens with this encoder's settings, from their pass."""
-        return self._sparsify(encoder, self.query_pooled, self.collection.queries, "query")
+        texts = self.collection.queries
+        return for_pooled(encoder).sparsify(self.query_pooled, texts, role="query", batch_size=self.batch_size)
 
-    def _sparsify(
-        self, encoder: KeyTokenEncoder, pooled: NDArray[np.float32], texts: list[str], role: Role
-    ) -> SparseEmbeddings:
-        return for_pooled(encoder).sparsify(pooled, texts, role=role, batch_size=self.batch_size)
+    @cached_property
+    def ties(self) -> NDArray[np.int64]:
+        """See :func:`~st_keytokens.evaluation.runs.tie_order`."""
+        return tie_order(self.collection.doc_ids)
 
     @cached_property
     def documents(self) -> tuple[SparseEmbeddings, float]:
@@ -107,7 +110,7 @@ def encode_collection(
         encoder: With what. Not modified.
         calibrate: Whether to fit a calibration on the collection's own documents, from the same pass and without
             labels. None: where the encoder has none with document frequencies.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         cache: Directory that keeps the vectors, in a folder for each model and collection. What is there is not
             embedded again, and an interrupted run goes on from there; seconds are then those of the first time.
         show_progress_bar: Whether to show one.
@@ -118,12 +121,15 @@ def encode_collection(
     watch = Stopwatch()
 
     def encode(texts: list[str], role: Role) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        path = None if cache is None else Path(cache) / _folder(collection, encoder, texts, role)
+        path = None
+        if cache is not None:
+            content = fingerprint({"vectors": vectors_key(encoder, role), "texts": texts})
+            path = Path(cache) / f"{collection.name}-{role}-{content[:16]}"
         pooled, seconds = pooled_vectors(
             encoder, texts, role=role, path=path, batch_size=batch_size, show_progress_bar=show_progress_bar
         )
         part = "encode_documents" if role == "document" else "encode_queries"
-        watch.seconds[part] = seconds
+        watch.seconds[part] = seconds  # those of the pass, whenever that was
         with watch.part(part):
             return pooled, dense_vectors(encoder, pooled)
 
@@ -139,12 +145,6 @@ def encode_collection(
     return EncodedCollection(
         collection, encoder, document_pooled, query_pooled, document_dense, query_dense, watch.seconds
     )
-
-
-def _folder(collection: Collection, encoder: KeyTokenEncoder, texts: list[str], role: Role) -> str:
-    """A name for what embedding the texts depends on."""
-    content = fingerprint({"vectors": vectors_key(encoder, role), "texts": texts})
-    return f"{collection.name}-{role}-{content[:16]}"
 
 
 def with_settings(

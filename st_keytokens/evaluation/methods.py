@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,23 +11,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
+from st_keytokens.evaluation.bm25 import SPLITTERS, bm25_vectors
 from st_keytokens.evaluation.encoded import EncodedCollection, Stopwatch, with_settings
-from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run, tie_order
+from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run
 from st_keytokens.index.fusion import FUSIONS, FusionName
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.weighting import METHODS
 
-__all__ = ["COMPARED_METHODS", "ComparedMethod", "in_text_weights", "run_methods"]
-
-GetRun = Callable[[str], Run]
-
-
-class Depths(NamedTuple):
-    """How many documents are ranked for a query, and how many of each part are fused."""
-
-    ranked: int
-    fused: int
+__all__ = ["COMPARED_METHODS", "ComparedMethod", "MethodRuns", "check_methods", "in_text_weights", "run_methods"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +27,46 @@ class ComparedMethod:
 
     Attributes:
         description: What it is, in a sentence.
-        run: Makes the run of an encoded collection; other methods' runs come from the third argument.
+        run: Makes its run of a collection.
     """
 
     description: str
-    run: Callable[[EncodedCollection, Depths, GetRun], Run]
+    run: Callable[[MethodRuns], Run]
+
+
+class MethodRuns:
+    """The runs of methods on one collection, each made once, whichever methods need it.
+
+    Attributes:
+        encoded: The collection after its pass.
+        depth: How many documents are ranked for each query.
+        fusion_depth: How many of each part are fused.
+    """
+
+    def __init__(self, encoded: EncodedCollection, depth: int, fusion_depth: int) -> None:
+        self.encoded, self.depth, self.fusion_depth = encoded, depth, fusion_depth
+        self._made: dict[str, Run] = {}
+
+    def __getitem__(self, name: str) -> Run:
+        if name not in self._made:
+            self._made[name] = COMPARED_METHODS[name].run(self)
+        return self._made[name]
+
+    def by_terms(
+        self, documents: SparseEmbeddings, queries: SparseEmbeddings, forward_passes: int, seconds: dict[str, float]
+    ) -> Run:
+        """Ranks by the vectors of a method; see :func:`~st_keytokens.evaluation.runs.sparse_run`."""
+        vectors = documents.to_scipy(), queries.to_scipy()
+        return sparse_run(*vectors, self.encoded.ties, self.depth, forward_passes=forward_passes, seconds=seconds)
+
+
+def check_methods(names: Iterable[str], **depths: int) -> None:
+    """Raises ValueError if a method is unknown, or a depth below 1."""
+    if unknown := [name for name in names if name not in COMPARED_METHODS]:
+        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
+    for label, value in depths.items():
+        if value < 1:
+            raise ValueError(f"{label} must be at least 1, got {value}.")
 
 
 def run_methods(
@@ -57,7 +82,7 @@ def run_methods(
     Args:
         encoded: The collection after its pass.
         names: Of ``COMPARED_METHODS``.
-        depth: How many documents are ranked for a query.
+        depth: How many documents are ranked for each query.
         fusion_depth: How many of each part are fused; at most ``depth`` are there.
         show_progress_bar: Whether to show one.
 
@@ -68,21 +93,10 @@ def run_methods(
         ValueError: If a name is unknown, or a depth is below 1.
         ImportError: If a method needs a package that is not installed.
     """
-    if unknown := [name for name in names if name not in COMPARED_METHODS]:
-        raise ValueError(f"methods must be among {', '.join(COMPARED_METHODS)}, got {unknown[0]!r}.")
-    for label, value in (("depth", depth), ("fusion_depth", fusion_depth)):
-        if value < 1:
-            raise ValueError(f"{label} must be at least 1, got {value}.")
-    depths = Depths(depth, fusion_depth)
-    runs: dict[str, Run] = {}
-
-    def get(name: str) -> Run:
-        if name not in runs:
-            runs[name] = COMPARED_METHODS[name].run(encoded, depths, get)
-        return runs[name]
-
+    check_methods(names, depth=depth, fusion_depth=fusion_depth)
+    runs = MethodRuns(encoded, depth, fusion_depth)
     bar = tqdm(names, unit="method", desc="Comparing", disable=not show_progress_bar)
-    return {name: get(name) for name in bar}
+    return {name: runs[name] for name in bar}
 
 
 def in_text_weights(
@@ -99,11 +113,11 @@ def in_text_weights(
         encoder: Whose LM head and vocabulary.
         pooled: Pooled vectors, shape ``(N, pooled_dimension)``.
         texts: Their texts.
-        max_active_dims: Terms kept of a text.
+        max_active_dims: Terms kept of each text.
         batch_size: Rows decoded at a time; bounds the memory.
 
     Returns:
-        One row a text.
+        One row per text.
 
     Source:
         Zhuang et al. 2024 (arXiv 2404.18424). Differs from it in: the vector is an embedder's, not that of a prompt
@@ -127,131 +141,105 @@ def in_text_weights(
     return SparseEmbeddings.concatenate(rows).prune(max_active_dims)
 
 
-def _dense(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    ties = tie_order(encoded.collection.doc_ids)
-    return dense_run(encoded.encoder.model, encoded.document_dense, encoded.query_dense, ties, depths.ranked)
+def _dense(runs: MethodRuns) -> Run:
+    encoded = runs.encoded
+    return dense_run(encoded.encoder.model, encoded.document_dense, encoded.query_dense, encoded.ties, runs.depth)
 
 
-def _bm25(terms: Literal["words", "tokens"]) -> ComparedMethod:
-    def run(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-        def split(texts: list[str]) -> list[list[str]]:
-            if terms == "words":
-                return split_words(texts)
-            return [list(map(str, ids)) for ids in encoded.encoder.literal_terms(texts)]
-
-        watch, collection = Stopwatch(), encoded.collection
+def _bm25(name: str, of: str) -> ComparedMethod:
+    def run(runs: MethodRuns) -> Run:
+        watch, encoded, split = Stopwatch(), runs.encoded, SPLITTERS[name]
         with watch.part("weigh_queries"):
-            queries = split(collection.queries)
+            queries = split(encoded.encoder, encoded.collection.queries)
         with watch.part("weigh_documents"):
-            vectors = bm25_vectors(split(collection.documents), queries)
-        ties = tie_order(collection.doc_ids)
-        return sparse_run(*vectors, ties, depths.ranked, forward_passes=0, seconds=watch.seconds)
+            vectors = bm25_vectors(split(encoded.encoder, encoded.collection.documents), queries)
+        return sparse_run(*vectors, encoded.ties, runs.depth, forward_passes=0, seconds=watch.seconds)
 
-    of = "words, English stop words left out" if terms == "words" else "the model's own tokens"
     return ComparedMethod(f"BM25 of bm25s over {of}", run)
 
 
-def _nie2025(correction: str) -> ComparedMethod:
-    method = METHODS["nie2025"]
-
-    def run(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-        settings = {**method.head, "correction": correction}
-        encoder = with_settings(encoded.encoder, method.weighting, encoded.encoder.calibration, **settings)
-        return _key_tokens(encoded, depths, encoder)
-
-    how = "without" if correction == "none" else "with"
-    return ComparedMethod(f"Nie et al. 2025, {how} first-component removal", run)
-
-
-def _promptreps(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    watch, collection, encoder = Stopwatch(), encoded.collection, encoded.encoder
+def _promptreps(runs: MethodRuns) -> Run:
+    watch, encoded = Stopwatch(), runs.encoded
     with watch.part("weigh_documents"):
-        documents = in_text_weights(encoder, encoded.document_pooled, collection.documents)
+        documents = in_text_weights(encoded.encoder, encoded.document_pooled, encoded.collection.documents)
     with watch.part("weigh_queries"):
-        queries = in_text_weights(encoder, encoded.query_pooled, collection.queries)
-    return _scored(encoded, depths, documents, queries, 1, watch.seconds)
+        queries = in_text_weights(encoded.encoder, encoded.query_pooled, encoded.collection.queries)
+    return runs.by_terms(documents, queries, 1, watch.seconds)
 
 
-def _ours(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    return _key_tokens(encoded, depths, encoded.encoder)
+def _key_tokens(
+    description: str, changed: Callable[[KeyTokenEncoder], KeyTokenEncoder] | None = None, *, is_lookup: bool = False
+) -> ComparedMethod:
+    """Key tokens with the encoder's own settings, or changed ones; queries with a pass, or without one."""
+
+    def run(runs: MethodRuns) -> Run:
+        watch, encoded = Stopwatch(), runs.encoded
+        if changed is None:
+            encoder = encoded.encoder
+            documents, watch.seconds["weigh_documents"] = encoded.documents
+        else:
+            encoder = changed(encoded.encoder)
+            with watch.part("weigh_documents"):
+                documents = encoded.sparsify_documents(encoder)
+        with watch.part("weigh_queries"):
+            if is_lookup:
+                queries = encoder.encode_query(encoded.collection.queries, query="lookup").sparse
+            else:
+                queries = encoded.sparsify_queries(encoder)
+        return runs.by_terms(documents, queries, 0 if is_lookup else 1, watch.seconds)
+
+    return ComparedMethod(description, run)
 
 
-def _ours_lookup(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    watch = Stopwatch()
-    documents, seconds = encoded.documents
-    with watch.part("weigh_queries"):
-        queries = encoded.encoder.encode_query(encoded.collection.queries, query="lookup").sparse
-    return _scored(encoded, depths, documents, queries, 0, {"weigh_documents": seconds, **watch.seconds})
+def _nie2025(encoder: KeyTokenEncoder, correction: str) -> KeyTokenEncoder:
+    method = METHODS["nie2025"]
+    return with_settings(encoder, method.weighting, encoder.calibration, **{**method.head, "correction": correction})
 
 
-def _ours_pruned(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    own = encoded.encoder
-    weighting = replace(own.weighting, max_document_terms=64)
-    return _key_tokens(encoded, depths, with_settings(own, weighting, own.calibration, **own.head.get_config_dict()))
+def _pruned(encoder: KeyTokenEncoder) -> KeyTokenEncoder:
+    weighting = replace(encoder.weighting, max_document_terms=64)
+    return with_settings(encoder, weighting, encoder.calibration, **encoder.head.get_config_dict())
 
 
-def _ours_by_lm_head(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-    own = encoded.encoder
-    settings = {**own.head.get_config_dict(), "decode_with": "lm_head"}
-    return _key_tokens(encoded, depths, with_settings(own, own.weighting, own.calibration, **settings))
-
-
-def _key_tokens(encoded: EncodedCollection, depths: Depths, encoder: KeyTokenEncoder) -> Run:
-    watch = Stopwatch()
-    if encoder is encoded.encoder:
-        documents, watch.seconds["weigh_documents"] = encoded.documents
-    else:
-        with watch.part("weigh_documents"):
-            documents = encoded.sparsify_documents(encoder)
-    with watch.part("weigh_queries"):
-        queries = encoded.sparsify_queries(encoder)
-    return _scored(encoded, depths, documents, queries, 1, watch.seconds)
-
-
-def _scored(
-    encoded: EncodedCollection,
-    depths: Depths,
-    documents: SparseEmbeddings,
-    queries: SparseEmbeddings,
-    forward_passes: int,
-    seconds: dict[str, float],
-) -> Run:
-    ties = tie_order(encoded.collection.doc_ids)
-    matrices = documents.to_scipy(), queries.to_scipy()
-    return sparse_run(*matrices, ties, depths.ranked, forward_passes=forward_passes, seconds=seconds)
+def _by_lm_head(encoder: KeyTokenEncoder) -> KeyTokenEncoder:
+    settings = {**encoder.head.get_config_dict(), "decode_with": "lm_head"}
+    return with_settings(encoder, encoder.weighting, encoder.calibration, **settings)
 
 
 def _hybrid(part: str, fusion: FusionName) -> ComparedMethod:
-    def run(encoded: EncodedCollection, depths: Depths, get: GetRun) -> Run:
-        weights = encoded.encoder.fusion_weights if fusion == "adaptive" else None
-        ties = tie_order(encoded.collection.doc_ids)
-        return fused_run(get("dense"), get(part), FUSIONS[fusion], ties, depths.ranked, depths.fused, weights)
+    def run(runs: MethodRuns) -> Run:
+        weights = runs.encoded.encoder.fusion_weights if fusion == "adaptive" else None
+        return fused_run(
+            runs["dense"], runs[part], FUSIONS[fusion], runs.encoded.ties, runs.depth, runs.fusion_depth, weights
+        )
 
-    how = {
-        "rrf": "reciprocal ranks (k = 60)",
-        "score": "the sum of min-max normalised scores",
-        "adaptive": "min-max normalised scores, weighed by the calibration's trust and the query's lead",
-    }
-    return ComparedMethod(f"dense and {part} fused by {how[fusion]}", run)
+    return ComparedMethod(f"dense and {part} fused by {_FUSED_BY[fusion]}", run)
 
 
+_FUSED_BY: dict[FusionName, str] = {
+    "rrf": "reciprocal ranks (k = 60)",
+    "score": "the sum of min-max normalised scores",
+    "adaptive": "min-max normalised scores, weighed by the calibration's trust and the query's lead",
+}
 _PARTNERS = ("bm25-words", "bm25-tokens", "key-tokens", "key-tokens-lookup")
 
 COMPARED_METHODS: dict[str, ComparedMethod] = {
     "dense": ComparedMethod("the model's own embeddings and similarity, exact", _dense),
-    "bm25-words": _bm25("words"),
-    "bm25-tokens": _bm25("tokens"),
-    "nie2025": _nie2025("none"),
-    "nie2025-remove": _nie2025("remove"),
+    "bm25-words": _bm25("bm25-words", "words, English stop words left out"),
+    "bm25-tokens": _bm25("bm25-tokens", "the model's own tokens"),
+    "nie2025": _key_tokens(
+        "Nie et al. 2025, without first-component removal", lambda encoder: _nie2025(encoder, "none")
+    ),
+    "nie2025-remove": _key_tokens(
+        "Nie et al. 2025, with first-component removal", lambda encoder: _nie2025(encoder, "remove")
+    ),
     "promptreps": ComparedMethod(
         "PromptReps' weighting: scores of the tokens in the text, log(1 + relu)", _promptreps
     ),
-    "key-tokens": ComparedMethod("ours, a forward pass for the query", _ours),
-    "key-tokens-lookup": ComparedMethod("ours, no forward pass for the query", _ours_lookup),
-    "key-tokens-64": ComparedMethod("ours, documents pruned to their 64 most important terms", _ours_pruned),
-    "key-tokens-lm-head": ComparedMethod("ours, decoded by the LM head, not the ridge decoder", _ours_by_lm_head),
-    **{f"dense+{part}-rrf": _hybrid(part, "rrf") for part in _PARTNERS},
-    **{f"dense+{part}-score": _hybrid(part, "score") for part in _PARTNERS},
-    **{f"dense+{part}-adaptive": _hybrid(part, "adaptive") for part in _PARTNERS},
+    "key-tokens": _key_tokens("ours, a forward pass for the query"),
+    "key-tokens-lookup": _key_tokens("ours, no forward pass for the query", is_lookup=True),
+    "key-tokens-64": _key_tokens("ours, documents pruned to their 64 most important terms", _pruned),
+    "key-tokens-lm-head": _key_tokens("ours, decoded by the LM head, not the ridge decoder", _by_lm_head),
+    **{f"dense+{part}-{fusion}": _hybrid(part, fusion) for fusion in _FUSED_BY for part in _PARTNERS},
 }
 """The methods by name."""

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import bm25s
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_keytokens.evaluation.bm25 import bm25_vectors, split_words
 from st_keytokens.evaluation.runs import best, dense_run, fused_run, sparse_run, tie_order
 from st_keytokens.index.fusion import reciprocal_rank_fusion
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -85,25 +83,3 @@ class TestFusedRun:
         assert run.queries_without_terms == 1
         assert run.seconds["weigh_queries"] == 1.0
         assert run.seconds["score"] == dense.seconds["score"] + sparse.seconds["score"]
-
-
-class TestBM25:
-    def test_dot_products_are_bm25s_scores(self, sentences):
-        documents = split_words([*sentences, ""])
-        queries = [["wolves", "deer", "wolves"], ["unheard"], [], ["the"]]
-        retriever = bm25s.BM25()
-        retriever.index(documents, show_progress=False)
-        weights, counts = bm25_vectors(documents, queries)
-        found = (counts @ weights.T).toarray()
-        assert weights.shape[0] == 51
-        np.testing.assert_allclose(found[0], retriever.get_scores(queries[0]), rtol=1e-5, atol=1e-7)
-        assert found[0].max() > 1
-        assert not found[1:].any()
-        assert counts.getnnz(axis=1).tolist() == [2, 0, 0, 0]
-
-    def test_words_are_lower_case_without_stop_words(self):
-        assert split_words(["The Wolves and a deer.", ""]) == [["wolves", "deer"], []]
-
-    def test_documents_without_any_term(self):
-        weights, counts = bm25_vectors([[], []], [["a"]])
-        assert (weights.shape[0], weights.nnz, counts.shape[0], counts.nnz) == (2, 0, 1, 0)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import bm25s
 import numpy as np
 import pytest
 from evaluation_samples import build_collection, build_encoder
 
-from st_keytokens.evaluation import bm25 as bm25_check
+from st_keytokens.evaluation import bm25
 from st_keytokens.evaluation.bm25 import bm25_vectors, check_bm25, rank_bm25_rankings, split_words
 from st_keytokens.evaluation.encoded import encode_collection
 from st_keytokens.evaluation.methods import run_methods
@@ -24,6 +25,28 @@ def encoder(llama_embedder):
 @pytest.fixture(scope="module")
 def runs(encoder):
     return run_methods(encode_collection(build_collection(), encoder), ["dense", "bm25-words", "bm25-tokens"])
+
+
+class TestVectors:
+    def test_dot_products_are_bm25s_scores(self, sentences):
+        documents = split_words([*sentences, ""])
+        queries = [["wolves", "deer", "wolves"], ["unheard"], [], ["the"]]
+        retriever = bm25s.BM25()
+        retriever.index(documents, show_progress=False)
+        weights, counts = bm25_vectors(documents, queries)
+        found = (counts @ weights.T).toarray()
+        assert weights.shape[0] == 51
+        np.testing.assert_allclose(found[0], retriever.get_scores(queries[0]), rtol=1e-5, atol=1e-7)
+        assert found[0].max() > 1
+        assert not found[1:].any()
+        assert counts.getnnz(axis=1).tolist() == [2, 0, 0, 0]
+
+    def test_words_are_lower_case_without_stop_words(self):
+        assert split_words(["The Wolves and a deer.", ""]) == [["wolves", "deer"], []]
+
+    def test_documents_without_any_term(self):
+        weights, counts = bm25_vectors([[], []], [["a"]])
+        assert (weights.shape[0], weights.nnz, counts.shape[0], counts.nnz) == (2, 0, 1, 0)
 
 
 class TestRankings:
@@ -76,8 +99,8 @@ class TestCheck:
         assert check_bm25(build_collection(), encoder, {"dense": runs["dense"]}, 1000) == {}
 
     def test_limits(self, encoder, runs, monkeypatch):
-        monkeypatch.setattr(bm25_check, "_CHECKED_QUERIES", 2)
+        monkeypatch.setattr(bm25, "_CHECKED_QUERIES", 2)
         check = check_bm25(build_collection(), encoder, runs, 1000)["bm25-words"]
         assert (check.queries, check.rank_bm25["MRR@10"]) == (2, 1.0)
-        monkeypatch.setattr(bm25_check, "_CHECKED_DOCUMENTS", 49)
+        monkeypatch.setattr(bm25, "_CHECKED_DOCUMENTS", 49)
         assert check_bm25(build_collection(), encoder, runs, 1000) == {}
