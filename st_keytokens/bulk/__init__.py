@@ -7,10 +7,18 @@ rows, size and SHA-256, the vocabulary's size and the encoder's fingerprint. Nee
 
 from __future__ import annotations
 
-from st_keytokens.bulk.batch_encoder import KeyTokenBatchEncoder, collect_shards
+from st_keytokens.bulk.batch_encoder import KeyTokenBatchEncoder
 from st_keytokens.bulk.conversion import Converted, convert
-from st_keytokens.bulk.shards import Manifest, Shard, ShardWriter, read_batches, read_manifest, verify
-from st_keytokens.bulk.sources import EmbeddingBatch, EmbeddingSource, open_source
+from st_keytokens.bulk.shards import (
+    Manifest,
+    Shard,
+    ShardWriter,
+    collect_shards,
+    read_batches,
+    read_manifest,
+    verify,
+)
+from st_keytokens.bulk.sources import EmbeddingBatch, EmbeddingSource, open_source, register_source
 
 __all__ = [
     "Converted",
@@ -25,5 +33,6 @@ __all__ = [
     "open_source",
     "read_batches",
     "read_manifest",
+    "register_source",
     "verify",
 ]

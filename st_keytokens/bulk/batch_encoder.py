@@ -4,71 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from st_keytokens.bulk.shards import (
-    COLUMNS,
-    MANIFEST,
-    Manifest,
-    check_columns,
-    described,
-    from_arrow,
-    open_parquet,
-    write_manifest,
-)
 from st_keytokens.checks import checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
-from st_keytokens.imports import imported
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
-
-def collect_shards(
-    path: str | PathLike[str], *, vocab_size: int, fingerprint: str, source: Mapping[str, Any] | None = None
-) -> Manifest:
-    """Reads the Parquet files below a directory, checks every row, and writes the manifest that makes them shards.
-
-    The files stay as they are. Run it when all jobs have ended; whatever is there is taken for the whole.
-
-    Args:
-        path: The directory.
-        vocab_size: Columns of the rows.
-        fingerprint: Of the encoder that made them.
-        source: See :class:`~st_keytokens.bulk.ShardWriter`.
-
-    Returns:
-        The manifest, whose shards are in the order of their paths.
-
-    Raises:
-        FileNotFoundError: If there is no Parquet file.
-        ImportError: If pyarrow is not installed.
-        ValueError: If a file is damaged or its rows break the contract, or the directory has a manifest.
-    """
-    folder = Path(path)
-    if (folder / MANIFEST).exists():
-        raise ValueError(f"{path} must have no {MANIFEST}, got one. Delete it to collect the shards again.")
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.parquet"))
-    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
-    if not names:
-        raise FileNotFoundError(f"{path} must hold Parquet files, got none.")
-    shards = []
-    for name in names:
-        rows = terms = 0
-        try:
-            with open_parquet(folder / name) as file:
-                check_columns(file.schema_arrow)
-                for batch in file.iter_batches(8192, columns=list(COLUMNS)):
-                    _, sparse = from_arrow(batch, vocab_size)
-                    rows, terms = rows + len(sparse), terms + sparse.nnz
-        except (imported("pyarrow").ArrowException, ValueError) as err:
-            raise ValueError(f"{folder / name}: {err}") from err
-        shards.append(described(folder, name, rows, terms))
-    manifest = Manifest(vocab_size, fingerprint, tuple(shards), is_complete=True, source=dict(source or {}))
-    write_manifest(folder, manifest)
-    return manifest
+__all__ = ["KeyTokenBatchEncoder"]
 
 
 class KeyTokenBatchEncoder:
@@ -81,7 +26,7 @@ class KeyTokenBatchEncoder:
         model: Directory or name of a model, with its calibration beside it, see ``KeyTokenEncoder.from_pretrained``.
             A directory must be there on every worker.
         role: Of the texts.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         id_column: Of the ids, in what comes in.
         text_column: Of the texts.
         device: ``"cuda"``, ``"cpu"``, ... None: the best that the worker has.
@@ -158,8 +103,9 @@ class KeyTokenBatchEncoder:
         """For Spark's ``predict_batch_udf``: loads the model, and gives the function from texts to rows.
 
         Returns:
-            A function of an array of texts that gives a dictionary a text, with the arrays ``indices`` and ``values``;
-            its type in Spark is a ``StructType`` of ``ArrayType(IntegerType())`` and ``ArrayType(FloatType())``.
+            A function of an array of texts that gives a dictionary per text, with the arrays ``indices`` and
+            ``values``; its type in Spark is a ``StructType`` of ``ArrayType(IntegerType())`` and
+            ``ArrayType(FloatType())``.
         """
         _ = self.encoder
 

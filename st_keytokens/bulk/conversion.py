@@ -30,76 +30,134 @@ from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role, as_sparse
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
+__all__ = ["Converted", "convert"]
+
 T = TypeVar("T")
-
-_WAIT = 0.1  # seconds until a thread whose consumer is gone notices
-
-
-def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, made by another thread while the caller works on those before.
-
-    Args:
-        items: Read in the thread, which begins with the first item that is asked for and ends with the generator.
-        depth: Items made ahead at the most, beyond the one that is being made.
-
-    Returns:
-        A generator; closing it ends the thread. What ``items`` raises, it raises in its place.
-
-    >>> list(prefetched(range(3)))
-    [0, 1, 2]
-    """
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    is_wanted = threading.Event()
-    is_wanted.set()
-
-    def put(is_item: bool, value: Any) -> None:
-        while is_wanted.is_set():
-            try:
-                return made.put((is_item, value), timeout=_WAIT)
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(True, item)
-                if not is_wanted.is_set():
-                    return
-            put(False, None)
-        except BaseException as err:  # also those that are no Exception belong to the caller
-            put(False, err)
-        finally:
-            if (close := getattr(items, "close", None)) is not None:
-                close()
-
-    thread = threading.Thread(target=make, name="st-keytokens-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, value = made.get()
-            if is_item:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-    finally:
-        is_wanted.clear()
-        thread.join()
-
+TextReader = Callable[[], Iterable[Record]]
+"""Gives all texts from the first one on, whenever it is called."""
 
 _AHEAD = 2  # batches between two stages
+_WAIT = 0.1  # seconds until a thread whose consumer is gone notices
+_INSERTED = 10_000  # texts of a transaction
+_ASKED = 500  # ids of a query; SQLite takes at least 999
+_PREFIX = ".texts-"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a run did.
+
+    Attributes:
+        manifest: What the directory holds now.
+        rows: Rows that this run made; the others were there.
+        seconds: From the first batch that was read to the last shard, without loading the model.
+    """
+
+    manifest: Manifest
+    rows: int
+    seconds: float
+
+    @property
+    def rows_per_second(self) -> float:
+        """Throughput of this run."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+
+def convert(
+    encoder: KeyTokenEncoder,
+    source: EmbeddingSource,
+    path: str | PathLike[str],
+    *,
+    texts: TextReader | None = None,
+    role: Role = "document",
+    batch_size: int = 256,
+    shard_rows: int = 100_000,
+    show_progress_bar: bool = False,
+) -> Converted:
+    """Makes stored embeddings sparse and writes them as shards; run again, it goes on after the last whole shard.
+
+    Args:
+        encoder: Of the model that made the embeddings.
+        source: Of :func:`~st_keytokens.bulk.open_source`, or any object that is an
+            :class:`~st_keytokens.bulk.EmbeddingSource`.
+        path: The directory, new or begun earlier.
+        texts: Gives the texts from the first one on, for the literal terms: joined by id, or one after the other
+            where the source has no ids. None: those of the source, if it was opened with a column of texts.
+        role: Of the embeddings.
+        batch_size: Rows decoded at a time.
+        shard_rows: Rows of a shard; an interruption loses no more.
+        show_progress_bar: Whether to show one.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+        OSError: If something cannot be read or written.
+        TypeError: If the embeddings are no floating-point numbers.
+        ValueError: If an argument is out of range, a row cannot be decoded, a text is missing, or the directory is
+            of another encoder, source or role.
+    """
+    check_choice("role", role, get_args(Role))
+    checked_int("batch_size", batch_size, minimum=1)
+    about = {"rows_from": source.identity, "role": role, "has_text_file": texts is not None}
+    with ShardWriter(
+        path,
+        vocab_size=encoder.vocabulary.vocab_size,
+        fingerprint=encoder.fingerprint,
+        source=about,
+        shard_rows=shard_rows,
+    ) as writer:
+        start = writer.rows
+        began = time.perf_counter()
+        if not writer.is_complete:
+            for batch in sparse_rows(
+                encoder,
+                source,
+                texts=texts,
+                role=role,
+                batch_size=batch_size,
+                start=start,
+                position=writer.position,
+                folder=Path(path),
+                show_progress_bar=show_progress_bar,
+            ):
+                writer.add(batch.ids, batch.sparse, batch.position)
+        manifest = writer.finish()
+        return Converted(manifest, manifest.rows - start, time.perf_counter() - began)
+
+
+def sparse_rows(
+    encoder: KeyTokenEncoder,
+    source: EmbeddingSource,
+    *,
+    texts: TextReader | None = None,
+    role: Role = "document",
+    batch_size: int = 256,
+    start: int = 0,
+    position: Any = None,
+    folder: Path | None = None,
+    show_progress_bar: bool = False,
+) -> Iterator[SparseBatch]:
+    """The rows of a source from row ``start`` at ``position`` on, with their texts joined in; see :func:`convert`."""
+    with ExitStack() as stack:
+        batches = source.batches(batch_size, position)
+        if texts is not None and source.has_ids:
+            index = stack.enter_context(_text_index(texts(), folder))
+            batches = _texts_by_id(batches, index)
+        elif texts is not None:
+            batches = _texts_by_number(batches, texts(), start)
+        bar = stack.enter_context(
+            tqdm(total=source.rows, initial=start, unit="row", desc="Sparsifying", disable=not show_progress_bar)
+        )
+        for batch in stack.enter_context(closing(sparsify_batches(encoder, batches, role=role, start=start))):
+            yield batch
+            bar.update(len(batch.ids))
 
 
 @dataclass(frozen=True, eq=False)
 class SparseBatch:
-    """Some rows, made sparse.
-
-    Attributes:
-        ids: Their ids.
-        sparse: As many rows.
-        position: Where the source is to be read on from after them.
-    """
+    """Some rows, made sparse, and where the source is to be read on from after them."""
 
     ids: list[str]
     sparse: SparseEmbeddings
@@ -109,22 +167,7 @@ class SparseBatch:
 def sparsify_batches(
     encoder: KeyTokenEncoder, batches: Iterable[EmbeddingBatch], *, role: Role = "document", start: int = 0
 ) -> Generator[SparseBatch, None, None]:
-    """What ``encoder.sparsify`` gives for each batch, with reading, decoding and the caller's work side by side.
-
-    Args:
-        encoder: The encoder; on CUDA best with an LM head in bfloat16.
-        batches: Read in another thread.
-        role: See ``KeyTokenEncoder.sparsify``.
-        start: Number of the first row, for ids of rows that have none and for errors.
-
-    Returns:
-        An iterator in the order of the batches.
-
-    Raises:
-        TypeError: See ``KeyTokenEncoder.sparsify``; while reading.
-        ValueError: See ``KeyTokenEncoder.sparsify``; while reading, but at once where more than a normalisation
-            follows pooling in the model.
-    """
+    """What ``encoder.sparsify`` gives for each batch, with reading, decoding and the caller's work side by side."""
     encoder.forward_pass.check_stored()
     return _sparsified(encoder, batches, role, start)
 
@@ -189,26 +232,55 @@ def _to_pinned(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-_INSERTED = 10_000  # records of a transaction
-_PREFIX = ".texts-"
-_ASKED = 500  # ids of a query; SQLite takes at least 999
+def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """The same items, made ahead by another thread, which ends with the generator; errors come in their place.
+
+    >>> list(prefetched(range(3)))
+    [0, 1, 2]
+    """
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    is_wanted = threading.Event()
+    is_wanted.set()
+
+    def put(is_item: bool, value: Any) -> None:
+        while is_wanted.is_set():
+            try:
+                return made.put((is_item, value), timeout=_WAIT)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(True, item)
+                if not is_wanted.is_set():
+                    return
+            put(False, None)
+        except BaseException as err:  # also those that are no Exception belong to the caller
+            put(False, err)
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
+
+    thread = threading.Thread(target=make, name="st-keytokens-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, value = made.get()
+            if is_item:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        is_wanted.clear()
+        thread.join()
 
 
 @contextmanager
-def text_index(records: Iterable[Record], folder: Path | None, name: str) -> Iterator[sqlite3.Connection]:
-    """Texts by id in a temporary file, so that memory holds few of them.
-
-    Args:
-        records: All with an id of their own.
-        folder: Where the file is put; it goes afterwards. None: where temporary files are.
-        name: What errors call the records.
-
-    Returns:
-        A context manager of the connection, for :func:`texts_by_id`; any one thread at a time may use it.
-
-    Raises:
-        ValueError: If a record has no id, or one that another has.
-    """
+def _text_index(records: Iterable[Record], folder: Path | None) -> Iterator[sqlite3.Connection]:
+    """Texts by id in a temporary file, so that memory holds few of them; any one thread at a time may use it."""
     for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):  # by a run that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary:
@@ -218,201 +290,47 @@ def text_index(records: Iterable[Record], folder: Path | None, name: str) -> Ite
             connection.execute("CREATE TABLE texts (id TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID")
             rows = iter(records)
             while part := list(islice(rows, _INSERTED)):
-                _insert(connection, part, name)
+                _insert(connection, part)
             yield connection
 
 
-def texts_by_id(
-    batches: Iterable[EmbeddingBatch], connection: sqlite3.Connection, name: str
-) -> Iterator[EmbeddingBatch]:
-    """Puts the texts of an index to batches with ids.
+def _insert(connection: sqlite3.Connection, records: list[Record]) -> None:
+    for record in records:
+        if record.id is None:
+            raise ValueError("texts must have an id for every text, got none. Name its field: id_field.")
+    try:
+        with connection:
+            connection.executemany("INSERT INTO texts VALUES (?, ?)", ((r.id, r.text) for r in records))
+    except sqlite3.IntegrityError as err:
+        raise ValueError("texts must have every id once, got one twice. Leave out the other.") from err
 
-    Args:
-        batches: Of a source that has ids.
-        connection: From :func:`text_index`.
-        name: What errors call the texts.
 
-    Raises:
-        ValueError: While reading, if an id has no text.
-    """
+def _texts_by_id(batches: Iterable[EmbeddingBatch], index: sqlite3.Connection) -> Iterator[EmbeddingBatch]:
+    """Batches with the texts of their ids."""
     for batch in batches:
         ids = batch.ids or []
         found: dict[str, str] = {}
         for start in range(0, len(ids), _ASKED):
             part = ids[start : start + _ASKED]
             marks = ", ".join("?" * len(part))
-            found.update(connection.execute(f"SELECT id, text FROM texts WHERE id IN ({marks})", part))
+            found.update(index.execute(f"SELECT id, text FROM texts WHERE id IN ({marks})", part))
         missing = next((identifier for identifier in ids if identifier not in found), None)
         if missing is not None:
-            raise ValueError(f"{name} must have a text for every embedding, got none with the id {missing!r}.")
+            raise ValueError(f"texts must have a text for every embedding, got none with the id {missing!r}.")
         yield replace(batch, texts=[found[identifier] for identifier in ids])
 
 
-def texts_by_number(
-    batches: Iterable[EmbeddingBatch], records: Iterable[Record], name: str, start: int = 0
+def _texts_by_number(
+    batches: Iterable[EmbeddingBatch], records: Iterable[Record], start: int
 ) -> Iterator[EmbeddingBatch]:
-    """Puts texts to batches without ids, the first to the first, and the ids of the texts, where they have one.
-
-    Args:
-        batches: Of a source without ids.
-        records: One a row, from the first row of the source on.
-        name: What errors call the texts.
-        start: The row that the batches begin with.
-
-    Raises:
-        ValueError: While reading, if there are fewer texts than rows, or more.
-    """
+    """Batches without ids with the texts of their rows, which give them their ids, where they have one."""
     texts, row = islice(iter(records), start, None), start
     for batch in batches:
         part = list(islice(texts, len(batch.embeddings)))
         row += len(part)
         if len(part) < len(batch.embeddings):
-            raise ValueError(f"{name} must be one for each embedding, got only {row} texts.")
+            raise ValueError(f"texts must be one for each embedding, got only {row} texts.")
         ids = [str(row - len(part) + i) if record.id is None else record.id for i, record in enumerate(part)]
         yield replace(batch, ids=ids, texts=[record.text for record in part])
     if next(texts, None) is not None:
-        raise ValueError(f"{name} must be one for each embedding, got more than {row} texts.")
-
-
-def _insert(connection: sqlite3.Connection, records: list[Record], name: str) -> None:
-    for record in records:
-        if record.id is None:
-            raise ValueError(f"{name} must have an id for every text, got none. Name its field: id_field.")
-    try:
-        with connection:
-            connection.executemany("INSERT INTO texts VALUES (?, ?)", ((r.id, r.text) for r in records))
-    except sqlite3.IntegrityError as err:
-        raise ValueError(f"{name} must have every id once, got one twice. Leave out the other.") from err
-
-
-TextReader = Callable[[], Iterable[Record]]
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What a run did.
-
-    Attributes:
-        manifest: What the directory holds now.
-        rows: Rows that this run made; the others were there.
-        seconds: From the first batch that was read to the last shard, without loading the model.
-    """
-
-    manifest: Manifest
-    rows: int
-    seconds: float
-
-    @property
-    def rows_per_second(self) -> float:
-        """Throughput of this run."""
-        return self.rows / self.seconds if self.seconds else 0.0
-
-
-def convert(
-    encoder: KeyTokenEncoder,
-    source: EmbeddingSource,
-    path: str | PathLike[str],
-    *,
-    texts: TextReader | None = None,
-    role: Role = "document",
-    batch_size: int = 256,
-    shard_rows: int = 100_000,
-    show_progress_bar: bool = False,
-) -> Converted:
-    """Makes stored embeddings sparse and writes them as shards; run again, it goes on after the last whole shard.
-
-    Args:
-        encoder: Of the model that made the embeddings.
-        source: Of :func:`~st_keytokens.bulk.sources.open_source`.
-        path: The directory, new or begun earlier.
-        texts: Gives the texts from the first one on, for the literal terms: joined by id, or one after the other
-            where the source has no ids. None: those of the source, if it was opened with a column of texts.
-        role: Of the embeddings.
-        batch_size: Rows decoded at a time.
-        shard_rows: Rows of a shard; an interruption loses no more.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-        OSError: If something cannot be read or written.
-        TypeError: If the embeddings are no floating-point numbers.
-        ValueError: If an argument is out of range, a row cannot be decoded, a text is missing, or the directory is
-            of another encoder, source or role.
-    """
-    check_choice("role", role, get_args(Role))
-    checked_int("batch_size", batch_size, minimum=1)
-    about = {"rows_from": source.identity, "role": role, "has_text_file": texts is not None}
-    with ShardWriter(
-        path,
-        vocab_size=encoder.vocabulary.vocab_size,
-        fingerprint=encoder.fingerprint,
-        source=about,
-        shard_rows=shard_rows,
-    ) as writer:
-        start = writer.rows
-        began = time.perf_counter()
-        if not writer.is_complete:
-            rows = sparse_rows(
-                encoder,
-                source,
-                texts=texts,
-                role=role,
-                batch_size=batch_size,
-                start=start,
-                position=writer.position,
-                folder=Path(path),
-                show_progress_bar=show_progress_bar,
-            )
-            for batch in rows:
-                writer.add(batch.ids, batch.sparse, batch.position)
-        manifest = writer.finish()
-        return Converted(manifest, manifest.rows - start, time.perf_counter() - began)
-
-
-def sparse_rows(
-    encoder: KeyTokenEncoder,
-    source: EmbeddingSource,
-    *,
-    texts: TextReader | None = None,
-    role: Role = "document",
-    batch_size: int = 256,
-    start: int = 0,
-    position: Any = None,
-    folder: Path | None = None,
-    show_progress_bar: bool = False,
-) -> Iterator[SparseBatch]:
-    """The rows of a source, sparse and with their texts joined in, as an iterator.
-
-    Args:
-        encoder: See :func:`convert`.
-        source: See :func:`convert`.
-        texts: See :func:`convert`.
-        role: See :func:`convert`.
-        batch_size: See :func:`convert`.
-        start: Number of the first row.
-        position: Where the source is read on from. None: from its first row.
-        folder: Where a temporary index of texts is put. None: where temporary files are.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        An iterator of batches.
-
-    Raises:
-        ValueError: See :func:`convert`.
-    """
-    with ExitStack() as stack:
-        batches = source.batches(batch_size, position)
-        if texts is not None and source.has_ids:
-            index = stack.enter_context(text_index(texts(), folder, "texts"))
-            batches = texts_by_id(batches, index, "texts")
-        elif texts is not None:
-            batches = texts_by_number(batches, texts(), "texts", start)
-        bar = stack.enter_context(
-            tqdm(total=source.rows, initial=start, unit="row", desc="Sparsifying", disable=not show_progress_bar)
-        )
-        for batch in stack.enter_context(closing(sparsify_batches(encoder, batches, role=role, start=start))):
-            yield batch
-            bar.update(len(batch.ids))
+        raise ValueError(f"texts must be one for each embedding, got more than {row} texts.")

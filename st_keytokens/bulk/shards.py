@@ -1,4 +1,4 @@
-"""Reading shards: verified, and in batches."""
+"""Directories of sparse rows: Parquet shards and a manifest, written so that a run can go on, read verified."""
 
 from __future__ import annotations
 
@@ -19,111 +19,16 @@ from st_keytokens.files import write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.sparse_embeddings import SparseEmbeddings, boundaries
 
-COLUMNS = ("id", "indices", "values")
-_READ = 1 << 20  # bytes of a column that are read at a time
+__all__ = ["Manifest", "Shard", "ShardWriter", "collect_shards", "read_batches", "read_manifest", "verify"]
 
-
-def arrow_schema() -> Any:
-    """The ``pyarrow.Schema`` of the contract.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-    """
-    arrow = imported("pyarrow")
-    types = arrow.string(), arrow.list_(arrow.int32()), arrow.list_(arrow.float32())
-    return arrow.schema(list(zip(COLUMNS, types, strict=True)))
-
-
-def to_arrow(ids: Sequence[str], sparse: SparseEmbeddings) -> Any:
-    """Sparse rows as a ``pyarrow.Table``.
-
-    Args:
-        ids: An id for each row.
-        sparse: The rows.
-
-    Returns:
-        The table; its indices and values share the memory of ``sparse``.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-        TypeError: If an id is not a string.
-        ValueError: If ids and rows differ in number.
-    """
-    arrow = imported("pyarrow")
-    if len(ids) != len(sparse):
-        raise ValueError(f"ids must be one for each row, got {len(ids)} for {len(sparse)} rows.")
-    for identifier in ids:
-        if not isinstance(identifier, str):
-            raise TypeError(f"ids must be strings, got {type(identifier).__name__} {identifier!r:.60}.")
-    offsets = arrow.array(sparse.indptr.astype(np.int32))
-    lists = (arrow.ListArray.from_arrays(offsets, arrow.array(part)) for part in (sparse.indices, sparse.values))
-    return arrow.Table.from_arrays([arrow.array(ids, arrow.string()), *lists], schema=arrow_schema())
-
-
-def from_arrow(batch: Any, vocab_size: int) -> tuple[list[str], SparseEmbeddings]:
-    """Ids and sparse rows of a ``pyarrow`` table or record batch.
-
-    Args:
-        batch: With the columns of the contract; others are not looked at.
-        vocab_size: Number of columns of the rows.
-
-    Returns:
-        The ids and as many rows.
-
-    Raises:
-        ValueError: If a column is missing, of another type or has nulls, or a row breaks a rule of
-            :class:`SparseEmbeddings`.
-    """
-    check_columns(batch.schema)
-    ids, indices, values = (_joined(batch.column(name)) for name in COLUMNS)
-    nulls = [name for name, part in zip(COLUMNS, (ids, indices, values), strict=True) if part.null_count]
-    if nulls:
-        raise ValueError(f"{nulls[0]} must have no nulls, got {batch.column(nulls[0]).null_count}.")
-    counts = indices.value_lengths().to_numpy()
-    if not np.array_equal(counts, values.value_lengths().to_numpy()):
-        raise ValueError("values must be as many as indices in every row, got other numbers.")
-    terms, weights = (part.flatten().to_numpy(zero_copy_only=False) for part in (indices, values))
-    return ids.to_pylist(), SparseEmbeddings(boundaries(counts), terms, weights, vocab_size)
-
-
-def open_parquet(path: Path) -> Any:
-    """A Parquet file as a ``pyarrow.parquet.ParquetFile`` whose columns are read piece by piece.
-
-    By itself pyarrow holds all of a file's columns from the first batch on.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-        pyarrow.ArrowException: If the file is damaged.
-    """
-    return imported("pyarrow.parquet").ParquetFile(path, pre_buffer=False, buffer_size=_READ)
-
-
-def check_columns(schema: Any) -> None:
-    """Check that a schema has the columns of the contract, whatever the items of its lists are called.
-
-    Raises:
-        ValueError: If a column is missing or of another type.
-    """
-    arrow = imported("pyarrow")
-    for column in arrow_schema():
-        found: Any = schema.field(column.name).type if column.name in schema.names else None
-        is_list = found is not None and arrow.types.is_list(column.type) and arrow.types.is_list(found)
-        if found != column.type and not (is_list and found.value_type == column.type.value_type):
-            raise ValueError(
-                f"column {column.name!r} must be {column.type}, got {'none' if found is None else found}. "
-                "Cast it before it is written."
-            )
-
-
-def _joined(column: Any) -> Any:
-    """A column as one array, sliced or not."""
-    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
-
-
-FORMAT = "st-keytokens sparse embeddings"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 20  # bytes hashed at a time
+_FORMAT = "st-keytokens sparse embeddings"
+_FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+_COLUMNS = ("id", "indices", "values")
+_SUMS = ("rows", "terms", "bytes")  # of a manifest, over its shards
+_TEMPORARY = ".tmp"
+_GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least
+_BLOCK = 1 << 20  # bytes read at a time: of a file to be hashed, of a column
 
 
 @dataclass(frozen=True)
@@ -181,110 +86,6 @@ class Manifest:
         return sum(shard.bytes for shard in self.shards)
 
 
-def read_manifest(path: str | PathLike[str]) -> Manifest:
-    """Reads ``manifest.json`` of a directory of shards; the shards themselves are not looked at.
-
-    Args:
-        path: The directory.
-
-    Returns:
-        The manifest, also of a directory that is not complete.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is malformed, or of another format version.
-    """
-    file = Path(path) / MANIFEST
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} must be a directory of sparse embeddings with {MANIFEST}, got none.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        found, version = content["format"], content["format_version"]
-    except (ValueError, KeyError, TypeError) as err:
-        raise _malformed(file) from err
-    if found != FORMAT or version != FORMAT_VERSION:
-        raise ValueError(
-            f"{file} must be of format {FORMAT!r} in version {FORMAT_VERSION}, got {found!r} in version {version!r}. "
-            "Convert again, or use the version of st-keytokens that wrote it."
-        )
-    try:
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        names = ("vocab_size", "fingerprint", "is_complete", "source", "position")
-        manifest = Manifest(shards=shards, **{name: content[name] for name in names})
-        sums = {name: content[name] == getattr(manifest, name) for name in ("rows", "terms", "bytes")}
-        is_inside = [_is_inside(shard.name) for shard in shards]
-    except (KeyError, TypeError) as err:
-        raise _malformed(file) from err
-    if not all((*sums.values(), *is_inside)):
-        raise _malformed(file)
-    return manifest
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Replaces the manifest of a directory, atomically."""
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **{name: getattr(manifest, name) for name in ("rows", "terms", "bytes")},
-        **asdict(manifest),
-    }
-    write_atomically(path / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def described(path: Path, name: str, rows: int, terms: int) -> Shard:
-    """The entry of a file of the directory that has been written whole."""
-    file = path / name
-    return Shard(name, rows, terms, file.stat().st_size, sha256_of(file))
-
-
-def check_shard(path: Path, shard: Shard, is_hashing: bool = True) -> Path:
-    """Check that a shard is as its manifest says.
-
-    Args:
-        path: The directory.
-        shard: The entry.
-        is_hashing: Whether the content is compared as well as the size.
-
-    Returns:
-        The shard's file.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If its size or its content differs.
-    """
-    file, advice = path / shard.name, "Copy the directory again, or delete it and convert again."
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} must be there as the manifest says, got none. {advice}")
-    size = file.stat().st_size
-    if size != shard.bytes:
-        raise ValueError(f"{file} must have {shard.bytes} bytes as the manifest says, got {size}. {advice}")
-    if is_hashing and (found := sha256_of(file)) != shard.sha256:
-        raise ValueError(f"{file} must have the SHA-256 {shard.sha256} of the manifest, got {found}. {advice}")
-    return file
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
-
-
-def _malformed(file: Path) -> ValueError:
-    return ValueError(f"{file} must be a manifest as it was written, got something else. Copy it again.")
-
-
-_GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least
-_TEMPORARY = ".tmp"
-
-
 class ShardWriter:
     """Writes rows into a directory of Parquet shards, and goes on where an earlier run was killed.
 
@@ -304,6 +105,7 @@ class ShardWriter:
 
     Raises:
         ImportError: If pyarrow is not installed.
+        TypeError: If source is nothing that JSON can hold.
         ValueError: If the directory holds other files, or rows of another encoder or source.
 
     Example:
@@ -328,15 +130,15 @@ class ShardWriter:
         self._parquet = imported("pyarrow.parquet")
         self._path = Path(path)
         self._path.mkdir(parents=True, exist_ok=True)
-        wanted = Manifest(checked_int("vocab_size", vocab_size, minimum=1), fingerprint, source=dict(source or {}))
-        self.manifest = wanted
-        if (self._path / MANIFEST).is_file():
+        about = _as_json(dict(source or {}))
+        self.manifest = wanted = Manifest(checked_int("vocab_size", vocab_size, minimum=1), fingerprint, source=about)
+        if (self._path / _MANIFEST).is_file():
             self.manifest = read_manifest(self._path)
             self._check_same(wanted)
         elif any(self._path.iterdir()):
             raise ValueError(f"{path} must be a new directory or one of sparse embeddings, got one of other files.")
         else:
-            write_manifest(self._path, wanted)
+            _write_manifest(self._path, wanted)
         for left in self._path.glob(f".part-*{_TEMPORARY}"):
             left.unlink()
         self._open: Any = None
@@ -370,7 +172,7 @@ class ShardWriter:
 
         Raises:
             OSError: If the disk is full.
-            TypeError: If an id is not a string.
+            TypeError: If an id is not a string, or the position nothing that JSON can hold.
             ValueError: If ids, rows and vocabulary do not fit, the directory is complete, or another process has
                 written into it.
         """
@@ -378,11 +180,11 @@ class ShardWriter:
             raise ValueError(f"{self._path} must not be complete to be added to, got {self.rows} rows of all.")
         if sparse.vocab_size != self.manifest.vocab_size:
             raise ValueError(f"sparse must have vocab_size {self.manifest.vocab_size}, got {sparse.vocab_size}.")
-        self._pending.append(to_arrow(ids, sparse))
+        self._pending.append(_to_arrow(ids, sparse))
         self._pending_rows += len(sparse)
         self._rows += len(sparse)
         self._terms += sparse.nnz
-        self._position = position
+        self._position = _as_json(position)
         if self._pending_rows >= _GROUP_ROWS:
             self._write_group()
         if self._rows >= self._shard_rows:
@@ -442,14 +244,14 @@ class ShardWriter:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, self._path / name)
-        shard = described(self._path, name, self._rows, self._terms)
+        shard = _described(self._path, name, self._rows, self._terms)
         self._save(replace(self.manifest, shards=(*self.manifest.shards, shard), position=self._position))
         self._rows = self._terms = 0
 
     def _save(self, manifest: Manifest) -> None:
         if read_manifest(self._path) != self.manifest:
             raise ValueError(f"{self._path} must be written by one process at a time, got another. Run again.")
-        write_manifest(self._path, manifest)
+        _write_manifest(self._path, manifest)
         self.manifest = manifest
 
     def _check_same(self, wanted: Manifest) -> None:
@@ -459,6 +261,45 @@ class ShardWriter:
                 raise ValueError(
                     f"{self._path} must hold rows of this {what}, {given}, got {found}. Use a new directory."
                 )
+
+
+def read_manifest(path: str | PathLike[str]) -> Manifest:
+    """Reads ``manifest.json`` of a directory of shards; the shards themselves are not looked at.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The manifest, also of a directory that is not complete.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is malformed, or of another format version.
+    """
+    file = Path(path) / _MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} must be a directory of sparse embeddings with {_MANIFEST}, got none.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found, version = content["format"], content["format_version"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise _malformed(file) from err
+    if found != _FORMAT or version != _FORMAT_VERSION:
+        raise ValueError(
+            f"{file} must be of format {_FORMAT!r} in version {_FORMAT_VERSION}, got {found!r} in version "
+            f"{version!r}. Convert again, or use the version of st-keytokens that wrote it."
+        )
+    try:
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        names = ("vocab_size", "fingerprint", "is_complete", "source", "position")
+        manifest = Manifest(shards=shards, **{name: content[name] for name in names})
+        is_whole = all(content[name] == getattr(manifest, name) for name in _SUMS)
+        is_whole = is_whole and all(_is_inside(shard.name) for shard in shards)
+    except (KeyError, TypeError) as err:
+        raise _malformed(file) from err
+    if not is_whole:
+        raise _malformed(file)
+    return manifest
 
 
 def read_batches(
@@ -506,33 +347,177 @@ def verify(path: str | PathLike[str]) -> Manifest:
         ImportError: See :func:`read_batches`.
         ValueError: See :func:`read_batches`.
     """
-    for _ in read_batches(path, 8192):
+    for _ in read_batches(path, _GROUP_ROWS):
         pass
     return read_manifest(path)
+
+
+def collect_shards(
+    path: str | PathLike[str], *, vocab_size: int, fingerprint: str, source: Mapping[str, Any] | None = None
+) -> Manifest:
+    """Reads the Parquet files below a directory, checks every row, and writes the manifest that makes them shards.
+
+    The files stay as they are. Run it when all jobs have ended; whatever is there is taken for the whole.
+
+    Args:
+        path: The directory.
+        vocab_size: Columns of the rows.
+        fingerprint: Of the encoder that made them.
+        source: See :class:`~st_keytokens.bulk.ShardWriter`.
+
+    Returns:
+        The manifest, whose shards are in the order of their paths.
+
+    Raises:
+        FileNotFoundError: If there is no Parquet file.
+        ImportError: If pyarrow is not installed.
+        ValueError: If a file is damaged or its rows break the contract, or the directory has a manifest.
+    """
+    folder = Path(path)
+    if (folder / _MANIFEST).exists():
+        raise ValueError(f"{path} must have no {_MANIFEST}, got one. Delete it to collect the shards again.")
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.parquet"))
+    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    if not names:
+        raise FileNotFoundError(f"{path} must hold Parquet files, got none.")
+    shards = []
+    for name in names:
+        rows = terms = 0
+        for _, sparse in _rows(folder / name, vocab_size, _GROUP_ROWS):
+            rows, terms = rows + len(sparse), terms + sparse.nnz
+        shards.append(_described(folder, name, rows, terms))
+    manifest = Manifest(vocab_size, fingerprint, tuple(shards), is_complete=True, source=dict(source or {}))
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    sums = {name: getattr(manifest, name) for name in _SUMS}
+    content = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **sums, **asdict(manifest)}
+    write_atomically(path / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it is read back from a manifest: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _malformed(file: Path) -> ValueError:
+    return ValueError(f"{file} must be a manifest as it was written, got something else. Copy it again.")
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _described(path: Path, name: str, rows: int, terms: int) -> Shard:
+    """The entry of a file of the directory that has been written whole."""
+    file = path / name
+    return Shard(name, rows, terms, file.stat().st_size, _sha256(file))
+
+
+def _checked(path: Path, shard: Shard, is_hashing: bool) -> Path:
+    """The file of a shard, whose size and, if wanted, content are as the manifest says."""
+    file, advice = path / shard.name, "Copy the directory again, or delete it and convert again."
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} must be there as the manifest says, got none. {advice}")
+    size = file.stat().st_size
+    if size != shard.bytes:
+        raise ValueError(f"{file} must have {shard.bytes} bytes as the manifest says, got {size}. {advice}")
+    if is_hashing and (found := _sha256(file)) != shard.sha256:
+        raise ValueError(f"{file} must have the SHA-256 {shard.sha256} of the manifest, got {found}. {advice}")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _batches(
     path: Path, manifest: Manifest, batch_size: int, start: int, is_verifying: bool
 ) -> Iterator[tuple[list[str], SparseEmbeddings]]:
-    lost = imported("pyarrow").ArrowException
     first = 0
     for shard in manifest.shards:
         passed, first = max(0, start - first), first + shard.rows
         if passed >= shard.rows:
             continue
-        file = check_shard(path, shard, is_verifying)
+        file = _checked(path, shard, is_verifying)
         rows = terms = 0
-        try:
-            with open_parquet(file) as content:
-                for batch in content.iter_batches(batch_size, columns=list(COLUMNS)):
-                    ids, sparse = from_arrow(batch, manifest.vocab_size)
-                    skipped, rows, terms = min(len(ids), max(0, passed - rows)), rows + len(ids), terms + sparse.nnz
-                    if skipped < len(ids):
-                        yield ids[skipped:], sparse[skipped:]
-        except (lost, ValueError) as err:
-            raise ValueError(f"{file}: {err}") from err
+        for ids, sparse in _rows(file, manifest.vocab_size, batch_size):
+            skipped, rows, terms = min(len(ids), max(0, passed - rows)), rows + len(ids), terms + sparse.nnz
+            if skipped < len(ids):
+                yield ids[skipped:], sparse[skipped:]
         if (rows, terms) != (shard.rows, shard.terms):
             raise ValueError(
                 f"{file} must have {shard.rows} rows and {shard.terms} terms as the manifest says, got {rows} and "
                 f"{terms}. Convert again."
             )
+
+
+def _rows(file: Path, vocab_size: int, batch_size: int) -> Iterator[tuple[list[str], SparseEmbeddings]]:
+    """All rows of a shard, checked; errors name the file."""
+    try:
+        with open_parquet(file) as content:
+            _check_columns(content.schema_arrow)
+            for batch in content.iter_batches(batch_size, columns=list(_COLUMNS)):
+                yield from_arrow(batch, vocab_size)
+    except (imported("pyarrow").ArrowException, ValueError) as err:
+        raise ValueError(f"{file}: {err}") from err
+
+
+def open_parquet(path: Path) -> Any:
+    """A Parquet file whose columns are read piece by piece; by itself pyarrow holds all from the first batch on."""
+    return imported("pyarrow.parquet").ParquetFile(path, pre_buffer=False, buffer_size=_BLOCK)
+
+
+def arrow_schema() -> Any:
+    """The ``pyarrow.Schema`` of a shard."""
+    arrow = imported("pyarrow")
+    types = arrow.string(), arrow.list_(arrow.int32()), arrow.list_(arrow.float32())
+    return arrow.schema(list(zip(_COLUMNS, types, strict=True)))
+
+
+def _check_columns(schema: Any) -> None:
+    """Raises ValueError if a column is missing or of another type, whatever the items of its lists are called."""
+    arrow = imported("pyarrow")
+    for column in arrow_schema():
+        found: Any = schema.field(column.name).type if column.name in schema.names else None
+        is_list = found is not None and arrow.types.is_list(column.type) and arrow.types.is_list(found)
+        if found != column.type and not (is_list and found.value_type == column.type.value_type):
+            raise ValueError(
+                f"column {column.name!r} must be {column.type}, got {'none' if found is None else found}. "
+                "Cast it before it is written."
+            )
+
+
+def from_arrow(batch: Any, vocab_size: int) -> tuple[list[str], SparseEmbeddings]:
+    """Ids and rows of a ``pyarrow`` table or record batch; ValueError where a column or a row breaks the contract."""
+    _check_columns(batch.schema)
+    columns = [batch.column(name) for name in _COLUMNS]
+    ids, indices, values = (c.combine_chunks() if hasattr(c, "combine_chunks") else c for c in columns)
+    nulls = [name for name, part in zip(_COLUMNS, (ids, indices, values), strict=True) if part.null_count]
+    if nulls:
+        raise ValueError(f"{nulls[0]} must have no nulls, got {batch.column(nulls[0]).null_count}.")
+    counts = indices.value_lengths().to_numpy()
+    if not np.array_equal(counts, values.value_lengths().to_numpy()):
+        raise ValueError("values must be as many as indices in every row, got other numbers.")
+    terms, weights = (part.flatten().to_numpy(zero_copy_only=False) for part in (indices, values))
+    return ids.to_pylist(), SparseEmbeddings(boundaries(counts), terms, weights, vocab_size)
+
+
+def _to_arrow(ids: Sequence[str], sparse: SparseEmbeddings) -> Any:
+    """Rows as a ``pyarrow.Table`` that shares the memory of their indices and values."""
+    arrow = imported("pyarrow")
+    if len(ids) != len(sparse):
+        raise ValueError(f"ids must be one for each row, got {len(ids)} for {len(sparse)} rows.")
+    for identifier in ids:
+        if not isinstance(identifier, str):
+            raise TypeError(f"ids must be strings, got {type(identifier).__name__} {identifier!r:.60}.")
+    offsets = arrow.array(sparse.indptr.astype(np.int32))
+    lists = (arrow.ListArray.from_arrays(offsets, arrow.array(part)) for part in (sparse.indices, sparse.values))
+    return arrow.Table.from_arrays([arrow.array(ids, arrow.string()), *lists], schema=arrow_schema())

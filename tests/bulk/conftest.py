@@ -19,6 +19,14 @@ def encoder(llama_embedder, sentences):
 
 
 @pytest.fixture(scope="session")
+def model(encoder, tmp_path_factory):
+    """The directory of this encoder."""
+    folder = tmp_path_factory.mktemp("model")
+    encoder.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def dense(encoder, sentences):
     """The vectors of fifty sentences."""
     return np.asarray(encoder.model.encode(sentences), dtype=np.float32)

@@ -75,13 +75,6 @@ def url(tmp_path_factory):
         yield url
 
 
-@pytest.fixture(scope="module")
-def model(encoder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    encoder.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def stored(request, dense, sentences, tmp_path):
     """Vectors and texts of 400 rows, where they are, and a file of the texts where they are nowhere else."""

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from st_keytokens import SparseEmbeddings
-from st_keytokens.bulk import Manifest, Shard, ShardWriter, read_batches, read_manifest, verify
+from st_keytokens.bulk import (
+    KeyTokenBatchEncoder,
+    Manifest,
+    Shard,
+    ShardWriter,
+    collect_shards,
+    read_batches,
+    read_manifest,
+    verify,
+)
 
 arrow = pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the contract on disk needs pyarrow")
@@ -292,3 +301,56 @@ class TestValidation:
     def test_copies_of_a_directory_are_read(self, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "copy")
         assert verify(tmp_path / "copy") == read_manifest(folder)
+
+    def test_what_json_changes_is_the_same_source(self, tmp_path, batches):
+        options = {"vocab_size": VOCAB_SIZE, "fingerprint": "f", "shard_rows": 10, "source": {"parts": ("a", "b")}}
+        with ShardWriter(tmp_path / "sparse", **options) as writer:
+            writer.add(*batches[0], (1, 2))
+            writer.add(*batches[1], (3, 4))
+        with ShardWriter(tmp_path / "sparse", **options) as writer:
+            assert (writer.rows, writer.position) == (20, [3, 4])
+            with pytest.raises(TypeError, match="not JSON serializable"):
+                writer.add(*batches[2], np.int64(5))
+
+
+class TestCollectShards:
+    @pytest.fixture
+    def collected(self, model, sentences, tmp_path):
+        """Rows as a cluster writes them, in two files in folders of their own."""
+        made = KeyTokenBatchEncoder(model, device="cpu")
+        item = arrow.list_(arrow.field("item", arrow.int32())), arrow.list_(arrow.field("item", arrow.float32()))
+        schema = arrow.schema([("id", arrow.string()), ("indices", item[0]), ("values", item[1])])
+        for number, (start, stop) in enumerate([(0, 30), (30, 50)]):
+            rows = made({"id": range(start, stop), "text": sentences[start:stop]})
+            (tmp_path / f"chunk-{number}").mkdir()
+            table = arrow.table({name: column.tolist() for name, column in rows.items()}, schema=schema)
+            parquet.write_table(table, tmp_path / f"chunk-{number}" / f"part-{number}.parquet")
+        (tmp_path / "chunk-0" / "_SUCCESS").touch()
+        (tmp_path / "_temporary").mkdir()
+        (tmp_path / "_temporary" / "left.parquet").write_bytes(b"left by a killed task")
+        return tmp_path
+
+    def test_read_as_shards(self, collected, encoder, sentences):
+        manifest = collect_shards(collected, vocab_size=640, fingerprint=encoder.fingerprint)
+        assert [shard.name for shard in manifest.shards] == ["chunk-0/part-0.parquet", "chunk-1/part-1.parquet"]
+        ids, parts = zip(*read_batches(collected, 20), strict=True)
+        assert [i for part in ids for i in part] == list(map(str, range(50)))
+        found = SparseEmbeddings.concatenate(parts)
+        expected = encoder.encode(sentences).sparse
+        np.testing.assert_allclose(found.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+        assert manifest.terms == found.nnz
+
+    def test_refusals(self, collected, tmp_path):
+        with pytest.raises(ValueError, match=r"part-0.parquet: indices must be in 0\.\.4"):
+            collect_shards(collected, vocab_size=5, fingerprint="f")
+        collect_shards(collected, vocab_size=640, fingerprint="f")
+        with pytest.raises(ValueError, match=r"must have no manifest.json, got one"):
+            collect_shards(collected, vocab_size=640, fingerprint="f")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match="must hold Parquet files, got none"):
+            collect_shards(tmp_path / "empty", vocab_size=640, fingerprint="f")
+
+    def test_other_types(self, tmp_path):
+        parquet.write_table(arrow.table({"id": ["a"], "indices": [[1]], "values": [[0.5]]}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=r"column 'indices' must be list<.*int32>, got list<.*int64>"):
+            collect_shards(tmp_path, vocab_size=5, fingerprint="f")

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from st_keytokens.bulk import open_source
-from st_keytokens.bulk.sources.opening import kind_of
+from st_keytokens import SparseEmbeddings
+from st_keytokens.bulk import (
+    EmbeddingBatch,
+    convert,
+    open_source,
+    read_batches,
+    read_manifest,
+    register_source,
+    sources,
+)
+from st_keytokens.bulk.sources import kind_of
 
 DIMENSION = 8
 
@@ -319,3 +329,95 @@ class TestOpening:
 
     def test_no_thread_is_left(self):
         assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+class Shelf:
+    """A source as somebody outside of the package writes it: one ``.npy`` file per drawer, read drawer by drawer."""
+
+    has_ids = True
+
+    def __init__(self, location, *, table, text_column=None):
+        self.folder = Path(location.removeprefix("shelf://")) / table
+        self.drawers = sorted(self.folder.glob("*.npy"))
+        self.name, self.identity = f"shelf {table}", {"drawers": tuple(path.name for path in self.drawers)}
+        self.rows, self.text_column, self.fails_at = None, text_column, None
+
+    def batches(self, batch_size, position=None):
+        first, start = position or (0, 0)
+        for number, path in list(enumerate(self.drawers))[first:]:
+            rows = np.load(path)
+            for row in range(start, len(rows), batch_size):
+                if (number, row) == self.fails_at:
+                    raise OSError("the drawer is stuck")
+                part = rows[row : row + batch_size]
+                ids = [f"{path.stem}{row + i}" for i in range(len(part))]
+                texts = None if self.text_column is None else [f"{self.text_column} {name}" for name in ids]
+                yield EmbeddingBatch(ids, part, (number, row + len(part)), texts)
+            start = 0
+
+
+class TestOwnSource:
+    @pytest.fixture
+    def shelf(self, tmp_path, dense):
+        (tmp_path / "shelf" / "top").mkdir(parents=True)
+        for name, (start, stop) in {"a": (0, 20), "b": (20, 50)}.items():
+            np.save(tmp_path / "shelf" / "top" / f"{name}.npy", dense[start:stop])
+        return tmp_path / "shelf"
+
+    @pytest.fixture(autouse=True)
+    def known(self, monkeypatch):
+        """What is registered in a test is forgotten after it."""
+        for table in ("_OPENERS", "_SCHEMES"):
+            monkeypatch.setattr(sources, table, dict(getattr(sources, table)))
+
+    def check(self, encoder, dense, path, texts=None):
+        ids, parts = zip(*read_batches(path), strict=True)
+        names = [name for part in ids for name in part]
+        assert names == [f"a{i}" for i in range(20)] + [f"b{i}" for i in range(30)]
+        texts = None if texts is None else [f"{texts} {name}" for name in names]
+        found, expected = SparseEmbeddings.concatenate(parts), encoder.sparsify(dense, texts, batch_size=8)
+        np.testing.assert_allclose(found.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+
+    def test_any_object_is_converted_and_goes_on(self, encoder, dense, shelf, tmp_path):
+        pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
+        source, options = Shelf(str(shelf), table="top"), {"batch_size": 8, "shard_rows": 8}
+        source.fails_at = (1, 8)
+        with pytest.raises(OSError, match="the drawer is stuck"):
+            convert(encoder, source, tmp_path / "out", **options)
+        written = read_manifest(tmp_path / "out")
+        assert written.rows == 28 and written.position == [1, 8]
+        made = convert(encoder, Shelf(str(shelf), table="top"), tmp_path / "out", **options)
+        assert made.rows == 22
+        self.check(encoder, dense, tmp_path / "out")
+
+    def test_opened_by_kind_and_by_url(self, encoder, dense, shelf, tmp_path):
+        pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
+        register_source("shelf", Shelf)
+        register_source("shelf", Shelf)
+        source = open_source(f"shelf://{shelf}", table="top", text_column="drawer")
+        assert isinstance(source, Shelf) and kind_of("shelf://x") == "shelf"
+        convert(encoder, source, tmp_path / "out")
+        self.check(encoder, dense, tmp_path / "out", "drawer")
+        assert open_source(shelf, kind="shelf", table="top").folder == shelf / "top"
+
+    def test_refusals(self, shelf):
+        with pytest.raises(FileNotFoundError, match="must be a file or directory that exists, got 'shelf://x'"):
+            open_source("shelf://x")
+        register_source("shelf", Shelf)
+        with pytest.raises(ValueError, match="id_column must not be given for a source of kind shelf, got 'key'"):
+            open_source("shelf://x", table="top", id_column="key")
+        with pytest.raises(ValueError, match="table must be the name of one in shelf://x, got none"):
+            open_source("shelf://x")
+        for kind, opener in (("shelf", lambda location: None), ("npy", Shelf), ("https", Shelf)):
+            with pytest.raises(ValueError, match=f"kind must be a new one, got '{kind}', which there is"):
+                register_source(kind, opener)
+
+    def test_of_an_installed_package(self, shelf, tmp_path, monkeypatch):
+        (tmp_path / "shelves.py").write_text("from test_sources import Shelf as Cupboard\n")
+        about = tmp_path / "shelves-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shelves\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[st_keytokens.sources]\ncupboard = shelves:Cupboard\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert open_source("cupboard://x", table="top").name == "shelf top"
+        assert open_source(shelf, kind="cupboard", table="top").folder == shelf / "top"

@@ -1,4 +1,4 @@
-"""What a source of stored embeddings is: something that gives them in batches, from any place on."""
+"""What a source of stored embeddings is: anything that gives them in batches, from any place on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ class EmbeddingBatch:
 
 
 class EmbeddingSource(Protocol):
-    """A file, an index, a table or a collection of dense vectors, which is not changed while it is read."""
+    """A file, an index, a table or a collection of dense vectors, which is not changed while it is read.
+
+    Any object with these members is one, whatever its class: :func:`~st_keytokens.bulk.convert` takes it as it is, and
+    :func:`~st_keytokens.bulk.register_source` makes :func:`~st_keytokens.bulk.open_source` know its kind.
+    """
 
     @property
     def name(self) -> str:
@@ -59,31 +63,3 @@ class EmbeddingSource(Protocol):
         Raises:
             ValueError: While reading, if a row has no vector, or one of another width.
         """
-
-
-def row_matrix(rows: Any, place: str) -> NDArray[np.float32]:
-    """Vectors of one width as a matrix.
-
-    Args:
-        rows: A sequence of vectors.
-        place: What errors call them.
-
-    Returns:
-        float32 ``(len(rows), width)``.
-
-    Raises:
-        ValueError: If one is missing, or of another width.
-
-    >>> row_matrix([[1.0, 2.0], [3.0, 4.0]], "table").shape
-    (2, 2)
-    """
-    try:
-        matrix = np.asarray(rows, dtype=np.float32)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"{place} must have a vector of one width in every row, got another. {_ADVICE}") from err
-    if matrix.ndim != 2:
-        raise ValueError(f"{place} must have a vector of one width in every row, got none in some. {_ADVICE}")
-    return matrix
-
-
-_ADVICE = "Leave out the rows without one."

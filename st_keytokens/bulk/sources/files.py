@@ -1,4 +1,4 @@
-"""FAISS indexes: vectors are taken back out of flat, HNSW, inverted-file and quantised ones."""
+"""Embeddings in files: numpy, safetensors, Parquet, Arrow IPC, and FAISS indexes that give their vectors back."""
 
 from __future__ import annotations
 
@@ -14,22 +14,16 @@ from st_keytokens.bulk.shards import open_parquet
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
 from st_keytokens.imports import imported
 
+PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
+
 
 class NpySource:
-    """The matrix of a ``.npy`` file, memory-mapped.
-
-    Args:
-        path: The file.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it holds something else than a matrix of floats.
-    """
+    """The matrix of a ``.npy`` file, memory-mapped."""
 
     has_ids = False
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
+    def __init__(self, path: str) -> None:
+        self.name = path
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as err:
@@ -38,52 +32,43 @@ class NpySource:
             raise ValueError(
                 f"{path} must be a .npy file, got an .npz archive. Save the array itself with numpy.save."
             )
-        _check_matrix(self.name, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
+        _check_matrix(path, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
         self._array: NDArray[Any] = array
         self.rows = len(array)
         self.identity: dict[str, Any] = {"kind": "npy", "shape": list(array.shape)}
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        """A position is a row."""
         for start in range(position or 0, self.rows, batch_size):
             part = np.array(self._array[start : start + batch_size], dtype=np.float32)
             yield EmbeddingBatch(None, part, start + len(part))
 
 
 class SafetensorsSource:
-    """A matrix of a ``.safetensors`` file, in any floating-point type, read slice by slice.
-
-    Args:
-        path: The file.
-        tensor: Its name; None where it is the only one.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If there is no such matrix of floats.
-    """
+    """A matrix of a ``.safetensors`` file, in any floating-point type, read slice by slice."""
 
     has_ids = False
 
-    def __init__(self, path: Path, tensor: str | None = None) -> None:
-        self.name = str(path)
+    def __init__(self, path: str, *, vector_column: str | None = None) -> None:
+        self.name = path
         try:
             opened: Any = safe_open(path, framework="pt")
         except SafetensorError as err:
             raise ValueError(f"{path} must be a whole safetensors file, got an error: {err}.") from err
-        self._file: Any = opened
+        self._file = opened
         names = sorted(opened.keys())
-        if tensor not in names and (tensor is not None or len(names) != 1):
-            got = "more than one" if tensor is None else repr(tensor)
+        if vector_column not in names and (vector_column is not None or len(names) != 1):
+            got = "more than one" if vector_column is None else repr(vector_column)
             raise ValueError(f"vector_column must be one of the tensors {', '.join(names)} of {path}, got {got}.")
-        self._tensor = names[0] if tensor is None else tensor
+        self._tensor = names[0] if vector_column is None else vector_column
         part = opened.get_slice(self._tensor)
         shape, dtype = part.get_shape(), part.get_dtype()
-        _check_matrix(self.name, tuple(shape), dtype, dtype in ("F64", "F32", "F16", "BF16"))
+        _check_matrix(path, tuple(shape), dtype, dtype in ("F64", "F32", "F16", "BF16"))
         self.rows: int = shape[0]
         self.identity: dict[str, Any] = {"kind": "safetensors", "tensor": self._tensor, "shape": list(shape)}
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        """A position is a row."""
         part = self._file.get_slice(self._tensor)
         for start in range(position or 0, self.rows, batch_size):
             rows = part[start : start + batch_size].float().numpy()
@@ -95,65 +80,87 @@ def _check_matrix(name: str, shape: tuple[int, ...], dtype: Any, is_floating: bo
         raise ValueError(f"{name} must hold a matrix of floats, one row a text, got {dtype} of shape {shape}.")
 
 
-PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
+class ArrowColumns:
+    """The columns of ids, vectors and maybe texts of a table that pyarrow reads; ``names`` in this order."""
+
+    def __init__(self, id_column: str, vector_column: str, text_column: str | None) -> None:
+        self.names = [id_column, vector_column, *([] if text_column is None else [text_column])]
+
+    def check(self, place: str, names: list[str]) -> None:
+        """Raises ValueError if a table with these columns lacks one."""
+        if lacking := [name for name in self.names if name not in names]:
+            raise ValueError(
+                f"{place} must have the column {lacking[0]!r}, got {', '.join(names)}. Name the columns: "
+                "id_column, vector_column, text_column."
+            )
+
+    def batch(self, part: Any, place: str, position: Any) -> EmbeddingBatch:
+        """The rows of a record batch."""
+        ids, vectors, *texts = (part.column(name) for name in self.names)
+        text_list = _strings(texts[0], place) if texts else None
+        return EmbeddingBatch(_strings(ids, place), _matrix(vectors, place), position, text_list)
+
+
+def _matrix(column: Any, place: str) -> NDArray[np.float32]:
+    """A column of lists, large lists or fixed-size lists of floats as a matrix."""
+    types, kind = imported("pyarrow").types, column.type
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not types.is_floating(kind.value_type):
+        raise ValueError(
+            f"{place} must hold vectors as lists of floats, got {kind}. Name their column: vector_column."
+        )
+    flat = column.flatten()
+    width = len(flat) // max(1, len(column))
+    lengths = None if types.is_fixed_size_list(kind) else column.value_lengths()
+    is_even = lengths is None or bool((lengths.to_numpy(zero_copy_only=False) == width).all())
+    if column.null_count or flat.null_count or not is_even:
+        raise ValueError(
+            f"{place} must have a vector of one width in every row, got another. Leave out the rows without one."
+        )
+    return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
+
+
+def _strings(column: Any, place: str) -> list[str]:
+    """A column of strings or numbers as strings."""
+    if column.null_count:
+        raise ValueError(f"{place} must have no nulls among ids and texts, got {column.null_count}.")
+    return [str(value) for value in column.to_pylist()]
 
 
 class ArrowSource:
-    """Columns of ids, vectors and maybe texts in Parquet or Arrow IPC files, read batch by batch.
-
-    Args:
-        path: A file, or a directory with ``.parquet``, ``.arrow``, ``.feather`` or ``.ipc`` files, read by name.
-        id_column: Of strings or integers.
-        vector_column: Of lists, or fixed-size lists, of floats.
-        text_column: Of strings. None: no texts are read.
-
-    Raises:
-        FileNotFoundError: If a directory holds no such file.
-        ImportError: If pyarrow is not installed.
-        ValueError: If a file is damaged, or has no such columns.
-    """
+    """Columns of a Parquet or Arrow IPC file, or of a directory of them in the order of their names."""
 
     has_ids = True
 
     def __init__(
-        self, path: Path, *, id_column: str = "id", vector_column: str = "embedding", text_column: str | None = None
+        self, path: str, *, id_column: str = "id", vector_column: str = "embedding", text_column: str | None = None
     ) -> None:
-        self.name = str(path)
-        self._columns = [id_column, vector_column, *([] if text_column is None else [text_column])]
-        files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (*PARQUET, *IPC))
+        self.name, place = path, Path(path)
+        self._columns = ArrowColumns(id_column, vector_column, text_column)
+        files = [place] if place.is_file() else sorted(f for f in place.iterdir() if f.suffix in (*PARQUET, *IPC))
         if not files:
             raise FileNotFoundError(f"{path} must hold {', '.join((*PARQUET, *IPC))} files, got none.")
         self._files = [(_ParquetFile if file.suffix in PARQUET else _IPCFile)(file) for file in files]
         for file in self._files:
-            if lacking := [name for name in self._columns if name not in file.names]:
-                raise ValueError(
-                    f"{file.path} must have the column {lacking[0]!r}, got {', '.join(file.names)}. Name the columns: "
-                    "id_column, vector_column, text_column."
-                )
+            self._columns.check(str(file.path), file.names)
         self.rows = sum(file.rows for file in self._files)
         self.identity: dict[str, Any] = {
             "kind": "arrow",
-            "columns": self._columns,
+            "columns": self._columns.names,
             "files": [[file.path.name, file.rows] for file in self._files],
         }
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        """A position is a row."""
         row = start = position or 0
         first = 0
         for file in self._files:
             skipped, first = max(0, start - first), first + file.rows
             if skipped >= file.rows:
                 continue
-            for part in file.batches(self._columns, batch_size, skipped):
+            for part in file.batches(self._columns.names, batch_size, skipped):
                 row += part.num_rows
-                ids, vectors, *texts = (part.column(name) for name in self._columns)
-                yield EmbeddingBatch(
-                    strings(ids, str(file.path)),
-                    vector_matrix(vectors, str(file.path)),
-                    row,
-                    strings(texts[0], str(file.path)) if texts else None,
-                )
+                yield self._columns.batch(part, str(file.path), row)
 
 
 class _ParquetFile:
@@ -210,65 +217,11 @@ class _IPCFile:
             raise ValueError(f"{self.path} must be a whole Arrow IPC file, got an error: {err}.") from err
 
 
-def vector_matrix(column: Any, place: str) -> NDArray[np.float32]:
-    """A column of lists of floats as a matrix.
-
-    Args:
-        column: A ``pyarrow`` array of lists, large lists or fixed-size lists.
-        place: What errors call its table.
-
-    Returns:
-        float32 ``(rows, width)``.
-
-    Raises:
-        ValueError: If it is no such column, has nulls, or lists of several lengths.
-    """
-    types = imported("pyarrow").types
-    kind = column.type
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if not is_list or not types.is_floating(kind.value_type):
-        raise ValueError(
-            f"{place} must hold vectors as lists of floats, got {kind}. Name their column: vector_column."
-        )
-    flat = column.flatten()
-    width = len(flat) // max(1, len(column))
-    lengths = column.value_lengths() if not types.is_fixed_size_list(kind) else None
-    is_even = lengths is None or bool((lengths.to_numpy(zero_copy_only=False) == width).all())
-    if column.null_count or flat.null_count or not is_even:
-        raise ValueError(
-            f"{place} must have a vector of one width in every row, got another. Leave out the rows without one."
-        )
-    return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
-
-
-def strings(column: Any, place: str) -> list[str]:
-    """A column of strings or numbers as strings.
-
-    Args:
-        column: A ``pyarrow`` array.
-        place: What errors call its table.
-
-    Raises:
-        ValueError: If there are nulls.
-    """
-    values = column.to_pylist()
-    if column.null_count:
-        raise ValueError(f"{place} must have no nulls among ids and texts, got {column.null_count}.")
-    return [value if isinstance(value, str) else str(value) for value in values]
-
-
 class FaissSource:
     """A saved FAISS index, memory-mapped where FAISS can do so.
 
     Vectors come out as the index holds them: those of a quantised one (PQ, SQ, PCA) are close to what went in. Ids are
     those of ``add_with_ids``, else numbers. An inverted file is read list by list.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ImportError: If faiss is not installed.
-        ValueError: If the file is no index, or one that cannot give its vectors back.
     """
 
     def __init__(self, path: Path) -> None:
@@ -290,7 +243,7 @@ class FaissSource:
         self._faiss = faiss
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        """A position is a row."""
         row = position or 0
         parts = self._by_number(row, batch_size) if self._lists is None else self._by_list(row, batch_size)
         for ids, rows in parts:

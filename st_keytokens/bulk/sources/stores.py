@@ -1,4 +1,4 @@
-"""Collections of Qdrant: a server, or a directory that the client in this process opens."""
+"""Embeddings in databases: tables of LanceDB and of PostgreSQL with pgvector, collections of Qdrant."""
 
 from __future__ import annotations
 
@@ -8,26 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, row_matrix
-from st_keytokens.bulk.sources.files import strings, vector_matrix
+from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.bulk.sources.files import ArrowColumns
 from st_keytokens.imports import imported
+
+_ADVICE = "Leave out the rows without one."
+_HEADER = 4  # bytes before the floats of pgvector's vector_send: width and a reserved number
 
 
 class LanceDBSource:
-    """Columns of ids, vectors and maybe texts of a table, in the version that it has when it is opened.
-
-    Args:
-        location: Directory or URI of the database.
-        table: The table's name.
-        id_column: Of strings or integers.
-        vector_column: Of lists of floats.
-        text_column: Of strings. None: no texts are read.
-
-    Raises:
-        ImportError: If lancedb is not installed.
-        ValueError: If there is no such table or column.
-    """
+    """Columns of a table, in the version that it has when it is opened."""
 
     has_ids = True
 
@@ -46,53 +38,32 @@ class LanceDBSource:
             self._table: Any = lancedb.connect(location).open_table(table)
         except (ValueError, FileNotFoundError, RuntimeError) as err:
             raise ValueError(f"table must be one of LanceDB at {location}, got {table!r}: {err}") from err
-        self._columns = [id_column, vector_column, *([] if text_column is None else [text_column])]
-        names = self._table.schema.names
-        if lacking := [name for name in self._columns if name not in names]:
-            raise ValueError(
-                f"{self.name} must have the column {lacking[0]!r}, got {', '.join(names)}. Name the columns: "
-                "id_column, vector_column, text_column."
-            )
+        self._columns = ArrowColumns(id_column, vector_column, text_column)
+        self._columns.check(self.name, self._table.schema.names)
         self.rows: int = self._table.count_rows()
         self.identity: dict[str, Any] = {
             "kind": "lancedb",
             "table": table,
             "version": self._table.version,
-            "columns": self._columns,
+            "columns": self._columns.names,
         }
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is a row."""
+        """A position is a row."""
         row = position or 0
-        query = self._table.search().select(self._columns).offset(row).limit(max(1, self.rows - row))
+        query = self._table.search().select(self._columns.names).offset(row).limit(max(1, self.rows - row))
         for part in query.to_batches(batch_size=batch_size):
             for start in range(0, part.num_rows, batch_size):
                 rows = part.slice(start, batch_size)
-                ids, vectors, *texts = (rows.column(name) for name in self._columns)
                 row += rows.num_rows
-                text_list = strings(texts[0], self.name) if texts else None
-                yield EmbeddingBatch(strings(ids, self.name), vector_matrix(vectors, self.name), row, text_list)
-
-
-_HEADER = 4  # bytes before the floats of vector_send: width and a reserved number
+                yield self._columns.batch(rows, self.name, row)
 
 
 class PgvectorSource:
-    """Columns of ids, vectors and maybe texts of a table or view, read in the order of the ids.
+    """Columns of a table or view, ``schema.table`` or ``table``, read in the order of the ids.
 
     Every batch is a query of its own, ``WHERE id > last ORDER BY id LIMIT n``, so that no transaction stays open; the
     ids must be unique and should be indexed. Rows without a vector are left out.
-
-    Args:
-        url: Of the database, ``postgresql://user:password@host:port/database``, or another connection string.
-        table: Its name, with the schema before it where there is one: ``public.chunks``.
-        id_column: Of any type with an order.
-        vector_column: Of ``vector`` or ``halfvec``.
-        text_column: Of strings. None: no texts are read.
-
-    Raises:
-        ImportError: If psycopg is not installed.
-        ValueError: If the database cannot be reached, or has no such columns.
     """
 
     has_ids = True
@@ -130,7 +101,7 @@ class PgvectorSource:
             raise self._refusal(err) from err
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is an id."""
+        """A position is an id."""
         with closing(self._connect()) as connection:
             while True:
                 query, values = (self._first, []) if position is None else (self._next, [position])
@@ -141,7 +112,7 @@ class PgvectorSource:
                 if not rows:
                     return
                 position = rows[-1][0]
-                vectors = row_matrix([np.frombuffer(row[1], ">f4", offset=_HEADER) for row in rows], self.name)
+                vectors = _matrix([np.frombuffer(row[1], ">f4", offset=_HEADER) for row in rows], self.name)
                 texts = ["" if row[2] is None else str(row[2]) for row in rows] if self._has_texts else None
                 yield EmbeddingBatch([row[0] for row in rows], vectors, position, texts)
 
@@ -153,21 +124,9 @@ class PgvectorSource:
 
 
 class QdrantSource:
-    """The points of a collection, scrolled through in the order of their ids.
+    """The points of a collection, of a server or of a directory in local mode, in the order of their ids.
 
     Collections with cosine distance hold vectors of length 1, which decode alike where the head normalises.
-
-    Args:
-        location: URL of a server, or the directory of a client in local mode.
-        collection: Its name.
-        vector_name: Of a named vector. None: the one that has no name.
-        id_field: Field of the payload that has the ids. None: the points' own.
-        text_field: Field of the payload that has the texts. None: no texts are read.
-        options: More for ``QdrantClient``, such as ``api_key``, ``timeout``.
-
-    Raises:
-        ImportError: If qdrant-client is not installed.
-        ValueError: If there is no such collection.
     """
 
     has_ids = True
@@ -175,27 +134,26 @@ class QdrantSource:
     def __init__(
         self,
         location: str,
-        collection: str,
+        table: str,
         *,
-        vector_name: str | None = None,
-        id_field: str | None = None,
-        text_field: str | None = None,
-        **options: Any,
+        id_column: str | None = None,
+        vector_column: str | None = None,
+        text_column: str | None = None,
     ) -> None:
         client = imported("qdrant_client", "qdrant-client").QdrantClient
         where = {"path": location} if Path(location).is_dir() else {"url": location}
-        self._client: Any = client(**where, **options)
-        self.name = f"collection {collection!r}"
-        if not self._client.collection_exists(collection):
+        self._client: Any = client(**where)
+        self.name = f"collection {table!r}"
+        if not self._client.collection_exists(table):
             names = ", ".join(found.name for found in self._client.get_collections().collections)
-            raise ValueError(f"table must be one of the collections {names or '(none)'}, got {collection!r}.")
-        self._collection, self._vector, self._id, self._text = collection, vector_name, id_field, text_field
-        self.rows: int = self._client.count(collection, exact=True).count
-        self.identity: dict[str, Any] = {"kind": "qdrant", "collection": collection, "vector": vector_name}
-        self.identity |= {"id": id_field, "text": text_field}
+            raise ValueError(f"table must be one of the collections {names or '(none)'}, got {table!r}.")
+        self._collection, self._vector, self._id, self._text = table, vector_column, id_column, text_column
+        self.rows: int = self._client.count(table, exact=True).count
+        self.identity: dict[str, Any] = {"kind": "qdrant", "collection": table, "vector": vector_column}
+        self.identity |= {"id": id_column, "text": text_column}
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
-        """See :class:`~st_keytokens.bulk.sources.embedding_source.EmbeddingSource`; a position is the next point."""
+        """A position is the next point."""
         fields = [field for field in (self._id, self._text) if field is not None]
         offset = None if position is None else position["next"]
         while position is None or offset is not None:
@@ -208,7 +166,7 @@ class QdrantSource:
             )
             position = {"next": offset}
             if points:
-                vectors = row_matrix([self._vector_of(point) for point in points], self.name)
+                vectors = _matrix([self._vector_of(point) for point in points], self.name)
                 ids = [str(point.id if self._id is None else self._field(point, self._id)) for point in points]
                 texts = None if self._text is None else [str(self._field(point, self._text)) for point in points]
                 yield EmbeddingBatch(ids, vectors, position, texts)
@@ -229,3 +187,14 @@ class QdrantSource:
         if name not in (point.payload or {}):
             raise ValueError(f"{self.name} must have {name!r} in every payload, got none in point {point.id}.")
         return point.payload[name]
+
+
+def _matrix(rows: list[Any], place: str) -> NDArray[np.float32]:
+    """Vectors of one width as a matrix."""
+    try:
+        matrix = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"{place} must have a vector of one width in every row, got another. {_ADVICE}") from err
+    if matrix.ndim != 2:
+        raise ValueError(f"{place} must have a vector of one width in every row, got none in some. {_ADVICE}")
+    return matrix
