@@ -20,10 +20,10 @@ from typing import Any
 import transformers
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
-from sentence_transformers import SentenceTransformer
 
 from st_keytokens.cli.console import UserError, is_out_of_memory
 from st_keytokens.cli.options import model_path
+from st_keytokens.embedders.loading import load_model
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.hashes import is_same_sample, weights_sample
@@ -55,7 +55,7 @@ def quiet_libraries(has_progress: bool) -> Iterator[None]:
 
 def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     """The encoder of a command with the options of a model, and its sidecar, if it has one."""
-    settings: dict[str, Any] = {} if arguments.backbone is None else {"backbone": arguments.backbone}
+    settings: dict[str, Any] = {"backbone": arguments.backbone, "recipe": arguments.recipe}
     if arguments.method is not None:
         check_method(arguments.method)
         settings["method"] = arguments.method
@@ -95,7 +95,7 @@ class StoredEncoder:
     @property
     def origin(self) -> dict[str, Any]:
         """Where the model is, and the options that it was loaded with."""
-        return _fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])
+        return {"recipe": None, **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])}
 
     def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
         """Saves all but the model; whole or, if the process dies, not at all."""
@@ -107,7 +107,7 @@ class StoredEncoder:
     def check_same_options(self, arguments: Namespace) -> None:
         """Refuses options of ``index`` that differ from those of the first run."""
         saved, given = self.origin, _origin_of(arguments)
-        for name in ("backbone", "method", "calibrate"):
+        for name in ("backbone", "recipe", "method", "calibrate"):
             if saved[name] != given[name]:
                 before, now = ("none" if value is None else value for value in (saved[name], given[name]))
                 raise UserError(
@@ -122,7 +122,9 @@ class StoredEncoder:
             path = model_path(name)
             options = _model_options(path, arguments)
             with clear_errors(name, options):
-                model = SentenceTransformer(path, **options)
+                model = load_model(
+                    path, recipe=self.origin["recipe"], backbone=self.origin["backbone"], model_arguments=options
+                )
         except UserError as err:
             if arguments.model:
                 raise
@@ -140,7 +142,7 @@ def _fields(path: Path, names: list[str]) -> dict[str, Any]:
     """Some fields of a JSON file of an index directory."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: content[name] for name in names}
+        return {**content, **{name: content[name] for name in names}}
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise UserError(f"{path} must be as the command index wrote it, got another file. Restore it.") from err
 
@@ -150,7 +152,7 @@ def _origin_of(arguments: Namespace) -> dict[str, Any]:
     backbone = arguments.backbone
     if backbone is not None and Path(backbone).is_dir():
         backbone = str(Path(backbone).resolve())
-    options = {name: getattr(arguments, name) for name in ("method", "calibrate")}
+    options = {name: getattr(arguments, name) for name in ("recipe", "method", "calibrate")}
     return {"model": model_path(arguments.model), "backbone": backbone, **options}
 
 

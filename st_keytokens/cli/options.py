@@ -108,6 +108,11 @@ def add_model_options(command: ArgumentParser, has_method: bool = True) -> None:
     """Adds where a model runs, where its LM head is and, where it has a say, how terms are weighed."""
     group = add_device_options(command)
     group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
+    group.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="the known embedder that MODEL is a copy of, or prompteol: the one-word prompt for a language model",
+    )
     if has_method:
         group.add_argument(
             "--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025"
@@ -122,7 +127,7 @@ def add_stored_model_options(command: ArgumentParser) -> None:
 
 def add_device_options(command: ArgumentParser) -> argparse._ArgumentGroup:
     """Adds where a model runs, in a group that is returned."""
-    command.set_defaults(backbone=None, method=None)  # for commands without these options
+    command.set_defaults(backbone=None, recipe=None, method=None)  # for commands without these options
     group = command.add_argument_group("model")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
     group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")

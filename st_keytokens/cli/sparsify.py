@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from st_keytokens.bulk.sources import EmbeddingSource
     from st_keytokens.encoder.encoder import KeyTokenEncoder
 
-_KINDS = ("npy", "safetensors", "arrow", "faiss", "qdrant", "pgvector", "lancedb")  # of the library, not imported here
 _BATCH_SIZES = {"cuda": 2048}  # rows decoded at a time
 _BATCH_SIZE = 256
 
@@ -52,7 +51,12 @@ def add_sparsify_command(commands: Any) -> None:
         help="file ending in .npy, .safetensors, .parquet, .arrow or .faiss, directory of Parquet or Arrow files, of "
         "LanceDB or of Qdrant, or URL of a Qdrant server or a PostgreSQL database with pgvector",
     )
-    command.add_argument("--kind", choices=_KINDS, help="what EMBEDDINGS is (default: by its name)")
+    command.add_argument(
+        "--kind",
+        metavar="KIND",
+        help="what EMBEDDINGS is: npy, safetensors, arrow, faiss, qdrant, pgvector, lancedb or a registered kind "
+        "(default: by its name)",
+    )
     command.add_argument("--table", metavar="NAME", help="table or collection, where EMBEDDINGS has several")
     command.add_argument(
         "--id-column", metavar="NAME", help="column of the ids (default: id; Qdrant: the points' ids)"

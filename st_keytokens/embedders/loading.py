@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from st_keytokens.key_token_head import HeadSettings
 
-__all__ = ["load_embedder", "open_embedder"]
+__all__ = ["load_embedder", "load_model", "open_embedder"]
 
 
 _PREFIX = "base_model.model."
@@ -216,16 +216,9 @@ def open_embedder(
     """
     name, arguments = str(name_or_path), dict(model_arguments or {})
     known = recipe if isinstance(recipe, EmbedderRecipe) else find_recipe(recipe or name, is_needed=bool(recipe))
+    model, where = _model(known, name, backbone, places or {}, arguments)
     if known is None:
-        model = load_saved(name, **arguments)
         return model, _own_lm_head(model, name, arguments) if backbone is None else _lm_head(backbone, name, arguments)
-    if known.needs_remote_code and not arguments.get("trust_remote_code"):
-        raise ValueError(
-            f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
-            "code, and pass {'trust_remote_code': True} if you trust it."
-        )
-    where = _places(known, name, backbone, places or {})
-    model = load_saved(name, **arguments) if known.is_saved_whole else _built(known, where, name, arguments)
     if backbone is not None and not (known.base and not known.backbone):
         holder = str(backbone)
     elif known.backbone:
@@ -233,6 +226,51 @@ def open_embedder(
     else:
         return model, _own_lm_head(model, where[known.base or known.name], arguments)
     return model, with_rows(_lm_head(holder, name, arguments, known.tensor_name), len(model.tokenizer))
+
+
+def load_model(
+    name_or_path: Place,
+    *,
+    recipe: str | EmbedderRecipe | None = None,
+    backbone: Place | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
+) -> SentenceTransformer:
+    """The model of :func:`open_embedder` alone: no LM head is read.
+
+    Args:
+        name_or_path: As in :func:`load_embedder`, as all that follow.
+        recipe: See there.
+        backbone: See there.
+        model_arguments: See there.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: See :func:`load_embedder`, as for all others.
+    """
+    name = str(name_or_path)
+    known = recipe if isinstance(recipe, EmbedderRecipe) else find_recipe(recipe or name, is_needed=bool(recipe))
+    return _model(known, name, backbone, {}, dict(model_arguments or {}))[0]
+
+
+def _model(
+    known: EmbedderRecipe | None,
+    name: str,
+    backbone: Place | None,
+    places: Mapping[str, Place],
+    arguments: dict[str, Any],
+) -> tuple[SentenceTransformer, dict[str, str]]:
+    """The model, and where each repository of its recipe is."""
+    if known is None:
+        return load_saved(name, **arguments), {}
+    if known.needs_remote_code and not arguments.get("trust_remote_code"):
+        raise ValueError(
+            f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
+            "code, and pass {'trust_remote_code': True} if you trust it."
+        )
+    where = _places(known, name, backbone, places)
+    return load_saved(name, **arguments) if known.is_saved_whole else _built(known, where, name, arguments), where
 
 
 def _lm_head(holder: Place, name: str, arguments: Mapping[str, Any], tensor_name: str | None = None) -> LMHead:
