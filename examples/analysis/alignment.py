@@ -29,8 +29,7 @@ from st_keytokens.analysis import (
     rank_by_tfidf,
 )
 from st_keytokens.analysis.alignment import VARIANTS
-from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates, plot_hits
-from st_keytokens.analysis.plots.style import save_figure
+from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, plot_hits, save_figure
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

@@ -14,8 +14,7 @@ import json
 from pair import RESULTS, load_encoders, write_results
 
 from st_keytokens.analysis.instructions import compare_instructions
-from st_keytokens.analysis.plots.instructions import plot_instructions
-from st_keytokens.analysis.plots.style import save_figure
+from st_keytokens.analysis.plots import plot_instructions, save_figure
 
 INSTRUCTIONS = {
     "sentiment": "Classify the sentiment of this review as positive or negative: ",

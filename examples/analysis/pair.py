@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_view import html_view
+from st_keytokens.analysis.html_pages import html_view
 from st_keytokens.analysis.pair import compare_pair, explain_pair, explain_sparse_pair, orthogonal_coordinates
-from st_keytokens.analysis.plots.pair import plot_pair, plot_pair_comparison
-from st_keytokens.analysis.plots.style import save_figure
-from st_keytokens.analysis.tables import markdown_table
+from st_keytokens.analysis.plots import plot_pair, plot_pair_comparison, save_figure
+from st_keytokens.markdown import markdown_table
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

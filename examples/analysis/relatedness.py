@@ -16,8 +16,7 @@ from typing import Any
 
 from pair import RESULTS, load_encoders, write_results
 
-from st_keytokens.analysis.plots.relatedness import plot_relatedness
-from st_keytokens.analysis.plots.style import save_figure
+from st_keytokens.analysis.plots import plot_relatedness, save_figure
 from st_keytokens.analysis.relatedness import Relatedness, compare_with_judgements
 
 WORD_SETS = {

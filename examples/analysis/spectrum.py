@@ -21,16 +21,15 @@ from sentence_transformers import SentenceTransformer
 from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead
 from st_keytokens.analysis.alignment import document_frequencies
 from st_keytokens.analysis.contribution import measure_contribution
-from st_keytokens.analysis.plots.spectrum import (
+from st_keytokens.analysis.plots import (
     plot_contribution,
     plot_shift_sweep,
     plot_singular_values,
     plot_variation,
+    save_figure,
 )
-from st_keytokens.analysis.plots.style import save_figure
 from st_keytokens.analysis.shift import sweep_shift
-from st_keytokens.analysis.spectrum import check_comparable, measure_spectrum
-from st_keytokens.analysis.variation import measure_variation
+from st_keytokens.analysis.spectrum import check_comparable, measure_spectrum, measure_variation
 from st_keytokens.document_files import read_documents
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
 

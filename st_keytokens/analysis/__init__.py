@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
     from st_keytokens.analysis.alignment_evaluator import KeyTokenAlignmentEvaluator
     from st_keytokens.analysis.contribution import Contribution, measure_contribution
-    from st_keytokens.analysis.html_view import HtmlView, html_report, html_view
+    from st_keytokens.analysis.html_pages import HtmlView, html_report, html_view
     from st_keytokens.analysis.instructions import InstructionComparison, compare_instructions
     from st_keytokens.analysis.keyphrases import (
         KeyphraseComparison,
@@ -70,43 +70,25 @@ if TYPE_CHECKING:
     )
     from st_keytokens.analysis.relatedness import Relatedness, compare_with_judgements
     from st_keytokens.analysis.shift import ShiftSweep, sweep_shift
-    from st_keytokens.analysis.spectrum import Spectrum, measure_spectrum
-    from st_keytokens.analysis.variation import Variation, measure_variation
+    from st_keytokens.analysis.spectrum import Spectrum, Variation, measure_spectrum, measure_variation
 else:
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "Alignment": "alignment",
-            "AlignmentComparison": "alignment",
-            "Contribution": "contribution",
-            "HtmlView": "html_view",
-            "InstructionComparison": "instructions",
-            "KeyTokenAlignmentEvaluator": "alignment_evaluator",
-            "KeyphraseComparison": "keyphrases",
-            "PairComparison": "pair",
-            "PairExplanation": "pair",
-            "Relatedness": "relatedness",
-            "ShiftSweep": "shift",
-            "SparseExplanation": "pair",
-            "Spectrum": "spectrum",
-            "Variation": "variation",
-            "alignment_of_embeddings": "alignment",
-            "candidate_phrases": "keyphrases",
-            "compare_instructions": "instructions",
-            "compare_pair": "pair",
-            "compare_with_judgements": "relatedness",
-            "explain_pair": "pair",
-            "explain_sparse_pair": "pair",
-            "html_report": "html_view",
-            "html_view": "html_view",
-            "measure_alignment": "alignment",
-            "measure_contribution": "contribution",
-            "measure_keyphrases": "keyphrases",
-            "measure_spectrum": "spectrum",
-            "measure_variation": "variation",
-            "rank_by_embedding": "keyphrases",
-            "rank_by_key_tokens": "keyphrases",
-            "rank_by_tfidf": "keyphrases",
-            "sweep_shift": "shift",
-        },
-    )
+    _MODULES = {
+        "alignment": ["Alignment", "AlignmentComparison", "alignment_of_embeddings", "measure_alignment"],
+        "alignment_evaluator": ["KeyTokenAlignmentEvaluator"],
+        "contribution": ["Contribution", "measure_contribution"],
+        "html_pages": ["HtmlView", "html_report", "html_view"],
+        "instructions": ["InstructionComparison", "compare_instructions"],
+        "keyphrases": [
+            *("KeyphraseComparison", "candidate_phrases", "measure_keyphrases"),
+            *("rank_by_embedding", "rank_by_key_tokens", "rank_by_tfidf"),
+        ],
+        "pair": [
+            *("PairComparison", "PairExplanation", "SparseExplanation"),
+            *("compare_pair", "explain_pair", "explain_sparse_pair"),
+        ],
+        "relatedness": ["Relatedness", "compare_with_judgements"],
+        "shift": ["ShiftSweep", "sweep_shift"],
+        "spectrum": ["Spectrum", "Variation", "measure_spectrum", "measure_variation"],
+    }
+    _PLACES = {name: module for module, names in _MODULES.items() for name in names}
+    __getattr__, __dir__ = lazy_names(__name__, _PLACES)

@@ -4,340 +4,292 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from st_keytokens.analysis.estimates import Estimate, check_resampling, global_rate, mean_estimates
 from st_keytokens.calibration import Calibration
 from st_keytokens.checks import check_choice, checked_float, checked_int
 from st_keytokens.decoding.decoding import Decoder, check_finite, top_terms
 from st_keytokens.decoding.first_component import Dense, as_tensor, check_embeddings, correct
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
-from st_keytokens.key_token_head import HeadSettings, KeyTokenHead
+from st_keytokens.key_token_head import HeadSettings
+from st_keytokens.markdown import markdown_table
 from st_keytokens.sparse_embeddings import check_range, integer_array
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
 
 __all__ = [
     "BASELINE",
-    "KS",
     "VARIANTS",
     "Alignment",
     "AlignmentComparison",
     "AlignmentTally",
     "Definition",
-    "Estimate",
     "OwnTerms",
+    "Rate",
     "TextAlignments",
     "alignment_of_embeddings",
+    "decoded_terms",
     "document_frequencies",
-    "fitted_calibration",
-    "frequency_order",
-    "global_rate",
-    "headed_encoders",
-    "ids_of_texts",
-    "mean_estimates",
     "measure_alignment",
-    "needs_calibration",
     "own_terms",
-    "scores_of",
-    "vocabulary_of",
 ]
 
-
-def document_frequencies(term_ids: Sequence[NDArray[np.int64]], vocab_size: int) -> NDArray[np.int64]:
-    """In how many texts each term occurs.
-
-    Args:
-        term_ids: Term ids of each text; repetitions count once.
-        vocab_size: Number of terms.
-
-    Returns:
-        int64, shape ``(vocab_size,)``.
-
-    >>> document_frequencies([np.array([1, 1, 2]), np.array([1])], 4)
-    array([0, 2, 1, 0])
-    """
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for ids in term_ids:
-        counts[np.unique(ids)] += 1
-    return counts
-
-
-def frequency_order(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The terms that occur, the most frequent one first, the smallest id first among equals.
-
-    Args:
-        frequencies: Of each term, shape ``(vocab_size,)``.
-
-    Returns:
-        int64, one id for each frequency that is not zero.
-
-    >>> frequency_order(np.array([0, 2, 1, 2]))
-    array([1, 3, 2])
-    """
-    order = np.argsort(-frequencies, kind="stable")
-    found: NDArray[np.int64] = order[: np.count_nonzero(frequencies)]
-    return found
-
-
 Definition = Literal["clean", "nie2025"]
+Rate = Literal["local_alignment_rate", "global_alignment_rate", "precision"]
+
+VARIANTS: dict[str, HeadSettings] = {
+    "raw": {"decode_with": "lm_head", "correction": "none", "standardize": False},
+    "corrected": {"decode_with": "lm_head", "correction": "remove", "standardize": False},
+    "standardized": {"decode_with": "lm_head", "correction": "remove", "standardize": True},
+}
+"""Settings of a head by name: as it comes; without the first component; that, with logits standardised over texts."""
+
+BASELINE = "frequency baseline"
+_KS = (1, 2, 3, 5, 10, 20, 50, 100)
+_ROWS = 32  # embeddings decoded at a time
+_FLAT = 1e-9  # share of the embeddings' squares outside the first component, below which nothing is left without it
 
 
-class OwnTerms(NamedTuple):
-    """A text's own terms, and how many decoded ones are held against them.
+def measure_alignment(
+    texts: Sequence[str],
+    encoders: KeyTokenEncoder | SentenceTransformer | Mapping[str, KeyTokenEncoder | SentenceTransformer],
+    *,
+    embeddings: Mapping[str, Dense] | None = None,
+    variants: Mapping[str, HeadSettings] = VARIANTS,
+    role: Role = "document",
+    definition: Definition = "clean",
+    fold: bool | None = None,
+    max_document_share: float = 1.0,
+    k: int = 10,
+    ks: Sequence[int] = _KS,
+    has_baseline: bool = True,
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> AlignmentComparison:
+    """How well the terms decoded from embeddings are the texts' own, beside an answer that looks at no text.
 
-    Attributes:
-        ids: Distinct ids, ascending, int64.
-        cut: Decoded terms that the alignment rates look at.
-    """
-
-    ids: NDArray[np.int64]
-    cut: int
-
-
-def own_terms(ids: NDArray[np.int64], definition: Definition = "clean", k: int = 10) -> OwnTerms:
-    """The terms of a text and the cut of its decoded terms.
+    Each embedder embeds the texts once, whatever the number of variants; its embeddings are held, and 32 of them at a
+    time are decoded.
 
     Args:
-        ids: Ids of the text's tokens or terms, with repetition.
-        definition: ``"clean"`` cuts at the number of distinct ids. ``"nie2025"`` cuts where the published code does:
-            at the number of ids with repetition, yet at ``k`` at most, since it keeps no more.
-        k: Decoded ids that ``"nie2025"`` keeps.
+        texts: The texts.
+        encoders: One, called ``"embedder"``, or several by name, such as an embedder and its backbone, with one
+            vocabulary; a SentenceTransformer is decoded with its own LM head. Their dimensions may differ.
+        embeddings: The texts' vectors by the encoders' names, where they are stored, as ``KeyTokenEncoder.embed``
+            gives them, shape ``(N, pooled_dimension)``. None: the texts are embedded.
+        variants: Settings of the head by name, each of which every encoder is measured with. A first component or
+            logit statistics are the calibration's of the encoder or, where it has none, fitted on the texts.
+        role: ``"document"`` or ``"query"``: decides the prompt, which is never among the terms.
+        definition: ``"clean"``: own terms are those of the whole text without special tokens, decoded ones any but
+            special tokens, and the rates look at as many decoded terms as there are own ones. ``"nie2025"``, as the
+            published code counts: raw tokens with the special ones, cut at the model's maximum length; the rates look
+            at as many decoded tokens as the text has with repetition, yet no more than ``k``, over the number without
+            repetition.
+        fold: Whether tokens that differ in case and surrounding space are one term, on both sides. None: by
+            ``"clean"``, which also knows raw tokens; ``"nie2025"`` does not fold.
+        max_document_share: Only terms that occur in at most this share of the texts count, on both sides; below 1 it
+            leaves out function words, which any answer hits.
+        k: Of the definition ``"nie2025"``.
+        ks: Numbers of decoded terms for Hit@k and shares.
+        has_baseline: Whether the frequency baseline is measured. It answers every text with the terms that occur in
+            the most texts, the text itself among them.
+        confidence: Of the intervals, between 0 and 1.
+        samples: Resamplings of the texts.
+        seed: Of the random numbers.
+        batch_size: Texts per forward pass.
+        show_progress_bar: Whether to show one.
 
     Returns:
-        The terms.
+        An alignment for each encoder and variant, named ``"encoder, variant"``, and that of the baseline.
 
-    >>> own_terms(np.array([5, 3, 5, 5])).cut, own_terms(np.array([5, 3, 5, 5]), "nie2025").cut
-    (2, 4)
+    Raises:
+        TypeError: If a text is not a string, or an argument of another wrong type.
+        ValueError: If no text has a term, a setting is out of its range or not one of its choices, the vocabularies
+            differ, or a first component cannot be fitted since all embeddings have one direction.
+
+    Source:
+        Nie et al. 2025 (arXiv 2406.17378), Hit@k, local and global alignment rate. The clean definition differs from
+        its code in masking, folding and cuts; the frequency baseline, shares and intervals are additions.
     """
-    distinct = np.unique(ids).astype(np.int64)
-    return OwnTerms(distinct, len(distinct) if definition == "clean" else min(len(ids), k))
+    _check_settings(definition, k, ks, confidence, samples)
+    fold = definition == "clean" if fold is None else fold
+    if fold and definition == "nie2025":
+        raise ValueError("fold must be None or False for definition='nie2025', whose tokens are raw, got True.")
+    share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
+    texts, headed = check_texts(texts), _headed_encoders(encoders)
+    if not variants:
+        raise ValueError("variants must name at least one, got none.")
+    first = next(iter(headed.values()))
+    vocabulary = _vocabulary_of(first, fold=fold)
+    ids = _ids_of_texts(first, vocabulary, texts, definition)
+    frequencies = document_frequencies(ids, vocabulary.vocab_size)
+    is_counted = frequencies <= share * len(texts)
+    own = [own_terms(row[is_counted[row]], definition, k) for row in ids]
+    tallies: dict[str, AlignmentTally] = {}
+    fitted: dict[str, str] = {}
+    for name, encoder in headed.items():
+        if embeddings is None:
+            rows: Dense = encoder.embed(texts, role=role, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        else:
+            rows = _stored(embeddings, name, len(texts))
+        calibration, fitted[name] = encoder.calibration, "calibration"
+        if calibration is None:
+            fitted[name] = "these texts" if any(map(_needs_calibration, variants.values())) else "none"
+            if fitted[name] == "these texts":
+                calibration = _fitted_calibration(encoder.prepare_embeddings(rows), name)
+        for variant, settings in variants.items():
+            score = _scores_of(encoder, settings, calibration, definition)
+            decode = _decode_with(score, rows, vocabulary.terms, is_counted)
+            tallies[f"{name}, {variant}"] = _tallied(own, ks, vocabulary.vocab_size, decode)
+    if has_baseline:
+        order = frequency_order(np.where(is_counted, frequencies, 0))
+        answer = np.pad(order, (0, vocabulary.vocab_size - len(order)), constant_values=-1)
+        tallies[BASELINE] = _tallied(
+            own, ks, vocabulary.vocab_size, lambda rows, depth: np.tile(answer[:depth], (len(own[rows]), 1))
+        )
+    found = {
+        name: tally.result(definition, confidence=confidence, samples=samples, seed=seed)
+        for name, tally in tallies.items()
+    }
+    return AlignmentComparison(found, fold, share, fitted)
 
 
-class AlignmentTally:
-    """Counts how many of each text's decoded terms are its own; holds a few numbers and the hit terms of each text.
+def alignment_of_embeddings(
+    embeddings: Dense,
+    decoder: Decoder,
+    token_ids: Sequence[ArrayLike],
+    *,
+    vocabulary: Vocabulary | None = None,
+    definition: Definition = "clean",
+    k: int = 10,
+    ks: Sequence[int] = _KS,
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Alignment:
+    """Alignment of stored embeddings, by any decoder.
 
     Args:
-        vocab_size: Number of terms.
+        embeddings: Shape ``(N, embedding_dimension)``, numpy (also memory-mapped) or torch, as the decoder shall see
+            them: ``st_keytokens.calibration.first_component.correct`` corrects them before. Not modified.
+        decoder: Gives logits, such as an ``LMHead``; of 32 embeddings at a time.
+        token_ids: Ids of each text's tokens, with repetition.
+        vocabulary: Terms are its folded tokens without the masked ones, on both sides. None: terms are the raw tokens,
+            special ones among them, on both sides.
+        definition: See :func:`measure_alignment`; ``"nie2025"`` goes without a vocabulary, since its tokens are raw.
+        k: See there, as for the rest.
         ks: Numbers of decoded terms for Hit@k and shares.
-
-    >>> tally = AlignmentTally(vocab_size=3, ks=[1, 2])
-    >>> tally.update(np.array([[2, 0, 1]]), [OwnTerms(np.array([0, 1]), cut=2)])
-    >>> tally.result("clean").table().splitlines()[-1]
-    '|  | 0.000 | 0.000 | 0.500 | 0.500 |'
-    """
-
-    def __init__(self, vocab_size: int, ks: Sequence[int]) -> None:
-        self._vocab_size = vocab_size
-        self._ks = np.array(sorted(set(ks)), dtype=np.int64)
-        self._count = 0
-        self._positions: list[int] = []
-        self._own: list[OwnTerms] = []
-        self._hits: list[NDArray[np.int64]] = []  # own terms among the first k, (batch_size, len(ks))
-        self._found: list[NDArray[np.int64]] = []  # own terms up to the cut
-        self._answers: list[int] = []  # decoded terms up to the cut
-
-    def update(self, decoded: NDArray[np.int64], own: Sequence[OwnTerms]) -> None:
-        """Adds texts.
-
-        Args:
-            decoded: Distinct decoded ids of each text, best first, shape ``(batch_size, depth)``; -1 where a text has
-                no more.
-            own: The texts' own terms; a text without any is counted and left out.
-        """
-        rows = np.array([row for row, terms in enumerate(own) if len(terms.ids)], dtype=np.int64)
-        texts = [own[row] for row in rows]
-        self._positions += (rows + self._count).tolist()
-        self._count += len(own)
-        if not texts:
-            return
-        decoded = decoded[rows]
-        is_own = np.zeros((len(rows), self._vocab_size + 1), dtype=bool)  # the last column is -1's
-        is_own[
-            np.repeat(np.arange(len(rows)), [len(t.ids) for t in texts]), np.concatenate([t.ids for t in texts])
-        ] = True
-        is_hit = np.take_along_axis(is_own, decoded, axis=1)
-        totals = np.pad(is_hit.cumsum(axis=1), ((0, 0), (1, 0)))
-        self._hits.append(totals[:, np.minimum(self._ks, decoded.shape[1])])
-        self._own += texts
-        for ids, hits, terms in zip(decoded, is_hit, texts, strict=True):
-            self._found.append(ids[: terms.cut][hits[: terms.cut]])
-            self._answers.append(int((ids[: terms.cut] >= 0).sum()))
-
-    def result(
-        self, definition: Definition, *, confidence: float = 0.95, samples: int = 1000, seed: int = 0
-    ) -> Alignment:
-        """The rates of all texts so far.
-
-        Args:
-            definition: What the cuts were made by.
-            confidence: Of the intervals, between 0 and 1.
-            samples: Resamplings of the texts.
-            seed: Of the random numbers.
-
-        Returns:
-            The alignment.
-
-        Raises:
-            ValueError: If no text has a term.
-        """
-        if not self._own:
-            raise ValueError(
-                f"texts must hold at least one with a term that counts, got {self._count} without any. Give texts "
-                "with words, or raise max_document_share."
-            )
-        counts = np.array([len(terms.ids) for terms in self._own], dtype=np.int64)
-        hits = np.concatenate(self._hits)
-        found = np.array([len(ids) for ids in self._found], dtype=np.float64)
-        texts = TextAlignments(
-            np.array(self._positions, dtype=np.int64),
-            counts,
-            hits > 0,
-            hits / np.minimum(self._ks, counts[:, None]),
-            found / counts,
-            found / np.maximum(self._answers, 1),
-        )
-        columns = [texts.is_hit, texts.shares, texts.local_alignment_rates[:, None], texts.precisions[:, None]]
-        values = np.hstack(columns).astype(np.float64)
-        estimates = mean_estimates(values, confidence=confidence, samples=samples, seed=seed)
-        ks = self._ks.tolist()
-        own = [terms.ids for terms in self._own]
-        return Alignment(
-            definition,
-            len(counts),
-            self._count - len(counts),
-            dict(zip(ks, estimates, strict=False)),
-            dict(zip(ks, estimates[len(ks) :], strict=False)),
-            estimates[-2],
-            global_rate(self._found, own, self._vocab_size, confidence=confidence),
-            estimates[-1],
-            texts,
-        )
-
-
-_BLOCK = 4_000_000  # resampled texts held at a time
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its confidence interval over texts.
-
-    Attributes:
-        value: The value on all texts.
-        low: Lower end of the interval; None for a single text, which says nothing about others.
-        high: Upper end.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def mean_estimates(values: NDArray[np.float64], *, confidence: float, samples: int, seed: int) -> list[Estimate]:
-    """Means over texts with percentile bootstrap intervals; all columns share the resampled texts.
-
-    Args:
-        values: Shape ``(N, M)``, one row a text, one column a measure.
         confidence: Of the intervals, between 0 and 1.
         samples: Resamplings of the texts.
         seed: Of the random numbers.
 
     Returns:
-        One estimate a column.
+        The alignment. Texts without a term are counted and left out.
 
-    >>> mean_estimates(np.array([[1.0], [1.0]]), confidence=0.95, samples=10, seed=0)
-    [Estimate(value=1.0, low=1.0, high=1.0)]
+    Raises:
+        TypeError: If embeddings or ids are of a wrong type.
+        ValueError: If the dimension is not the decoder's, a value is not finite, the numbers of embeddings and texts
+            differ, an id is out of the vocabulary, a setting out of its range, or no text has a term.
+
+    Source:
+        See :func:`measure_alignment`.
+
+    >>> from st_keytokens import LMHead
+    >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
+    >>> found = alignment_of_embeddings(torch.tensor([[3.0, 1.0]]), head, [[0, 1]], ks=[1, 2])
+    >>> found.hits[1].value, found.hits[2].value, found.local_alignment_rate.value
+    (0.0, 1.0, 0.5)
     """
-    count, means = len(values), values.mean(axis=0).tolist()
-    if count == 1:
-        return [Estimate(mean, None, None) for mean in means]
-    generator, resampled = np.random.default_rng(seed), []
-    rows = max(1, _BLOCK // count)
-    for start in range(0, samples, rows):
-        size = min(rows, samples - start)
-        drawn = generator.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        resampled.append(weights @ values / count)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(resampled), [tail, 1 - tail], axis=0)
-    return [Estimate(*ends) for ends in zip(means, low.tolist(), high.tolist(), strict=True)]
+    _check_settings(definition, k, ks, confidence, samples)
+    check_embeddings(embeddings, decoder.embedding_dimension)
+    if len(token_ids) != len(embeddings):
+        raise ValueError(f"token_ids must be one for each embedding, got {len(token_ids)} for {len(embeddings)}.")
+    size = decoder.vocab_size
+    if vocabulary is not None and definition == "nie2025":
+        raise ValueError("vocabulary must be None for definition='nie2025', whose tokens are raw, got one.")
+    if vocabulary is not None and vocabulary.vocab_size != size:
+        raise ValueError(
+            f"vocabulary must have the decoder's {size} tokens, got {vocabulary.vocab_size}. Pass the one of the "
+            "decoder's own language model."
+        )
+    if vocabulary is None:
+        terms, is_counted, ids = np.arange(size), np.ones(size, dtype=bool), [_raw_ids(row, size) for row in token_ids]
+    else:
+        terms, is_counted, ids = vocabulary.terms, ~vocabulary.is_masked, [*map(vocabulary.term_ids, token_ids)]
 
+    def score(rows: Tensor) -> Tensor:
+        check_finite(rows)
+        return decoder.logits(rows).float()
 
-def global_rate(
-    found: list[NDArray[np.int64]], own: list[NDArray[np.int64]], vocab_size: int, *, confidence: float
-) -> Estimate:
-    """Share of all texts' terms that some text's decoded terms hit, with a jackknife interval over texts.
-
-    The bootstrap does not serve here: a resample repeats texts, so it covers fewer distinct terms than the texts
-    themselves, and its rates are off centre and too close together. Leaving out each text in turn is exact, needs no
-    random numbers and no second look at the texts: only terms that a single text has can go with it.
-
-    Args:
-        found: For each text its own terms among its decoded ones, distinct.
-        own: For each text all of its own terms, distinct.
-        vocab_size: Number of terms.
-        confidence: Of the interval, between 0 and 1.
-
-    Returns:
-        The rate, its interval within 0 and 1.
-
-    >>> global_rate([np.array([1]), np.array([1])], [np.array([1, 2]), np.array([1])], 3, confidence=0.95).value
-    0.5
-    """
-    (hit, hit_alone), (all_, alone) = (_counts(ids, vocab_size) for ids in (found, own))
-    count, rate = len(own), hit / all_
-    remaining = all_ - alone  # terms without each text; none where one text has them all
-    if count == 1 or not remaining.all():
-        return Estimate(rate, None, None)
-    left_out = (hit - hit_alone) / remaining
-    deviation = float(np.sqrt((count - 1) * left_out.var()))
-    width = NormalDist().inv_cdf((1 + confidence) / 2) * deviation
-    return Estimate(rate, max(0.0, rate - width), min(1.0, rate + width))
-
-
-def _counts(ids: list[NDArray[np.int64]], vocab_size: int) -> tuple[int, NDArray[np.int64]]:
-    """Number of distinct terms, and for each text the number that no other text has."""
-    indptr = np.cumsum([0, *map(len, ids)])
-    indices = np.concatenate(ids)
-    rows = csr_matrix((np.ones(len(indices), dtype=np.int64), indices, indptr), shape=(len(ids), vocab_size))
-    frequencies = np.bincount(indices, minlength=vocab_size)
-    alone: NDArray[np.int64] = rows @ (frequencies == 1).astype(np.int64)
-    return int(np.count_nonzero(frequencies)), alone
+    own = [own_terms(row, definition, k) for row in ids]
+    tally = _tallied(own, ks, size, _decode_with(score, embeddings, terms, is_counted))
+    return tally.result(definition, confidence=confidence, samples=samples, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
-class TextAlignments:
-    """Alignment of each text that has terms.
+class AlignmentComparison:
+    """Alignment of the same texts under several embedders and settings.
 
     Attributes:
-        positions: Which of the texts given, int64 ``(N,)``; those without terms are left out.
-        term_counts: Distinct own terms, int64 ``(N,)``.
-        is_hit: Whether an own term is among the first k decoded ones, bool ``(N, len(ks))``.
-        shares: Own terms among the first k, of as many as could be, float64 ``(N, len(ks))``.
-        local_alignment_rates: Own terms among the decoded ones up to the cut, over ``term_counts``, float64 ``(N,)``.
-        precisions: The same over the number of those decoded ones, float64 ``(N,)``.
+        rows: Alignments by name; the frequency baseline, which answers every text with the texts' own most frequent
+            terms, is the last one where it was wanted.
+        is_folded: Whether terms are tokens folded over case and space; otherwise they are raw tokens.
+        max_document_share: Only terms that occur in at most this share of the texts were counted.
+        calibration: For each embedder what its first component and logit statistics were fitted on:
+            ``"calibration"``, the encoder's own, ``"these texts"``, or ``"none"`` where no variant needed any.
     """
 
-    positions: NDArray[np.int64]
-    term_counts: NDArray[np.int64]
-    is_hit: NDArray[np.bool_]
-    shares: NDArray[np.float64]
-    local_alignment_rates: NDArray[np.float64]
-    precisions: NDArray[np.float64]
+    rows: dict[str, Alignment]
+    is_folded: bool
+    max_document_share: float
+    calibration: dict[str, str]
+
+    def to_dict(self, *, has_texts: bool = False) -> dict[str, Any]:
+        """Everything as JSON values.
+
+        Args:
+            has_texts: Whether the values of each text are among them.
+        """
+        return {
+            "terms": "folded" if self.is_folded else "raw tokens",
+            "max_document_share": self.max_document_share,
+            "calibration": self.calibration,
+            "rows": {name: alignment.to_dict(has_texts=has_texts) for name, alignment in self.rows.items()},
+        }
+
+    def table(self) -> str:
+        """A Markdown table, one row for each alignment: Hit@k and shares at 1 and 10 where they were measured.
+
+        Precision has a column only where it differs from the local alignment rate.
+        """
+        measured = list(next(iter(self.rows.values())).hits)
+        ks = [k for k in (1, 10) if k in measured] or measured[-1:]
+        has_precision = any(row.precision != row.local_alignment_rate for row in self.rows.values())
+        rates = {"local rate": "local_alignment_rate", "global rate": "global_alignment_rate"}
+        rates |= {"precision": "precision"} if has_precision else {}
+        return markdown_table(
+            ["", *(f"Hit@{k}" for k in ks), *(f"share@{k}" for k in ks), *rates],
+            [
+                [
+                    name,
+                    *(row.hits[k] for k in ks),
+                    *(row.shares[k] for k in ks),
+                    *(vars(row)[r] for r in rates.values()),
+                ]
+                for name, row in self.rows.items()
+            ],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,9 +333,7 @@ class Alignment:
             "without_terms": self.without_terms,
             "hits": {str(k): asdict(found) for k, found in self.hits.items()},
             "shares": {str(k): asdict(found) for k, found in self.shares.items()},
-            "local_alignment_rate": asdict(self.local_alignment_rate),
-            "global_alignment_rate": asdict(self.global_alignment_rate),
-            "precision": asdict(self.precision),
+            **{rate: asdict(getattr(self, rate)) for rate in get_args(Rate)},
         }
         if has_texts:
             content["per_text"] = {name: values.tolist() for name, values in vars(self.per_text).items()}
@@ -391,96 +341,211 @@ class Alignment:
 
     def table(self) -> str:
         """A Markdown table of one row."""
-        return alignment_table({"": self})
+        return AlignmentComparison({"": self}, False, 1.0, {}).table()
 
 
 @dataclass(frozen=True, eq=False)
-class AlignmentComparison:
-    """Alignment of the same texts under several embedders and settings.
+class TextAlignments:
+    """Alignment of each text that has terms.
 
     Attributes:
-        rows: Alignments by name; the frequency baseline, which answers every text with the texts' own most frequent
-            terms, is the last one where it was wanted.
-        is_folded: Whether terms are tokens folded over case and space; otherwise they are raw tokens.
-        max_document_share: Only terms that occur in at most this share of the texts were counted.
-        calibration: For each embedder what its first component and logit statistics were fitted on:
-            ``"calibration"``, the encoder's own, ``"these texts"``, or ``"none"`` where no variant needed any.
+        positions: Which of the texts given, int64 ``(N,)``; those without terms are left out.
+        term_counts: Distinct own terms, int64 ``(N,)``.
+        is_hit: Whether an own term is among the first k decoded ones, bool ``(N, len(ks))``.
+        shares: Own terms among the first k, of as many as could be, float64 ``(N, len(ks))``.
+        local_alignment_rates: Own terms among the decoded ones up to the cut, over ``term_counts``, float64 ``(N,)``.
+        precisions: The same over the number of those decoded ones, float64 ``(N,)``.
     """
 
-    rows: dict[str, Alignment]
-    is_folded: bool
-    max_document_share: float
-    calibration: dict[str, str]
+    positions: NDArray[np.int64]
+    term_counts: NDArray[np.int64]
+    is_hit: NDArray[np.bool_]
+    shares: NDArray[np.float64]
+    local_alignment_rates: NDArray[np.float64]
+    precisions: NDArray[np.float64]
 
-    def to_dict(self, *, has_texts: bool = False) -> dict[str, Any]:
-        """Everything as JSON values.
+
+class OwnTerms(NamedTuple):
+    """A text's own terms, and how many decoded ones are held against them.
+
+    Attributes:
+        ids: Distinct ids, ascending, int64.
+        cut: Decoded terms that the alignment rates look at.
+    """
+
+    ids: NDArray[np.int64]
+    cut: int
+
+
+def own_terms(ids: NDArray[np.int64], definition: Definition = "clean", k: int = 10) -> OwnTerms:
+    """The terms of a text and the cut of its decoded terms.
+
+    Args:
+        ids: Ids of the text's tokens or terms, with repetition.
+        definition: ``"clean"`` cuts at the number of distinct ids. ``"nie2025"`` cuts where the published code does:
+            at the number of ids with repetition, yet at ``k`` at most, since it keeps no more.
+        k: Decoded ids that ``"nie2025"`` keeps.
+
+    Returns:
+        The terms.
+
+    >>> own_terms(np.array([5, 3, 5, 5])).cut, own_terms(np.array([5, 3, 5, 5]), "nie2025").cut
+    (2, 4)
+    """
+    distinct = np.unique(ids).astype(np.int64)
+    return OwnTerms(distinct, len(distinct) if definition == "clean" else min(len(ids), k))
+
+
+def document_frequencies(term_ids: Sequence[NDArray[np.int64]], vocab_size: int) -> NDArray[np.int64]:
+    """In how many texts each term occurs.
+
+    Args:
+        term_ids: Term ids of each text; repetitions count once.
+        vocab_size: Number of terms.
+
+    Returns:
+        int64, shape ``(vocab_size,)``.
+
+    >>> document_frequencies([np.array([1, 1, 2]), np.array([1])], 4)
+    array([0, 2, 1, 0])
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in term_ids:
+        counts[np.unique(ids)] += 1
+    return counts
+
+
+def frequency_order(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The terms that occur, the most frequent one first, the smallest id first among equals."""
+    found: NDArray[np.int64] = np.argsort(-frequencies, kind="stable")[: np.count_nonzero(frequencies)]
+    return found
+
+
+def decoded_terms(scores: Tensor, terms: Tensor, is_out: Tensor, k: int) -> Tensor:
+    """The k best distinct terms of each row of scores.
+
+    Args:
+        scores: Score of each token, float ``(batch_size, vocab_size)``; -inf is never a term.
+        terms: Term of each token, int64 ``(vocab_size,)``.
+        is_out: Tokens that do not count, bool ``(vocab_size,)``.
+        k: Terms wanted.
+
+    Returns:
+        int64 ``(batch_size, min(k, vocab_size))``, best first; -1 where a row has no more.
+
+    >>> decoded_terms(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0, 1, 1]), torch.tensor([True, False, False]), 2)
+    tensor([[ 1, -1]])
+    """
+    ids, best = top_terms(scores.masked_fill(is_out, float("-inf")), terms, k)
+    return torch.where(best > float("-inf"), ids, -1)
+
+
+class AlignmentTally:
+    """Counts how many of each text's decoded terms are its own; holds a few numbers and the hit terms of each text.
+
+    Args:
+        vocab_size: Number of terms.
+        ks: Numbers of decoded terms for Hit@k and shares.
+
+    >>> tally = AlignmentTally(vocab_size=3, ks=[1, 2])
+    >>> tally.update(np.array([[2, 0, 1]]), [OwnTerms(np.array([0, 1]), cut=2)])
+    >>> tally.result("clean").table().splitlines()[-1]
+    '|  | 0.000 | 0.000 | 0.500 | 0.500 |'
+    """
+
+    def __init__(self, vocab_size: int, ks: Sequence[int]) -> None:
+        self._vocab_size = vocab_size
+        self._ks = np.array(sorted(set(ks)), dtype=np.int64)
+        self._count = 0
+        self._positions: list[int] = []
+        self._own: list[OwnTerms] = []
+        self._hits: list[NDArray[np.int64]] = []  # own terms among the first k, (batch_size, len(ks))
+        self._found: list[NDArray[np.int64]] = []  # own terms up to the cut
+        self._answers: list[int] = []  # decoded terms up to the cut
+
+    def update(self, decoded: NDArray[np.int64], own: Sequence[OwnTerms]) -> None:
+        """Adds texts.
 
         Args:
-            has_texts: Whether the values of each text are among them.
+            decoded: Distinct decoded ids of each text, best first, shape ``(batch_size, depth)``; -1 where a text has
+                no more.
+            own: The texts' own terms; a text without any is counted and left out.
         """
-        return {
-            "terms": "folded" if self.is_folded else "raw tokens",
-            "max_document_share": self.max_document_share,
-            "calibration": self.calibration,
-            "rows": {name: alignment.to_dict(has_texts=has_texts) for name, alignment in self.rows.items()},
-        }
+        rows = np.array([row for row, terms in enumerate(own) if len(terms.ids)], dtype=np.int64)
+        texts = [own[row] for row in rows]
+        self._positions += (rows + self._count).tolist()
+        self._count += len(own)
+        if not texts:
+            return
+        decoded = decoded[rows]
+        is_own = np.zeros((len(rows), self._vocab_size + 1), dtype=bool)  # the last column is -1's
+        for row, terms in enumerate(texts):
+            is_own[row, terms.ids] = True
+        is_hit = np.take_along_axis(is_own, decoded, axis=1)
+        totals = np.pad(is_hit.cumsum(axis=1), ((0, 0), (1, 0)))
+        self._hits.append(totals[:, np.minimum(self._ks, decoded.shape[1])])
+        self._own += texts
+        for ids, hits, terms in zip(decoded, is_hit, texts, strict=True):
+            self._found.append(ids[: terms.cut][hits[: terms.cut]])
+            self._answers.append(int((ids[: terms.cut] >= 0).sum()))
 
-    def table(self) -> str:
-        """A Markdown table, one row for each alignment."""
-        return alignment_table(self.rows)
+    def result(
+        self, definition: Definition, *, confidence: float = 0.95, samples: int = 1000, seed: int = 0
+    ) -> Alignment:
+        """The rates of all texts so far.
+
+        Args:
+            definition: What the cuts were made by.
+            confidence: Of the intervals, between 0 and 1.
+            samples: Resamplings of the texts.
+            seed: Of the random numbers.
+
+        Returns:
+            The alignment.
+
+        Raises:
+            ValueError: If no text has a term.
+        """
+        if not self._own:
+            raise ValueError(
+                f"texts must hold at least one with a term that counts, got {self._count} without any. Give texts "
+                "with words, or raise max_document_share."
+            )
+        own = [terms.ids for terms in self._own]
+        counts = np.array([len(ids) for ids in own], dtype=np.int64)
+        hits = np.concatenate(self._hits)
+        found = np.array([len(ids) for ids in self._found], dtype=np.float64)
+        texts = TextAlignments(
+            positions=np.array(self._positions, dtype=np.int64),
+            term_counts=counts,
+            is_hit=hits > 0,
+            shares=hits / np.minimum(self._ks, counts[:, None]),
+            local_alignment_rates=found / counts,
+            precisions=found / np.maximum(self._answers, 1),
+        )
+        columns = [texts.is_hit, texts.shares, texts.local_alignment_rates[:, None], texts.precisions[:, None]]
+        values = np.hstack(columns).astype(np.float64)
+        estimates = mean_estimates(values, confidence=confidence, samples=samples, seed=seed)
+        ks = self._ks.tolist()
+        return Alignment(
+            definition,
+            text_count=len(counts),
+            without_terms=self._count - len(counts),
+            hits=dict(zip(ks, estimates[: len(ks)], strict=True)),
+            shares=dict(zip(ks, estimates[len(ks) : -2], strict=True)),
+            local_alignment_rate=estimates[-2],
+            global_alignment_rate=global_rate(self._found, own, self._vocab_size, confidence=confidence),
+            precision=estimates[-1],
+            per_text=texts,
+        )
 
 
-def alignment_table(rows: Mapping[str, Alignment], ks: Sequence[int] | None = None) -> str:
-    """A Markdown table of alignments.
-
-    Args:
-        rows: Alignments by name.
-        ks: Of which Hit@k and shares are shown. None: 1 and 10 where they were measured, else the largest one.
-
-    Returns:
-        Markdown; precision has a column only where it differs from the local alignment rate.
-    """
-    measured = list(next(iter(rows.values())).hits)
-    ks = ([k for k in (1, 10) if k in measured] or measured[-1:]) if ks is None else list(ks)
-    has_precision = any(row.precision != row.local_alignment_rate for row in rows.values())
-    head = ["", *(f"Hit@{k}" for k in ks), *(f"share@{k}" for k in ks), "local rate", "global rate"]
-    lines = [[*head, *(["precision"] if has_precision else [])]]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
-    for name, row in rows.items():
-        values = [*(row.hits[k] for k in ks), *(row.shares[k] for k in ks)]
-        values += [row.local_alignment_rate, row.global_alignment_rate, *([row.precision] if has_precision else [])]
-        lines.append([name, *map(str, values)])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-VARIANTS: dict[str, HeadSettings] = {
-    "raw": {"decode_with": "lm_head", "correction": "none", "standardize": False},
-    "corrected": {"decode_with": "lm_head", "correction": "remove", "standardize": False},
-    "standardized": {"decode_with": "lm_head", "correction": "remove", "standardize": True},
-}
-"""Settings of a head by name: as it comes; without the first component; that, with logits standardised over texts."""
-
-_FLAT = 1e-9  # share of the embeddings' squares outside the first component, below which nothing is left without it
-
-
-def headed_encoders(
+def _headed_encoders(
     encoders: KeyTokenEncoder | SentenceTransformer | Mapping[str, KeyTokenEncoder | SentenceTransformer],
 ) -> dict[str, KeyTokenEncoder]:
-    """Encoders by name, whose key tokens can be compared.
-
-    Args:
-        encoders: One, called ``"embedder"``, or several by name; a SentenceTransformer is given its own LM head.
-
-    Returns:
-        The encoders.
-
-    Raises:
-        TypeError: If one is neither.
-        ValueError: If there is none, their vocabularies differ, or a model's LM head cannot be known from it alone.
-    """
-    named = encoders if isinstance(encoders, Mapping) else {"embedder": encoders}
+    """Encoders by name, of one vocabulary; a SentenceTransformer is given its own LM head."""
     headed: dict[str, KeyTokenEncoder] = {}
-    for name, encoder in named.items():
+    for name, encoder in (encoders if isinstance(encoders, Mapping) else {"embedder": encoders}).items():
         if not isinstance(encoder, KeyTokenEncoder | SentenceTransformer):
             raise TypeError(
                 f"encoders must be KeyTokenEncoders or SentenceTransformers, got {type(encoder).__name__} for "
@@ -489,7 +554,7 @@ def headed_encoders(
         headed[name] = encoder if isinstance(encoder, KeyTokenEncoder) else KeyTokenEncoder(encoder)
     if not headed:
         raise ValueError("encoders must hold at least one, got none.")
-    (first, known), *others = ((name, vocabulary_of(encoder, fold=False)) for name, encoder in headed.items())
+    (first, known), *others = ((name, _vocabulary_of(encoder, fold=False)) for name, encoder in headed.items())
     for name, vocabulary in others:
         if vocabulary.hash != known.hash:
             raise ValueError(
@@ -499,28 +564,16 @@ def headed_encoders(
     return headed
 
 
-def vocabulary_of(encoder: KeyTokenEncoder, *, fold: bool) -> Vocabulary:
-    """An encoder's vocabulary with folded terms, or with raw tokens."""
+def _vocabulary_of(encoder: KeyTokenEncoder, *, fold: bool) -> Vocabulary:
     if encoder.vocabulary.fold == fold:
         return encoder.vocabulary
     return Vocabulary.from_tokenizer(encoder.model.tokenizer, encoder.vocabulary.vocab_size, fold=fold)
 
 
-def ids_of_texts(
+def _ids_of_texts(
     encoder: KeyTokenEncoder, vocabulary: Vocabulary, texts: Sequence[str], definition: Definition
 ) -> list[NDArray[np.int64]]:
-    """Ids of the texts' own terms, with repetition.
-
-    Args:
-        encoder: Whose tokenizer.
-        vocabulary: The terms.
-        texts: The texts, without a prompt.
-        definition: ``"clean"``: of the whole texts, without special tokens. ``"nie2025"``: what the tokenizer gives
-            the model, special tokens among them, cut at the model's maximum length.
-
-    Returns:
-        One array a text.
-    """
+    """Ids of the texts' own terms; by ``"nie2025"`` of what the tokenizer gives the model, special tokens and all."""
     if definition == "clean":
         return LiteralTokenizer(encoder.model.tokenizer, vocabulary)(texts)
     if not texts:
@@ -530,281 +583,10 @@ def ids_of_texts(
     return [np.array(ids, dtype=np.int64) for ids in encoder.model.tokenizer(list(texts), **cut)["input_ids"]]
 
 
-def needs_calibration(settings: HeadSettings) -> bool:
-    """Whether a head with these settings needs first component, mean or logit statistics."""
-    return settings.get("correction", "auto") not in ("auto", "none") or settings.get("standardize") is True
-
-
-def fitted_calibration(embeddings: NDArray[np.float32], name: str) -> Calibration:
-    """First component and logit statistics of the texts that are measured themselves.
-
-    Args:
-        embeddings: As ``KeyTokenEncoder.embed`` gives them, shape ``(N, pooled_dimension)``.
-        name: Of the encoder, for the error.
-
-    Returns:
-        The calibration.
-
-    Raises:
-        ValueError: If the embeddings have one direction, so that nothing is left without it.
-    """
-    calibration = Calibration.fit_embeddings(embeddings, show_progress_bar=False)
-    squares = float(calibration.moments.second_moment.trace())
-    if squares - calibration.first_component.singular_value**2 <= _FLAT * squares:
-        raise ValueError(
-            f"texts must have embeddings of more than one direction for a first component to be fitted on them, got "
-            f"{len(embeddings)} of one direction for {name!r}. Give more texts, an encoder with a calibration, or "
-            "only variants without a correction."
-        )
-    return calibration
-
-
-def scores_of(
-    encoder: KeyTokenEncoder, settings: HeadSettings, calibration: Calibration | None, definition: Definition
-) -> Callable[[Tensor], Tensor]:
-    """Scores of all tokens under a variant.
-
-    Args:
-        encoder: Whose head; it is left as it is.
-        settings: Of the variant.
-        calibration: For a head without one.
-        definition: By ``"nie2025"`` no token is masked, and logits are as they come.
-
-    Returns:
-        A function from embeddings ``(batch_size, pooled_dimension)`` to scores ``(batch_size, vocab_size)``.
-
-    Raises:
-        TypeError: If a setting is of a wrong type.
-        ValueError: If a setting is not one of its choices, or ``"nie2025"`` is to be standardised or decoded by ridge.
-    """
-    head: KeyTokenHead = encoder.head.with_settings(**settings)
-    if head.calibration is None and calibration is not None:
-        head.set_calibration(calibration)
-    if definition == "clean":
-        return head.decode_scores
-    if head.is_ridge or (head.standardize is not False and head.calibration is not None):
-        raise ValueError(
-            "variants must have decode_with='lm_head' and standardize=False for definition='nie2025', got "
-            f"decode_with={head.decode_with!r}, standardize={head.standardize!r}."
-        )
-
-    def logits(embeddings: Tensor) -> Tensor:
-        direction = mean = None
-        if head.calibration is not None:
-            direction = head.calibration.first_component.direction
-            mean = head.calibration.moments.mean.float()
-        vectors = head.prepare_embeddings(embeddings)
-        corrected = correct(vectors, head.active_correction, direction=direction, mean=mean, amount=head.shift)
-        return head.decoder.logits(corrected).float()
-
-    return logits
-
-
-BASELINE = "frequency baseline"
-KS = (1, 2, 3, 5, 10, 20, 50, 100)
-_ROWS = 32  # embeddings decoded at a time
-
-
-def measure_alignment(
-    texts: Sequence[str],
-    encoders: KeyTokenEncoder | SentenceTransformer | Mapping[str, KeyTokenEncoder | SentenceTransformer],
-    *,
-    embeddings: Mapping[str, Dense] | None = None,
-    variants: Mapping[str, HeadSettings] = VARIANTS,
-    role: Role = "document",
-    definition: Definition = "clean",
-    fold: bool | None = None,
-    max_document_share: float = 1.0,
-    k: int = 10,
-    ks: Sequence[int] = KS,
-    has_baseline: bool = True,
-    confidence: float = 0.95,
-    samples: int = 1000,
-    seed: int = 0,
-    batch_size: int = 32,
-    show_progress_bar: bool = False,
-) -> AlignmentComparison:
-    """How well the terms decoded from embeddings are the texts' own, beside an answer that looks at no text.
-
-    Each embedder embeds the texts once, whatever the number of variants; its embeddings are held, and 32 of them at a
-    time are decoded.
-
-    Args:
-        texts: The texts.
-        encoders: One, called ``"embedder"``, or several by name, such as an embedder and its backbone, with one
-            vocabulary; a SentenceTransformer is decoded with its own LM head. Their dimensions may differ.
-        embeddings: The texts' vectors by the encoders' names, where they are stored, as ``KeyTokenEncoder.embed``
-            gives them, shape ``(N, pooled_dimension)``. None: the texts are embedded.
-        variants: Settings of the head by name, each of which every encoder is measured with. A first component or
-            logit statistics are the calibration's of the encoder or, where it has none, fitted on the texts.
-        role: ``"document"`` or ``"query"``: decides the prompt, which is never among the terms.
-        definition: ``"clean"``: own terms are those of the whole text without special tokens, decoded ones any but
-            special tokens, and the rates look at as many decoded terms as there are own ones. ``"nie2025"``, as the
-            published code counts: raw tokens with the special ones, cut at the model's maximum length; the rates look
-            at as many decoded tokens as the text has with repetition, yet no more than ``k``, over the number without
-            repetition.
-        fold: Whether tokens that differ in case and surrounding space are one term, on both sides. None: by
-            ``"clean"``, which also knows raw tokens; ``"nie2025"`` does not fold.
-        max_document_share: Only terms that occur in at most this share of the texts count, on both sides; below 1 it
-            leaves out function words, which any answer hits.
-        k: Of the definition ``"nie2025"``.
-        ks: Numbers of decoded terms for Hit@k and shares.
-        has_baseline: Whether the frequency baseline is measured. It answers every text with the terms that occur in
-            the most texts, the text itself among them.
-        confidence: Of the intervals, between 0 and 1.
-        samples: Resamplings of the texts.
-        seed: Of the random numbers.
-        batch_size: Texts a forward pass.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        An alignment for each encoder and variant, named ``"encoder, variant"``, and that of the baseline.
-
-    Raises:
-        TypeError: If a text is not a string, or an argument of another wrong type.
-        ValueError: If no text has a term, a setting is out of its range or not one of its choices, the vocabularies
-            differ, or a first component cannot be fitted since all embeddings have one direction.
-
-    Source:
-        Nie et al. 2025 (arXiv 2406.17378), Hit@k, local and global alignment rate. The clean definition differs from
-        its code in masking, folding and cuts; the frequency baseline, shares and intervals are additions.
-    """
-    _check_settings(definition, k, ks, confidence, samples)
-    fold = definition == "clean" if fold is None else fold
-    if fold and definition == "nie2025":
-        raise ValueError("fold must be None or False for definition='nie2025', whose tokens are raw, got True.")
-    share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
-    texts, headed = check_texts(texts), headed_encoders(encoders)
-    if not variants:
-        raise ValueError("variants must name at least one, got none.")
-    first = next(iter(headed.values()))
-    vocabulary = vocabulary_of(first, fold=fold)
-    ids = ids_of_texts(first, vocabulary, texts, definition)
-    frequencies = document_frequencies(ids, vocabulary.vocab_size)
-    is_counted = frequencies <= share * len(texts)
-    own = [own_terms(row[is_counted[row]], definition, k) for row in ids]
-    tallies: dict[str, AlignmentTally] = {}
-    fitted: dict[str, str] = {}
-    for name, encoder in headed.items():
-        if embeddings is None:
-            rows: Dense = encoder.embed(texts, role=role, batch_size=batch_size, show_progress_bar=show_progress_bar)
-        else:
-            rows = _stored(embeddings, name, len(texts))
-        calibration, fitted[name] = encoder.calibration, "calibration"
-        if calibration is None:
-            fitted[name] = "these texts" if any(map(needs_calibration, variants.values())) else "none"
-            calibration = (
-                fitted_calibration(encoder.prepare_embeddings(rows), name) if fitted[name] == "these texts" else None
-            )
-        for variant, settings in variants.items():
-            score = scores_of(encoder, settings, calibration, definition)
-            tallies[f"{name}, {variant}"] = _tally(rows, score, own, vocabulary.terms, is_counted, ks)
-    if has_baseline:
-        order = frequency_order(np.where(is_counted, frequencies, 0))
-        tallies[BASELINE] = AlignmentTally(vocabulary.vocab_size, ks)
-        depth = _depth(own, ks)
-        answer = np.pad(order[:depth], (0, max(0, depth - len(order))), constant_values=-1)
-        for start in range(0, len(own), _ROWS):
-            part = own[start : start + _ROWS]
-            tallies[BASELINE].update(np.tile(answer, (len(part), 1)), part)
-    found = {
-        name: tally.result(definition, confidence=confidence, samples=samples, seed=seed)
-        for name, tally in tallies.items()
-    }
-    return AlignmentComparison(found, fold, share, fitted)
-
-
-def alignment_of_embeddings(
-    embeddings: Dense,
-    decoder: Decoder,
-    token_ids: Sequence[ArrayLike],
-    *,
-    vocabulary: Vocabulary | None = None,
-    definition: Definition = "clean",
-    k: int = 10,
-    ks: Sequence[int] = KS,
-    confidence: float = 0.95,
-    samples: int = 1000,
-    seed: int = 0,
-) -> Alignment:
-    """Alignment of stored embeddings, by any decoder.
-
-    Args:
-        embeddings: Shape ``(N, embedding_dimension)``, numpy (also memory-mapped) or torch, as the decoder shall see
-            them: ``st_keytokens.first_component.correct`` corrects them before. Not modified.
-        decoder: Gives logits, such as an ``LMHead``; of 32 embeddings at a time.
-        token_ids: Ids of each text's tokens, with repetition.
-        vocabulary: Terms are its folded tokens without the masked ones, on both sides. None: terms are the raw tokens,
-            special ones among them, on both sides.
-        definition: See :func:`measure_alignment`; ``"nie2025"`` goes without a vocabulary, since its tokens are raw.
-        k: See there, as for the rest.
-        ks: Numbers of decoded terms for Hit@k and shares.
-        confidence: Of the intervals, between 0 and 1.
-        samples: Resamplings of the texts.
-        seed: Of the random numbers.
-
-    Returns:
-        The alignment. Texts without a term are counted and left out.
-
-    Raises:
-        TypeError: If embeddings or ids are of a wrong type.
-        ValueError: If the dimension is not the decoder's, a value is not finite, the numbers of embeddings and texts
-            differ, an id is out of the vocabulary, a setting out of its range, or no text has a term.
-
-    Source:
-        See :func:`measure_alignment`.
-
-    >>> from st_keytokens import LMHead
-    >>> head = LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])))
-    >>> found = alignment_of_embeddings(torch.tensor([[3.0, 1.0]]), head, [[0, 1]], ks=[1, 2])
-    >>> found.hits[1].value, found.hits[2].value, found.local_alignment_rate.value
-    (0.0, 1.0, 0.5)
-    """
-    _check_settings(definition, k, ks, confidence, samples)
-    check_embeddings(embeddings, decoder.embedding_dimension)
-    if len(token_ids) != len(embeddings):
-        raise ValueError(f"token_ids must be one for each embedding, got {len(token_ids)} for {len(embeddings)}.")
-    size = decoder.vocab_size
-    if vocabulary is not None and definition == "nie2025":
-        raise ValueError("vocabulary must be None for definition='nie2025', whose tokens are raw, got one.")
-    if vocabulary is not None and vocabulary.vocab_size != size:
-        raise ValueError(
-            f"vocabulary must have the decoder's {size} tokens, got {vocabulary.vocab_size}. Pass the one of the "
-            "decoder's own language model."
-        )
-    terms, is_counted = np.arange(size), np.ones(size, dtype=bool)
-    ids_of_text: Callable[[ArrayLike], NDArray[np.int64]] = partial(_raw_ids, vocab_size=size)
-    if vocabulary is not None:
-        terms, is_counted, ids_of_text = vocabulary.terms, ~vocabulary.is_masked, vocabulary.term_ids
-    own = [own_terms(ids_of_text(ids), definition, k) for ids in token_ids]
-
-    def score(rows: Tensor) -> Tensor:
-        check_finite(rows)
-        return decoder.logits(rows).float()
-
-    tally = _tally(embeddings, score, own, terms, is_counted, ks)
-    return tally.result(definition, confidence=confidence, samples=samples, seed=seed)
-
-
-def _tally(
-    embeddings: Dense,
-    score: Callable[[Tensor], Tensor],
-    own: Sequence[OwnTerms],
-    terms: NDArray[np.int64],
-    is_counted: NDArray[np.bool_],
-    ks: Sequence[int],
-) -> AlignmentTally:
-    """Decodes embeddings in batches, and counts."""
-    tally = AlignmentTally(len(terms), ks)
-    with torch.inference_mode():
-        for start in range(0, len(own), _ROWS):
-            rows = own[start : start + _ROWS]
-            scores = score(as_tensor(embeddings[start : start + _ROWS]))
-            term_of = torch.from_numpy(terms).to(scores.device)
-            scores = scores.masked_fill(~torch.from_numpy(is_counted).to(scores.device)[term_of], float("-inf"))
-            ids, best = top_terms(scores, term_of, _depth(rows, ks))
-            tally.update(torch.where(best > float("-inf"), ids, -1).cpu().numpy(), rows)
-    return tally
+def _raw_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+    array = integer_array("token_ids", ids, ndim=1)
+    check_range("token_ids", array, vocab_size)
+    return array.astype(np.int64)
 
 
 def _stored(embeddings: Mapping[str, Dense], name: str, count: int) -> Dense:
@@ -816,15 +598,71 @@ def _stored(embeddings: Mapping[str, Dense], name: str, count: int) -> Dense:
     return embeddings[name]
 
 
-def _raw_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
-    array = integer_array("token_ids", ids, ndim=1)
-    check_range("token_ids", array, vocab_size)
-    return array.astype(np.int64)
+def _needs_calibration(settings: HeadSettings) -> bool:
+    return settings.get("correction", "auto") not in ("auto", "none") or settings.get("standardize") is True
 
 
-def _depth(own: Sequence[OwnTerms], ks: Sequence[int]) -> int:
-    """Decoded terms that are looked at."""
-    return max([*ks, *(terms.cut for terms in own)])
+def _fitted_calibration(embeddings: NDArray[np.float32], name: str) -> Calibration:
+    """First component and logit statistics of the texts that are measured themselves."""
+    calibration = Calibration.fit_embeddings(embeddings, show_progress_bar=False)
+    squares = float(calibration.moments.second_moment.trace())
+    if squares - calibration.first_component.singular_value**2 <= _FLAT * squares:
+        raise ValueError(
+            f"texts must have embeddings of more than one direction for a first component to be fitted on them, got "
+            f"{len(embeddings)} of one direction for {name!r}. Give more texts, an encoder with a calibration, or "
+            "only variants without a correction."
+        )
+    return calibration
+
+
+def _scores_of(
+    encoder: KeyTokenEncoder, settings: HeadSettings, calibration: Calibration | None, definition: Definition
+) -> Callable[[Tensor], Tensor]:
+    """From embeddings to scores of all tokens; by ``"nie2025"`` no token is masked, and logits are as they come."""
+    head = encoder.head.with_settings(**settings)
+    if head.calibration is None and calibration is not None:
+        head.set_calibration(calibration)
+    if definition == "clean":
+        return head.decode_scores
+    if head.is_ridge or (head.standardize is not False and head.calibration is not None):
+        raise ValueError(
+            "variants must have decode_with='lm_head' and standardize=False for definition='nie2025', got "
+            f"decode_with={head.decode_with!r}, standardize={head.standardize!r}."
+        )
+    direction = mean = None
+    if head.calibration is not None:
+        direction, mean = head.calibration.first_component.direction, head.calibration.moments.mean.float()
+
+    def logits(embeddings: Tensor) -> Tensor:
+        vectors = head.prepare_embeddings(embeddings)
+        corrected = correct(vectors, head.active_correction, direction=direction, mean=mean, amount=head.shift)
+        return head.decoder.logits(corrected).float()
+
+    return logits
+
+
+_Decode = Callable[[slice, int], NDArray[np.int64]]  # from which texts, and how deep, to their decoded terms
+
+
+def _decode_with(
+    score: Callable[[Tensor], Tensor], embeddings: Dense, terms: NDArray[np.int64], is_counted: NDArray[np.bool_]
+) -> _Decode:
+    term_of, is_out = torch.from_numpy(terms), torch.from_numpy(~is_counted[terms])
+
+    def decode(rows: slice, depth: int) -> NDArray[np.int64]:
+        scores = score(as_tensor(embeddings[rows]))
+        return decoded_terms(scores, term_of.to(scores.device), is_out.to(scores.device), depth).cpu().numpy()
+
+    return decode
+
+
+def _tallied(own: Sequence[OwnTerms], ks: Sequence[int], vocab_size: int, decode: _Decode) -> AlignmentTally:
+    tally = AlignmentTally(vocab_size, ks)
+    with torch.inference_mode():
+        for start in range(0, len(own), _ROWS):
+            rows = slice(start, start + _ROWS)
+            tally.update(decode(rows, max([*ks, *(terms.cut for terms in own[rows])])), own[rows])
+    return tally
 
 
 def _check_settings(definition: str, k: int, ks: Sequence[int], confidence: float, samples: int) -> None:
@@ -834,6 +672,4 @@ def _check_settings(definition: str, k: int, ks: Sequence[int], confidence: floa
         raise ValueError("ks must hold at least one number of decoded terms, got none.")
     for number in ks:
         checked_int("ks", number, minimum=1)
-    if not 0 < checked_float("confidence", confidence) < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
-    checked_int("samples", samples, minimum=1)
+    check_resampling(confidence, samples)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
-from st_keytokens.analysis.alignment import BASELINE, VARIANTS, Alignment, Definition, measure_alignment
+from st_keytokens.analysis.alignment import BASELINE, VARIANTS, Alignment, Definition, Rate, measure_alignment
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
-from st_keytokens.key_token_head import HeadSettings
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["KeyTokenAlignmentEvaluator"]
 
-_NAMES = ("hit", "share", "local_alignment_rate", "global_alignment_rate", "precision")
 Main = Literal["hit", "share", "local_alignment_rate", "global_alignment_rate", "precision"]
 Variant = Literal["raw", "corrected", "standardized"]
 
@@ -28,7 +26,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
     """Measures how well the key tokens of a model's embeddings are the texts' own, as it is trained or afterwards.
 
     The metrics are ``hit@k``, ``share@k``, ``local_alignment_rate``, ``global_alignment_rate`` and ``precision``, see
-    :class:`~st_keytokens.analysis.alignment_result.Alignment`, and the same with ``frequency_`` before them, of an
+    :class:`~st_keytokens.analysis.alignment.Alignment`, and the same with ``frequency_`` before them, of an
     answer that looks at no text.
 
     Args:
@@ -40,7 +38,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
         max_document_share: Only terms that occur in at most this share of the texts count.
         role: ``"document"`` or ``"query"``: decides the prompt.
         main: Which metric is the primary one.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         show_progress_bar: Whether to show one.
         name: Put before the metrics and into the name of the file.
         write_csv: Whether to write the CSV file where an output path is given.
@@ -67,7 +65,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
     ) -> None:
         super().__init__()
         check_choice("variant", variant, VARIANTS)
-        check_choice("main", main, _NAMES)
+        check_choice("main", main, get_args(Main))
         self.texts = check_texts(texts)
         if not self.texts:
             raise ValueError("texts must hold at least one, got none.")
@@ -107,10 +105,9 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
             ValueError: See :func:`~st_keytokens.analysis.alignment.measure_alignment`.
         """
         encoder = model if isinstance(model, KeyTokenEncoder) else KeyTokenEncoder(model)
-        variants: dict[str, HeadSettings] = {self.variant: VARIANTS[self.variant]}
-        found = measure_alignment(
-            self.texts, encoder, variants=variants, k=self.k, ks=[self.k], samples=1, **self._arguments
-        ).rows
+        variants = {self.variant: VARIANTS[self.variant]}
+        arguments = {"variants": variants, "k": self.k, "ks": [self.k], "samples": 1, **self._arguments}
+        found = measure_alignment(self.texts, encoder, **arguments).rows
         metrics = self._metrics(found[f"embedder, {self.variant}"])
         metrics |= {f"frequency_{name}": value for name, value in self._metrics(found[BASELINE]).items()}
         if output_path is not None and self.write_csv:
@@ -129,9 +126,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
         return {
             f"hit@{self.k}": alignment.hits[self.k].value,
             f"share@{self.k}": alignment.shares[self.k].value,
-            "local_alignment_rate": alignment.local_alignment_rate.value,
-            "global_alignment_rate": alignment.global_alignment_rate.value,
-            "precision": alignment.precision.value,
+            **{rate: getattr(alignment, rate).value for rate in get_args(Rate)},
         }
 
     def _write(self, folder: Path, row: dict[str, float]) -> None:

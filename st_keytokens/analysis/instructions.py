@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.checks import checked_int
-from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role
-from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["InstructedText", "InstructionComparison", "InstructionEffect", "compare_instructions"]
@@ -25,44 +25,66 @@ Pairs = tuple[tuple[str, float], ...]
 _SHOWN = 8  # tokens of an instruction in a table
 
 
-@dataclass(frozen=True)
-class InstructedText:
-    """A text under an instruction, beside the same text under the baseline.
+def compare_instructions(
+    encoder: KeyTokenEncoder,
+    texts: str | Sequence[str],
+    instructions: Mapping[str, str] | Sequence[str],
+    *,
+    baseline: str | None = None,
+    top_k: int = 10,
+    role: Role = "document",
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> InstructionComparison:
+    """Embeds the same texts under several instructions, and compares their key tokens.
 
-    Attributes:
-        tokens: Key tokens with their weights, strongest first.
-        entered: Those of them that the baseline lacks.
-        left: Key tokens of the baseline that are not among them, with their weights there.
-        kept: Share of the baseline's key tokens that stayed; 1 where it had none.
-        cosine: Of the two dense vectors.
+    Args:
+        encoder: The encoder, whose head says what the key tokens are.
+        texts: One text or several.
+        instructions: What is put before each text for the model, exactly as given, by name; a list names each by its
+            own words.
+        baseline: Name of the instruction that the others are compared with. None: no prompt at all, named ``"none"``.
+        top_k: Key tokens of a text, at most as many as the head keeps.
+        role: ``"document"`` or ``"query"``: how the model treats the texts, where it treats them differently.
+        batch_size: Texts per forward pass.
+        show_progress_bar: Whether to show one for each instruction.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        TypeError: If a text or an instruction is not a string, or ``top_k`` no integer.
+        ValueError: If there is no text or no instruction, a name is given twice, the baseline is none of the names, or
+            ``top_k`` is out of range.
+
+    Source:
+        Nie et al. 2025 (arXiv 2406.17378), instruction following: the same text under different instructions decodes
+        to different tokens. Differs from it in counting, and in setting the instruction's own words apart.
     """
-
-    tokens: Pairs
-    entered: Pairs
-    left: Pairs
-    kept: float
-    cosine: float
-
-
-@dataclass(frozen=True)
-class InstructionEffect:
-    """What an instruction does to all texts.
-
-    Attributes:
-        prompt: Its words.
-        kept: Mean share of the baseline's key tokens that stay.
-        cosine: Mean cosine of a text's two dense vectors.
-        entered: Tokens with the number of texts whose key tokens they enter, most first.
-        left: Tokens with the number of texts whose key tokens they leave, most first.
-        own_words: Share of all that enters which are the instruction's own words; None where nothing enters.
-    """
-
-    prompt: str
-    kept: float
-    cosine: float
-    entered: tuple[tuple[str, int], ...]
-    left: tuple[tuple[str, int], ...]
-    own_words: float | None
+    given = check_texts(texts)
+    if not given:
+        raise ValueError("texts must hold at least one text, got none.")
+    prompts = _named(instructions, baseline)
+    base = next(iter(prompts))
+    limit = encoder.head.query_max_active_dims if role == "query" else encoder.head.max_active_dims
+    top_k = checked_int("top_k", top_k, minimum=1, maximum=limit)
+    literal, dense, key_tokens = encoder.literal_terms(given), {}, {}
+    for name, prompt in prompts.items():
+        with encoder.lock, torch.inference_mode():
+            dense[name], decoded = encoder.forward_pass.both(given, role, prompt, batch_size, show_progress_bar)
+        key_tokens[name] = [_strongest(*row) for row in without_silent(decoded.prune(top_k), literal)]
+    strings = encoder.vocabulary.strings
+    by_text = {
+        name: tuple(map(_compared, key_tokens[base], key_tokens[name], dense[base], dense[name], repeat(strings)))
+        for name in prompts
+    }
+    effects = {name: _effect(encoder, prompt, by_text[name]) for name, prompt in prompts.items()}
+    pools_prompt = all(
+        getattr(module, "include_prompt", True)
+        for module in encoder.forward_pass.before
+        if isinstance(module, Pooling)
+    )
+    return InstructionComparison(tuple(given), base, top_k, pools_prompt, effects, by_text)
 
 
 @dataclass(frozen=True)
@@ -122,68 +144,44 @@ class InstructionComparison:
         return markdown_table(["instruction", "key tokens", "left"], rows)
 
 
-def compare_instructions(
-    encoder: KeyTokenEncoder,
-    texts: str | Sequence[str],
-    instructions: Mapping[str, str] | Sequence[str],
-    *,
-    baseline: str | None = None,
-    top_k: int = 10,
-    role: Role = "document",
-    batch_size: int = 32,
-    show_progress_bar: bool = False,
-) -> InstructionComparison:
-    """Embeds the same texts under several instructions, and compares their key tokens.
+@dataclass(frozen=True)
+class InstructedText:
+    """A text under an instruction, beside the same text under the baseline.
 
-    Args:
-        encoder: The encoder, whose head says what the key tokens are.
-        texts: One text or several.
-        instructions: What is put before each text for the model, exactly as given, by name; a list names each by its
-            own words.
-        baseline: Name of the instruction that the others are compared with. None: no prompt at all, named ``"none"``.
-        top_k: Key tokens of a text, at most as many as the head keeps.
-        role: ``"document"`` or ``"query"``: how the model treats the texts, where it treats them differently.
-        batch_size: Texts a forward pass.
-        show_progress_bar: Whether to show one for each instruction.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        TypeError: If a text or an instruction is not a string, or ``top_k`` no integer.
-        ValueError: If there is no text or no instruction, a name is given twice, the baseline is none of the names, or
-            ``top_k`` is out of range.
-
-    Source:
-        Nie et al. 2025 (arXiv 2406.17378), instruction following: the same text under different instructions decodes
-        to different tokens. Differs from it in counting, and in setting the instruction's own words apart.
+    Attributes:
+        tokens: Key tokens with their weights, strongest first.
+        entered: Those of them that the baseline lacks.
+        left: Key tokens of the baseline that are not among them, with their weights there.
+        kept: Share of the baseline's key tokens that stayed; 1 where it had none.
+        cosine: Of the two dense vectors.
     """
-    given = check_texts(texts)
-    if not given:
-        raise ValueError("texts must hold at least one text, got none.")
-    prompts = _named(instructions, baseline)
-    name_of_base = next(iter(prompts))
-    limit = encoder.head.query_max_active_dims if role == "query" else encoder.head.max_active_dims
-    top_k = checked_int("top_k", top_k, minimum=1, maximum=limit)
-    embedded = {}
-    for name, prompt in prompts.items():
-        with encoder.lock, torch.inference_mode():
-            dense, decoded = encoder.forward_pass.both(given, role, prompt, batch_size, show_progress_bar)
-        embedded[name] = dense, decoded.prune(top_k)
-    is_silent = [not len(terms) for terms in encoder.literal_terms(given)]
-    by_text, effects = {}, {}
-    for name, prompt in prompts.items():
-        rows = tuple(
-            _compared(encoder, i, is_silent[i], embedded[name], embedded[name_of_base]) for i in range(len(given))
-        )
-        by_text[name] = rows
-        effects[name] = _effect(encoder, prompt, rows)
-    pools_prompt = all(
-        getattr(module, "include_prompt", True)
-        for module in encoder.forward_pass.before
-        if isinstance(module, Pooling)
-    )
-    return InstructionComparison(tuple(given), name_of_base, top_k, pools_prompt, effects, by_text)
+
+    tokens: Pairs
+    entered: Pairs
+    left: Pairs
+    kept: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class InstructionEffect:
+    """What an instruction does to all texts.
+
+    Attributes:
+        prompt: Its words.
+        kept: Mean share of the baseline's key tokens that stay.
+        cosine: Mean cosine of a text's two dense vectors.
+        entered: Tokens with the number of texts whose key tokens they enter, most first.
+        left: Tokens with the number of texts whose key tokens they leave, most first.
+        own_words: Share of all that enters which are the instruction's own words; None where nothing enters.
+    """
+
+    prompt: str
+    kept: float
+    cosine: float
+    entered: tuple[tuple[str, int], ...]
+    left: tuple[tuple[str, int], ...]
+    own_words: float | None
 
 
 def _named(instructions: Mapping[str, str] | Sequence[str], baseline: str | None) -> dict[str, str]:
@@ -205,36 +203,31 @@ def _named(instructions: Mapping[str, str] | Sequence[str], baseline: str | None
     return {baseline: prompts[baseline], **prompts}
 
 
+def _strongest(ids: NDArray[np.int32], weights: NDArray[np.float32]) -> dict[int, float]:
+    order = np.argsort(-weights, kind="stable")
+    return dict(zip(ids[order].tolist(), weights[order].tolist(), strict=True))
+
+
 def _compared(
-    encoder: KeyTokenEncoder,
-    row: int,
-    is_silent: bool,
-    embedded: tuple[NDArray[np.float32], SparseEmbeddings],
-    base: tuple[NDArray[np.float32], SparseEmbeddings],
+    before: dict[int, float],
+    now: dict[int, float],
+    vector_before: NDArray[np.float32],
+    vector_now: NDArray[np.float32],
+    strings: Sequence[str],
 ) -> InstructedText:
-    now, before = ({} if is_silent else _strongest(part[1], row) for part in (embedded, base))
-    entered = {term: weight for term, weight in now.items() if term not in before}
-    left = {term: weight for term, weight in before.items() if term not in now}
-    a, b = (part[0][row].astype(np.float64) for part in (embedded, base))
+    def pairs(terms: dict[int, float], others: Container[int] = ()) -> Pairs:
+        return tuple((strings[term], weight) for term, weight in terms.items() if term not in others)
+
+    a, b = vector_now.astype(np.float64), vector_before.astype(np.float64)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    strings = encoder.vocabulary.strings
-
-    def pairs(terms: dict[int, float]) -> Pairs:
-        return tuple((strings[term], weight) for term, weight in terms.items())
-
+    left = pairs(before, now)
     return InstructedText(
-        pairs(now),
-        pairs(entered),
-        pairs(left),
+        tokens=pairs(now),
+        entered=pairs(now, before),
+        left=left,
         kept=1 - len(left) / len(before) if before else 1.0,
         cosine=float(a @ b) / lengths if lengths else 0.0,
     )
-
-
-def _strongest(decoded: SparseEmbeddings, row: int) -> dict[int, float]:
-    ids, weights = decoded.row(row)
-    order = np.argsort(-weights, kind="stable")
-    return dict(zip(ids[order].tolist(), weights[order].tolist(), strict=True))
 
 
 def _effect(encoder: KeyTokenEncoder, prompt: str, rows: Sequence[InstructedText]) -> InstructionEffect:

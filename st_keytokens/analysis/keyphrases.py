@@ -1,4 +1,4 @@
-"""Ranked phrases against the key phrases that people gave."""
+"""Key phrases: candidates, their rankings, and how those agree with the key phrases that people gave."""
 
 from __future__ import annotations
 
@@ -11,56 +11,136 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from st_keytokens.analysis.alignment import Estimate, mean_estimates
-from st_keytokens.checks import check_choice, checked_float, checked_int
+from st_keytokens.analysis.estimates import Estimate, check_resampling, mean_estimates
+from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import HeadSettings
+from st_keytokens.markdown import markdown_table
 
 __all__ = [
     "KeyphraseComparison",
     "candidate_phrases",
-    "comparable",
     "measure_keyphrases",
     "rank_by_embedding",
     "rank_by_key_tokens",
     "rank_by_tfidf",
-    "words_of",
 ]
 
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _GAP = re.compile(r"\s+")
+_ROWS = 32  # embeddings decoded at a time
+
+Unit = Literal["phrase", "word"]
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text: letters and digits, with hyphens and apostrophes inside.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The words in order, as they are written.
-
-    >>> words_of("Bohr's model: a separate-account (2nd)")
-    ["Bohr's", 'model', 'a', 'separate-account', '2nd']
-    """
-    return _WORD.findall(text)
-
-
-def comparable(phrase: str, normalize_word: Callable[[str], str] = str.casefold) -> tuple[str, ...]:
-    """A phrase as it is compared: its words, normalised.
+def measure_keyphrases(
+    keyphrases: Sequence[Sequence[str]],
+    rankings: Mapping[str, Sequence[Sequence[str]]],
+    *,
+    unit: Unit = "phrase",
+    cuts: Sequence[int] = (5, 10, 15),
+    normalize_word: Callable[[str], str] = str.casefold,
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> KeyphraseComparison:
+    """Precision, recall and F1 of ranked phrases against people's key phrases; the same matching for all rankings.
 
     Args:
-        phrase: Any phrase.
-        normalize_word: Of each word; a stemmer, for instance.
+        keyphrases: People's, of each text; those that are not in the text count as well, so that recall may not be
+            able to reach 1.
+        rankings: By name, phrases of each text, best first.
+        unit: ``"phrase"``: two phrases match if all their normalised words are the same, in order. ``"word"``: what is
+            ranked and matched are distinct words, a ranking's in order of its phrases.
+        cuts: Numbers of phrases or words that are looked at. A text with fewer is divided by what it has, so that
+            precision does not suffer from short texts.
+        normalize_word: Of each word on both sides: case folding, or a stemmer.
+        confidence: Of the intervals, between 0 and 1.
+        samples: Resamplings of the texts.
+        seed: Of the random numbers.
 
     Returns:
-        The normalised words.
+        The comparison.
 
-    >>> comparable("Human  Cognition")
-    ('human', 'cognition')
+    Raises:
+        ValueError: If unit is unknown, a number out of its range, a ranking has not one list a text, or no text has
+            a key phrase.
+
+    >>> found = measure_keyphrases([["Search engines", "index"]], {"ours": [["index", "engine"]]}, cuts=[2])
+    >>> {measure: estimate.value for measure, estimate in found.rows["ours"][2].items()}
+    {'precision': 0.5, 'recall': 0.5, 'f1': 0.5}
     """
-    return tuple(normalize_word(word) for word in words_of(phrase))
+    check_choice("unit", unit, get_args(Unit))
+    cuts = [checked_int("cuts", cut, minimum=1) for cut in cuts]
+    check_resampling(confidence, samples)
+    if not cuts or not rankings:
+        raise ValueError(f"cuts and rankings must not be empty, got {len(cuts)} and {len(rankings)}.")
+    for name, ranking in rankings.items():
+        if len(ranking) != len(keyphrases):
+            raise ValueError(
+                f"rankings must have one list a text, got {len(ranking)} of {name!r} for {len(keyphrases)}."
+            )
+    wanted = [set(_items(phrases, unit, normalize_word)) for phrases in keyphrases]
+    texts = [number for number, items in enumerate(wanted) if items]
+    if not texts:
+        raise ValueError(f"keyphrases must hold at least one, got none in {len(keyphrases)} texts.")
+    rows: dict[str, dict[int, dict[str, Estimate]]] = {}
+    f1_of_texts: dict[str, dict[int, list[float]]] = {}
+    for name, ranking in rankings.items():
+        found = [_items(ranking[number], unit, normalize_word) for number in texts]
+        rows[name], f1_of_texts[name] = {}, {}
+        for cut in cuts:
+            values = np.array(
+                [_rates(items[:cut], wanted[number]) for items, number in zip(found, texts, strict=True)]
+            )
+            estimates = mean_estimates(values, confidence=confidence, samples=samples, seed=seed)
+            rows[name][cut] = dict(zip(("precision", "recall", "f1"), estimates, strict=True))
+            f1_of_texts[name][cut] = values[:, 2].tolist()
+    return KeyphraseComparison(unit, len(texts), len(keyphrases) - len(texts), rows, f1_of_texts)
+
+
+@dataclass(frozen=True, eq=False)
+class KeyphraseComparison:
+    """What several rankings of the same texts' phrases reach.
+
+    Attributes:
+        unit: ``"phrase"`` or ``"word"``.
+        text_count: Texts with key phrases, over which the means are.
+        without_keyphrases: Texts without, which were left out.
+        rows: For each ranking and cut, precision, recall and F1, each the mean over texts.
+        f1_of_texts: For each ranking and cut the F1 of each text, for paired comparisons.
+    """
+
+    unit: Unit
+    text_count: int
+    without_keyphrases: int
+    rows: dict[str, dict[int, dict[str, Estimate]]]
+    f1_of_texts: dict[str, dict[int, list[float]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the values of each text as JSON values."""
+        return {
+            "unit": self.unit,
+            "text_count": self.text_count,
+            "without_keyphrases": self.without_keyphrases,
+            "rows": {
+                name: {
+                    str(cut): {measure: asdict(found) for measure, found in measures.items()}
+                    for cut, measures in cuts.items()
+                }
+                for name, cuts in self.rows.items()
+            },
+        }
+
+    def table(self) -> str:
+        """A Markdown table, one row for each ranking."""
+        cuts = list(next(iter(self.rows.values())))
+        rows = [
+            [name, *(e if measure == "f1" else e.value for cut in cuts for measure, e in found[cut].items())]
+            for name, found in self.rows.items()
+        ]
+        return markdown_table(["", *(f"{label}@{cut}" for cut in cuts for label in ("P", "R", "F1"))], rows)
 
 
 def candidate_phrases(text: str, max_words: int = 3) -> list[str]:
@@ -96,9 +176,6 @@ def candidate_phrases(text: str, max_words: int = 3) -> list[str]:
     return list(found)
 
 
-_ROWS = 32  # embeddings decoded at a time
-
-
 def rank_by_key_tokens(
     encoder: KeyTokenEncoder,
     texts: Sequence[str],
@@ -118,7 +195,7 @@ def rank_by_key_tokens(
         candidates: Phrases of each.
         embeddings: The texts' vectors, as ``KeyTokenEncoder.embed`` gives them. None: they are embedded.
         settings: Of the head, such as ``{"decode_with": "lm_head"}``. None: as it is set.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
 
     Returns:
         The phrases of each text, the heaviest first; equal ones stay in order.
@@ -162,7 +239,7 @@ def rank_by_tfidf(texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> 
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     _check_same_number(texts, candidates)
-    vectorizer = TfidfVectorizer(analyzer=_folded_words)
+    vectorizer = TfidfVectorizer(analyzer=comparable)
     rows = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
     ranked = []
@@ -181,7 +258,7 @@ def rank_by_embedding(
         encoder: Whose dense embeddings; each distinct phrase is embedded once.
         texts: The texts.
         candidates: Phrases of each.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
 
     Returns:
         The phrases of each text, the most similar first; equal ones stay in order.
@@ -228,135 +305,6 @@ def _by_sum(phrases: Sequence[str], weights: dict[str, float]) -> list[str]:
     return [phrases[i] for i in sorted(range(len(phrases)), key=lambda i: -scores[i])]
 
 
-def _folded_words(text: str) -> list[str]:
-    return [word.casefold() for word in words_of(text)]
-
-
-def _check_same_number(texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> None:
-    if isinstance(texts, str) or len(texts) != len(candidates):
-        got = "one string" if isinstance(texts, str) else f"{len(candidates)} for {len(texts)}"
-        raise ValueError(f"candidates must be one list for each text, got {got}.")
-
-
-Unit = Literal["phrase", "word"]
-
-
-@dataclass(frozen=True, eq=False)
-class KeyphraseComparison:
-    """What several rankings of the same texts' phrases reach.
-
-    Attributes:
-        unit: ``"phrase"`` or ``"word"``.
-        text_count: Texts with key phrases, over which the means are.
-        without_keyphrases: Texts without, which were left out.
-        rows: For each ranking and cut, precision, recall and F1, each the mean over texts.
-        f1_of_texts: For each ranking and cut the F1 of each text, for paired comparisons.
-    """
-
-    unit: Unit
-    text_count: int
-    without_keyphrases: int
-    rows: dict[str, dict[int, dict[str, Estimate]]]
-    f1_of_texts: dict[str, dict[int, list[float]]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the values of each text as JSON values."""
-        return {
-            "unit": self.unit,
-            "text_count": self.text_count,
-            "without_keyphrases": self.without_keyphrases,
-            "rows": {
-                name: {
-                    str(cut): {measure: asdict(found) for measure, found in measures.items()}
-                    for cut, measures in cuts.items()
-                }
-                for name, cuts in self.rows.items()
-            },
-        }
-
-    def table(self) -> str:
-        """A Markdown table, one row for each ranking."""
-        cuts = list(next(iter(self.rows.values())))
-        head = ["", *(f"{label}@{cut}" for cut in cuts for label in ("P", "R", "F1"))]
-        lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-        for name, row in self.rows.items():
-            cells = [
-                str(found) if measure == "f1" else f"{found.value:.3f}"
-                for cut in cuts
-                for measure, found in row[cut].items()
-            ]
-            lines.append([name, *cells])
-        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def measure_keyphrases(
-    keyphrases: Sequence[Sequence[str]],
-    rankings: Mapping[str, Sequence[Sequence[str]]],
-    *,
-    unit: Unit = "phrase",
-    cuts: Sequence[int] = (5, 10, 15),
-    normalize_word: Callable[[str], str] = str.casefold,
-    confidence: float = 0.95,
-    samples: int = 1000,
-    seed: int = 0,
-) -> KeyphraseComparison:
-    """Precision, recall and F1 of ranked phrases against people's key phrases; the same matching for all rankings.
-
-    Args:
-        keyphrases: People's, of each text; those that are not in the text count as well, so that recall may not be
-            able to reach 1.
-        rankings: By name, phrases of each text, best first.
-        unit: ``"phrase"``: two phrases match if all their normalised words are the same, in order. ``"word"``: what is
-            ranked and matched are distinct words, a ranking's in order of its phrases.
-        cuts: Numbers of phrases or words that are looked at. A text with fewer is divided by what it has, so that
-            precision does not suffer from short texts.
-        normalize_word: Of each word on both sides: case folding, or a stemmer.
-        confidence: Of the intervals, between 0 and 1.
-        samples: Resamplings of the texts.
-        seed: Of the random numbers.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        ValueError: If unit is unknown, a number out of its range, a ranking has not one list a text, or no text has
-            a key phrase.
-
-    >>> found = measure_keyphrases([["Search engines", "index"]], {"ours": [["index", "engine"]]}, cuts=[2])
-    >>> {measure: estimate.value for measure, estimate in found.rows["ours"][2].items()}
-    {'precision': 0.5, 'recall': 0.5, 'f1': 0.5}
-    """
-    check_choice("unit", unit, get_args(Unit))
-    cuts = [checked_int("cuts", cut, minimum=1) for cut in cuts]
-    checked_int("samples", samples, minimum=1)
-    if not 0 < checked_float("confidence", confidence) < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
-    if not cuts or not rankings:
-        raise ValueError(f"cuts and rankings must not be empty, got {len(cuts)} and {len(rankings)}.")
-    for name, ranking in rankings.items():
-        if len(ranking) != len(keyphrases):
-            raise ValueError(
-                f"rankings must have one list a text, got {len(ranking)} of {name!r} for {len(keyphrases)}."
-            )
-    wanted = [set(_items(phrases, unit, normalize_word)) for phrases in keyphrases]
-    texts = [number for number, items in enumerate(wanted) if items]
-    if not texts:
-        raise ValueError(f"keyphrases must hold at least one, got none in {len(keyphrases)} texts.")
-    rows: dict[str, dict[int, dict[str, Estimate]]] = {}
-    f1_of_texts: dict[str, dict[int, list[float]]] = {}
-    for name, ranking in rankings.items():
-        found = [_items(ranking[number], unit, normalize_word) for number in texts]
-        rows[name], f1_of_texts[name] = {}, {}
-        for cut in cuts:
-            values = np.array(
-                [_rates(items[:cut], wanted[number]) for items, number in zip(found, texts, strict=True)]
-            )
-            estimates = mean_estimates(values, confidence=confidence, samples=samples, seed=seed)
-            rows[name][cut] = dict(zip(("precision", "recall", "f1"), estimates, strict=True))
-            f1_of_texts[name][cut] = values[:, 2].tolist()
-    return KeyphraseComparison(unit, len(texts), len(keyphrases) - len(texts), rows, f1_of_texts)
-
-
 def _items(phrases: Sequence[str], unit: Unit, normalize_word: Callable[[str], str]) -> list[tuple[str, ...]]:
     """Distinct phrases, or distinct words, in order."""
     compared = [words for phrase in phrases if (words := comparable(phrase, normalize_word))]
@@ -369,3 +317,19 @@ def _rates(found: Sequence[tuple[str, ...]], wanted: set[tuple[str, ...]]) -> tu
     hits = len(wanted.intersection(found))
     precision, recall = hits / max(len(found), 1), hits / len(wanted)
     return precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, as they are written: letters and digits, with hyphens and apostrophes inside."""
+    return _WORD.findall(text)
+
+
+def comparable(phrase: str, normalize_word: Callable[[str], str] = str.casefold) -> tuple[str, ...]:
+    """A phrase as it is compared: its words, normalised."""
+    return tuple(normalize_word(word) for word in words_of(phrase))
+
+
+def _check_same_number(texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> None:
+    if isinstance(texts, str) or len(texts) != len(candidates):
+        got = "one string" if isinstance(texts, str) else f"{len(candidates)} for {len(texts)}"
+        raise ValueError(f"candidates must be one list for each text, got {got}.")

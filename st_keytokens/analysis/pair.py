@@ -1,4 +1,4 @@
-"""A pair as several embedders see it: the same texts, decoded and explained by each."""
+"""Why two texts match: their dense similarity by key tokens, for one embedder or several, and their sparse score."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.calibration.ridge import RidgeDecoder
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import Decoding, prepared
 from st_keytokens.decoding.first_component import correct, remove
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.encoder.encoder import KeyTokenEncoder, Query
-from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.encoder.encoder import KeyTokenEncoder, Query, without_silent
+from st_keytokens.encoder.forward_pass import Role, as_sparse
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.search import matched_terms
 from st_keytokens.index.segments import Postings
+from st_keytokens.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = [
@@ -35,142 +35,9 @@ __all__ = [
     "orthogonal_coordinates",
 ]
 
-
-@dataclass(frozen=True)
-class SparseExplanation:
-    """A sparse score in parts, which sum to it.
-
-    Attributes:
-        query: The query.
-        document: The document.
-        score: The dot product of their sparse vectors.
-        terms: What they share, by falling contribution.
-    """
-
-    query: str
-    document: str
-    score: float
-    terms: tuple[MatchedTerm, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {**asdict(self), "terms": [asdict(term) for term in self.terms]}
-
-    def table(self, max_terms: int = 20) -> str:
-        """The terms as Markdown; a share is of the score.
-
-        Args:
-            max_terms: Terms shown one by one, the largest contributions; the rest are one line.
-        """
-        shown, rest = self.terms[:max_terms], self.terms[max_terms:]
-        rows: list[list[object]] = [
-            [term.token, *self._part(term.contribution), term.query_weight, term.document_weight] for term in shown
-        ]
-        if rest:
-            rows.append([f"({len(rest)} more)", *self._part(sum(term.contribution for term in rest)), None, None])
-        rows.append(["(sum)", self.score, None, None, None])
-        return markdown_table(["token", "score", "share", "weight in query", "weight in document"], rows)
-
-    def _part(self, contribution: float) -> tuple[float, str]:
-        return float(contribution), f"{contribution / self.score:.1%}"
-
-
-def explain_sparse_pair(
-    encoder: KeyTokenEncoder, query: str, document: str, *, mode: Query | None = None
-) -> SparseExplanation:
-    """Tells which terms a query shares with a document, and what each adds to their sparse score.
-
-    Args:
-        encoder: The encoder.
-        query: A query.
-        document: A document; it need not be in any index. Of one that is, ``HybridIndex.explain`` says the same.
-        mode: ``"encode"`` or ``"lookup"`` for the query; None: as the encoder is set.
-
-    Returns:
-        The explanation; without terms, and a score of 0, where they share none.
-
-    Raises:
-        TypeError: If a text is not a string.
-        ValueError: If ``mode`` is neither.
-    """
-    queries = encoder.encode_query([query], query=mode).sparse
-    postings = Postings.from_sparse(encoder.encode_document([document]).sparse)
-    terms = matched_terms(postings, 0, queries, encoder.vocabulary.strings)
-    return SparseExplanation(query, document, float(sum(term.contribution for term in terms)), tuple(terms))
-
-
 Similarity = Literal["cosine", "dot"]
 _COMMON = {"remove": "first component", "center": "mean", "shift": "shift", "none": "nothing"}
 _RANK_TOLERANCE = 1e-6  # of the largest eigenvalue: below it, rows of float32 are the same
-
-
-@dataclass(frozen=True)
-class TokenShare:
-    """What a key token accounts for.
-
-    Attributes:
-        term_id: Its id.
-        token: Readable.
-        weight: Of the token among the text's key tokens; 0 where it is none of them.
-        other_weight: The same of the other text.
-        coordinate: Of the text at the token's direction.
-        other_coordinate: Of the other text.
-        contribution: To the similarity: the coordinates' product.
-    """
-
-    term_id: int
-    token: str
-    weight: float
-    other_weight: float
-    coordinate: float
-    other_coordinate: float
-    contribution: float
-
-
-@dataclass(frozen=True)
-class PairExplanation:
-    """A dense similarity in parts: ``value = common + sum of the tokens' contributions + remainder``.
-
-    Attributes:
-        text: The text.
-        other: The other text.
-        similarity: ``"cosine"`` or ``"dot"``.
-        value: The similarity.
-        common: What comes from the part of the vectors that the head's correction takes away before it decodes.
-        common_part: Which part that is: ``"first component"``, ``"mean"``, ``"shift"`` or ``"nothing"``.
-        tokens: Key tokens of either text, the largest contribution by size first.
-        remainder: What comes from directions that no token among them points to.
-    """
-
-    text: str
-    other: str
-    similarity: Similarity
-    value: float
-    common: float
-    common_part: str
-    tokens: tuple[TokenShare, ...]
-    remainder: float
-
-    @property
-    def explained(self) -> float:
-        """What the tokens account for together."""
-        return float(sum(share.contribution for share in self.tokens))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {**asdict(self), "tokens": [asdict(share) for share in self.tokens], "explained": self.explained}
-
-    def table(self) -> str:
-        """The parts as Markdown, the tokens first; a share is of the similarity."""
-        rows: list[list[object]] = [
-            [share.token, share.contribution, _share(share.contribution, self.value), *_weights(share)]
-            for share in self.tokens
-        ]
-        parts = {f"({self.common_part})": self.common, "(other directions)": self.remainder, "(sum)": self.value}
-        if self.common_part == "nothing":
-            del parts["(nothing)"]
-        rows += [[name, value, _share(value, self.value), None, None] for name, value in parts.items()]
-        return markdown_table(["token", self.similarity, "share", "weight in text", "weight in other"], rows)
 
 
 def explain_pair(
@@ -217,29 +84,22 @@ def explain_pair(
     with encoder.lock, torch.inference_mode():
         decoding = encoder.head.decoding()
         pooled = torch.cat([encoder.forward_pass.pooled([t], r) for t, r in zip((text, other), roles, strict=True)])
-        ids, weights = (part.cpu().numpy() for part in encoder.head.decode(pooled, max_active_dims=top_k))
-        is_silent = np.array([not len(terms) for terms in encoder.literal_terms([text, other])])
-        weights = np.where(is_silent[:, None], 0.0, weights)
-        terms = np.unique(ids[weights > 0])
+        decoded = as_sparse(encoder.head.decode(pooled, max_active_dims=top_k), encoder.vocabulary)
+        decoded = without_silent(decoded, encoder.literal_terms([text, other]))
+        terms = np.unique(decoded.indices).astype(np.int64)
         vectors = prepared(pooled, decoding.is_normalizing).cpu()
         corrected = _corrected(decoding, vectors).double().numpy()
         coordinates = orthogonal_coordinates(_directions(decoding, pooled, terms), corrected)
     is_unit = similarity == "cosine" or len(encoder.forward_pass.after) > 0
-    scale = _scale(vectors, None if is_unit else pooled)
+    lengths, wanted = (part.double().norm(dim=1).prod().item() for part in (vectors, pooled))
+    scale = (1.0 if is_unit else wanted) / lengths if lengths > 0 else 0.0  # from prepared vectors to the similarity
     value = scale * float(vectors[0].double() @ vectors[1].double())
     inner = scale * float(corrected[0] @ corrected[1])
     contributions = scale * coordinates.prod(axis=0)
-    rows: list[dict[int, float]] = [
-        dict(zip(i.tolist(), w.tolist(), strict=True)) for i, w in zip(ids, weights, strict=True)
-    ]
+    rows = decoded.to_dicts()
     shares = [
-        TokenShare(
-            term,
-            encoder.vocabulary.strings[term],
-            *(float(row[term]) if row.get(term, 0.0) > 0 else 0.0 for row in rows),
-            *(float(value) for value in (*coordinates[:, place], contributions[place])),
-        )
-        for place, term in enumerate(terms.tolist())
+        TokenShare(term, encoder.vocabulary.strings[term], *(row.get(term, 0.0) for row in rows), *values)
+        for term, values in zip(terms.tolist(), np.vstack([coordinates, contributions]).T.tolist(), strict=True)
     ]
     part = _COMMON["center" if isinstance(decoding.decoder, RidgeDecoder) else decoding.correction]
     return PairExplanation(
@@ -252,6 +112,211 @@ def explain_pair(
         tokens=tuple(sorted(shares, key=lambda share: (-abs(share.contribution), share.term_id))),
         remainder=inner - float(contributions.sum()),
     )
+
+
+def compare_pair(
+    encoders: Mapping[str, KeyTokenEncoder],
+    text: str,
+    other: str,
+    *,
+    top_k: int = 10,
+    similarity: Similarity | None = "cosine",
+) -> PairComparison:
+    """Explains a pair with each of several embedders, see :func:`~st_keytokens.analysis.pair.explain_pair`.
+
+    Args:
+        encoders: By name.
+        text: A text.
+        other: Another one.
+        top_k: Key tokens of each text.
+        similarity: Of the dense vectors; None: each model's own.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ValueError: If there is no embedder, or see ``explain_pair``.
+    """
+    if not encoders:
+        raise ValueError("encoders must hold at least one, got none.")
+    explanations = {
+        name: explain_pair(encoder, text, other, top_k=top_k, similarity=similarity)
+        for name, encoder in encoders.items()
+    }
+    first = next(iter(explanations.values()))
+    return PairComparison(first.text, first.other, explanations)
+
+
+def explain_sparse_pair(
+    encoder: KeyTokenEncoder, query: str, document: str, *, mode: Query | None = None
+) -> SparseExplanation:
+    """Tells which terms a query shares with a document, and what each adds to their sparse score.
+
+    Args:
+        encoder: The encoder.
+        query: A query.
+        document: A document; it need not be in any index. Of one that is, ``HybridIndex.explain`` says the same.
+        mode: ``"encode"`` or ``"lookup"`` for the query; None: as the encoder is set.
+
+    Returns:
+        The explanation; without terms, and a score of 0, where they share none.
+
+    Raises:
+        TypeError: If a text is not a string.
+        ValueError: If ``mode`` is neither.
+    """
+    queries = encoder.encode_query([query], query=mode).sparse
+    postings = Postings.from_sparse(encoder.encode_document([document]).sparse)
+    terms = matched_terms(postings, 0, queries, encoder.vocabulary.strings)
+    return SparseExplanation(query, document, float(sum(term.contribution for term in terms)), tuple(terms))
+
+
+@dataclass(frozen=True)
+class PairExplanation:
+    """A dense similarity in parts: ``value = common + sum of the tokens' contributions + remainder``.
+
+    Attributes:
+        text: The text.
+        other: The other text.
+        similarity: ``"cosine"`` or ``"dot"``.
+        value: The similarity.
+        common: What comes from the part of the vectors that the head's correction takes away before it decodes.
+        common_part: Which part that is: ``"first component"``, ``"mean"``, ``"shift"`` or ``"nothing"``.
+        tokens: Key tokens of either text, the largest contribution by size first.
+        remainder: What comes from directions that no token among them points to.
+    """
+
+    text: str
+    other: str
+    similarity: Similarity
+    value: float
+    common: float
+    common_part: str
+    tokens: tuple[TokenShare, ...]
+    remainder: float
+
+    @property
+    def explained(self) -> float:
+        """What the tokens account for together."""
+        return float(sum(share.contribution for share in self.tokens))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**asdict(self), "tokens": [asdict(share) for share in self.tokens], "explained": self.explained}
+
+    def table(self) -> str:
+        """The parts as Markdown, the tokens first; a share is of the similarity."""
+        rows: list[list[object]] = [
+            [s.token, s.contribution, _share(s.contribution, self.value), s.weight or None, s.other_weight or None]
+            for s in self.tokens
+        ]
+        parts = {f"({self.common_part})": self.common, "(other directions)": self.remainder, "(sum)": self.value}
+        if self.common_part == "nothing":
+            del parts["(nothing)"]
+        rows += [[name, value, _share(value, self.value), None, None] for name, value in parts.items()]
+        return markdown_table(["token", self.similarity, "share", "weight in text", "weight in other"], rows)
+
+
+@dataclass(frozen=True)
+class TokenShare:
+    """What a key token accounts for.
+
+    Attributes:
+        term_id: Its id.
+        token: Readable.
+        weight: Of the token among the text's key tokens; 0 where it is none of them.
+        other_weight: The same of the other text.
+        coordinate: Of the text at the token's direction.
+        other_coordinate: Of the other text.
+        contribution: To the similarity: the coordinates' product.
+    """
+
+    term_id: int
+    token: str
+    weight: float
+    other_weight: float
+    coordinate: float
+    other_coordinate: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """A pair as several embedders see it.
+
+    Attributes:
+        text: The text.
+        other: The other text.
+        explanations: By name of the embedder.
+    """
+
+    text: str
+    other: str
+    explanations: Mapping[str, PairExplanation]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "text": self.text,
+            "other": self.other,
+            "embedders": {name: explanation.to_dict() for name, explanation in self.explanations.items()},
+        }
+
+    def table(self) -> str:
+        """One line an embedder as Markdown: the similarity, its parts, and the tokens with their contributions."""
+        rows: list[list[object]] = [
+            [
+                name,
+                found.value,
+                found.common,
+                found.explained,
+                found.remainder,
+                " ".join(f"{share.token} {share.contribution:+.3f}" for share in found.tokens),
+            ]
+            for name, found in self.explanations.items()
+        ]
+        return markdown_table(
+            ["embedder", "similarity", "common part", "tokens", "other directions", "token by token"], rows
+        )
+
+
+@dataclass(frozen=True)
+class SparseExplanation:
+    """A sparse score in parts, which sum to it.
+
+    Attributes:
+        query: The query.
+        document: The document.
+        score: The dot product of their sparse vectors.
+        terms: What they share, by falling contribution.
+    """
+
+    query: str
+    document: str
+    score: float
+    terms: tuple[MatchedTerm, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**asdict(self), "terms": [asdict(term) for term in self.terms]}
+
+    def table(self, max_terms: int = 20) -> str:
+        """The terms as Markdown; a share is of the score.
+
+        Args:
+            max_terms: Terms shown one by one, the largest contributions; the rest are one line.
+        """
+        shown, rest = self.terms[:max_terms], self.terms[max_terms:]
+        rows: list[list[object]] = [
+            [term.token, *self._part(term.contribution), term.query_weight, term.document_weight] for term in shown
+        ]
+        if rest:
+            rows.append([f"({len(rest)} more)", *self._part(sum(term.contribution for term in rest)), None, None])
+        rows.append(["(sum)", self.score, None, None, None])
+        return markdown_table(["token", "score", "share", "weight in query", "weight in document"], rows)
+
+    def _part(self, contribution: float) -> tuple[float, str]:
+        return float(contribution), f"{contribution / self.score:.1%}"
 
 
 def orthogonal_coordinates(directions: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -315,89 +380,5 @@ def _directions(decoding: Decoding, pooled: torch.Tensor, terms: NDArray[np.int6
     return rows.double().numpy()
 
 
-def _scale(vectors: torch.Tensor, pooled: torch.Tensor | None) -> float:
-    """Factor from the product of prepared vectors to the similarity: their cosine, or the pooled vectors' product."""
-    lengths = vectors.double().norm(dim=1).prod().item()
-    wanted = 1.0 if pooled is None else pooled.double().norm(dim=1).prod().item()
-    return wanted / lengths if lengths > 0 else 0.0
-
-
 def _share(part: float, whole: float) -> str | None:
     return f"{part / whole:.1%}" if abs(whole) > 1e-9 else None
-
-
-def _weights(share: TokenShare) -> list[float | None]:
-    return [weight or None for weight in (share.weight, share.other_weight)]
-
-
-@dataclass(frozen=True)
-class PairComparison:
-    """A pair as several embedders see it.
-
-    Attributes:
-        text: The text.
-        other: The other text.
-        explanations: By name of the embedder.
-    """
-
-    text: str
-    other: str
-    explanations: Mapping[str, PairExplanation]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {
-            "text": self.text,
-            "other": self.other,
-            "embedders": {name: explanation.to_dict() for name, explanation in self.explanations.items()},
-        }
-
-    def table(self) -> str:
-        """One line an embedder as Markdown: the similarity, its parts, and the tokens with their contributions."""
-        rows: list[list[object]] = [
-            [
-                name,
-                found.value,
-                found.common,
-                found.explained,
-                found.remainder,
-                " ".join(f"{share.token} {share.contribution:+.3f}" for share in found.tokens),
-            ]
-            for name, found in self.explanations.items()
-        ]
-        return markdown_table(
-            ["embedder", "similarity", "common part", "tokens", "other directions", "token by token"], rows
-        )
-
-
-def compare_pair(
-    encoders: Mapping[str, KeyTokenEncoder],
-    text: str,
-    other: str,
-    *,
-    top_k: int = 10,
-    similarity: Similarity | None = "cosine",
-) -> PairComparison:
-    """Explains a pair with each of several embedders, see :func:`~st_keytokens.analysis.pair.explain_pair`.
-
-    Args:
-        encoders: By name.
-        text: A text.
-        other: Another one.
-        top_k: Key tokens of each text.
-        similarity: Of the dense vectors; None: each model's own.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        ValueError: If there is no embedder, or see ``explain_pair``.
-    """
-    if not encoders:
-        raise ValueError("encoders must hold at least one, got none.")
-    explanations = {
-        name: explain_pair(encoder, text, other, top_k=top_k, similarity=similarity)
-        for name, encoder in encoders.items()
-    }
-    first = next(iter(explanations.values()))
-    return PairComparison(first.text, first.other, explanations)

@@ -12,19 +12,121 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_keytokens.analysis.alignment import Alignment, AlignmentTally, document_frequencies, own_terms
-from st_keytokens.analysis.contribution import float32_logits
-from st_keytokens.analysis.spectrum import Spectrum, blocks_of
-from st_keytokens.analysis.tables import markdown_table
-from st_keytokens.analysis.variation import Variation
+from st_keytokens.analysis.alignment import Alignment, AlignmentTally, decoded_terms, document_frequencies, own_terms
+from st_keytokens.analysis.contribution import bound_lm_head, fed_logits, float32_logits
+from st_keytokens.analysis.spectrum import Spectrum, Variation, blocks_of
 from st_keytokens.checks import checked_float, checked_int
-from st_keytokens.decoding.decoding import check_finite, top_terms
+from st_keytokens.decoding.decoding import check_finite
 from st_keytokens.decoding.first_component import Dense, FirstComponent, check_embeddings, shift
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
-__all__ = ["ShiftSweep", "mutual_information", "sweep_shift"]
+__all__ = ["ShiftSweep", "sweep_shift"]
+
+_BLOCK_LOGITS = 1_250_000  # 5 MB of float32: what follows the product is bound by memory, as in decoding
+
+
+def sweep_shift(
+    backbone: KeyTokenEncoder,
+    texts: Sequence[str],
+    *,
+    component: Variation | Spectrum | FirstComponent | None = None,
+    shifts: Sequence[float] | None = None,
+    embeddings: Dense | Iterable[Dense] | None = None,
+    ks: Sequence[int] = (1, 10),
+    top_k: int = 10,
+    max_document_share: float = 1.0,
+    prompt: str | None = None,
+    confidence: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    show_progress_bar: bool = False,
+) -> ShiftSweep:
+    """Alignment of shifted embeddings ``h + λ u`` as a function of λ, and the λ that the data suggests.
+
+    The suggestion needs neither labels nor the embedder: it is the λ with the highest global alignment rate, see
+    :attr:`ShiftSweep.suggested_shift`. Beside it stands the λ at which decoded terms say most about which text they
+    come from.
+
+    The texts are embedded once; every shift only adds a multiple of one vector to the logits. Logits are those of the
+    LM head, in float32, without correction or standardisation.
+
+    Args:
+        backbone: Encoder of the language model, pooled as the embedder; or any other encoder.
+        texts: The texts.
+        component: Gives the direction ``u``, with its sign, and the range of shifts: a variation, whose ``v_1`` is
+            then marked, a spectrum, or a calibration's first component. None: that of the encoder's calibration.
+        shifts: Values of λ, in embedding units, in any order. None: 25 from ``-2 c`` to ``c``, where ``c`` is the mean
+            projection on ``u``, so that ``-c``, which takes the component away on average, and 0 are among them;
+            and ``v_1``, where it is known.
+        embeddings: Pooled embeddings of the texts, shape ``(N, d)``, or an iterable of such matrices. None: texts are
+            embedded.
+        ks: Numbers of decoded terms for Hit@k.
+        top_k: Decoded terms of each text that the information is measured on.
+        max_document_share: Only terms that occur in at most this share of the texts count, on both sides; below 1 it
+            leaves out function words.
+        prompt: Put before each text. None: the model's own for documents.
+        confidence: Of the intervals, between 0 and 1.
+        samples: Resamplings of the texts.
+        seed: Of the random numbers.
+        batch_size: Texts per forward pass.
+        show_progress_bar: Whether to show one.
+
+    Returns:
+        The sweep, its shifts ascending and distinct.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If there is no text or shift, a shift is NaN or infinite, a text is blank, the component is
+            missing or does not fit, texts and embeddings differ in number, or no text has a term that counts.
+
+    Source:
+        Nie et al. 2025 (arXiv 2406.17378), where λ is close to ``v_1`` and set by hand. Differs from it in measuring a
+        range, and in the suggestion.
+    """
+    top_k, texts = checked_int("top_k", top_k, minimum=1), check_texts(texts)
+    share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
+    first, variation = _first_component(component, backbone)
+    grid = _shifts(shifts, first, variation)
+    lm_head, vocabulary = bound_lm_head(backbone.head), backbone.vocabulary
+    ids = backbone.literal_terms(texts)
+    is_counted = document_frequencies(ids, len(vocabulary)) <= share * len(texts)
+    own = [own_terms(row[is_counted[row]]) for row in ids]
+    terms = torch.from_numpy(vocabulary.terms).to(lm_head.device)
+    is_out = torch.from_numpy(vocabulary.is_masked | ~is_counted[vocabulary.terms]).to(lm_head.device)
+    tallies = [AlignmentTally(len(vocabulary), ks) for _ in grid]
+    counts = np.zeros((len(grid), len(vocabulary)), dtype=np.int64)
+    seen, rows = 0, max(1, _BLOCK_LOGITS // lm_head.vocab_size)
+    source = backbone if embeddings is None else embeddings
+    given = None if embeddings is not None else texts
+    for block in blocks_of(source, given, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar):
+        check_embeddings(block, lm_head.embedding_dimension)
+        check_finite(block, seen)
+        for part in torch.split(block, rows):
+            of_part = own[seen : seen + len(part)]
+            if len(of_part) < len(part):
+                raise _unequal(seen + len(part), len(texts))
+            depth = max([top_k, *ks, *(terms_of.cut for terms_of in of_part)])
+            for place, scores in enumerate(_shifted_logits(lm_head, part, first.direction, grid)):
+                decoded = decoded_terms(scores, terms, is_out, depth).cpu().numpy()
+                tallies[place].update(decoded, of_part)
+                kept = decoded[:, :top_k]
+                counts[place] += np.bincount(kept[kept >= 0], minlength=len(vocabulary))
+            seen += len(part)
+    if seen < len(texts) or not texts:
+        raise _unequal(seen, len(texts))
+    return ShiftSweep(
+        np.array(grid),
+        tuple(tally.result("clean", confidence=confidence, samples=samples, seed=seed) for tally in tallies),
+        np.array([mutual_information(row, len(texts)) for row in counts]),
+        first.coefficient,
+        variation,
+        top_k,
+        share,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,135 +244,6 @@ class ShiftSweep:
         return markdown_table(head, rows)
 
 
-def mutual_information(counts: NDArray[np.int64], texts: int) -> float:
-    """Mutual information of texts and their decoded terms, of which all texts have the same number.
-
-    Args:
-        counts: In how many texts each term is among the decoded ones, shape ``(V,)``.
-        texts: Number of texts.
-
-    Returns:
-        In bits: the entropy of a term drawn from a text drawn at random, less that of a term of a known text.
-
-    >>> mutual_information(np.array([4, 4, 0]), 4)  # two terms, the same for four texts
-    0.0
-    >>> mutual_information(np.array([1, 1, 1, 1]), 4)  # each its own
-    2.0
-    """
-    present = counts[counts > 0]
-    if not len(present):
-        return 0.0
-    shares = present / present.sum()
-    return float(-(shares * np.log2(shares)).sum() - math.log2(present.sum() / texts))
-
-
-_BLOCK_LOGITS = 1_250_000  # 5 MB of float32: what follows the product is bound by memory, as in decoding
-
-
-def sweep_shift(
-    backbone: KeyTokenEncoder,
-    texts: Sequence[str],
-    *,
-    component: Variation | Spectrum | FirstComponent | None = None,
-    shifts: Sequence[float] | None = None,
-    embeddings: Dense | Iterable[Dense] | None = None,
-    ks: Sequence[int] = (1, 10),
-    top_k: int = 10,
-    max_document_share: float = 1.0,
-    prompt: str | None = None,
-    confidence: float = 0.95,
-    samples: int = 1000,
-    seed: int = 0,
-    batch_size: int = 32,
-    show_progress_bar: bool = False,
-) -> ShiftSweep:
-    """Alignment of shifted embeddings ``h + λ u`` as a function of λ, and the λ that the data suggests.
-
-    The suggestion needs neither labels nor the embedder: it is the λ with the highest global alignment rate, see
-    :attr:`ShiftSweep.suggested_shift`. Beside it stands the λ at which decoded terms say most about which text they
-    come from.
-
-    The texts are embedded once; every shift only adds a multiple of one vector to the logits. Logits are those of the
-    LM head, in float32, without correction or standardisation.
-
-    Args:
-        backbone: Encoder of the language model, pooled as the embedder; or any other encoder.
-        texts: The texts.
-        component: Gives the direction ``u``, with its sign, and the range of shifts: a variation, whose ``v_1`` is
-            then marked, a spectrum, or a calibration's first component. None: that of the encoder's calibration.
-        shifts: Values of λ, in embedding units, in any order. None: 25 from ``-2 c`` to ``c``, where ``c`` is the mean
-            projection on ``u``, so that ``-c``, which takes the component away on average, and 0 are among them;
-            and ``v_1``, where it is known.
-        embeddings: Pooled embeddings of the texts, shape ``(N, d)``, or an iterable of such matrices. None: texts are
-            embedded.
-        ks: Numbers of decoded terms for Hit@k.
-        top_k: Decoded terms of each text that the information is measured on.
-        max_document_share: Only terms that occur in at most this share of the texts count, on both sides; below 1 it
-            leaves out function words.
-        prompt: Put before each text. None: the model's own for documents.
-        confidence: Of the intervals, between 0 and 1.
-        samples: Resamplings of the texts.
-        seed: Of the random numbers.
-        batch_size: Texts a forward pass.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        The sweep, its shifts ascending and distinct.
-
-    Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If there is no text or shift, a shift is NaN or infinite, a text is blank, the component is
-            missing or does not fit, texts and embeddings differ in number, or no text has a term that counts.
-
-    Source:
-        Nie et al. 2025 (arXiv 2406.17378), where λ is close to ``v_1`` and set by hand. Differs from it in measuring a
-        range, and in the suggestion.
-    """
-    top_k, texts = checked_int("top_k", top_k, minimum=1), check_texts(texts)
-    share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
-    first, variation = _first_component(component, backbone)
-    grid = _shifts(shifts, first, variation)
-    lm_head, vocabulary = backbone.head.lm_head, backbone.vocabulary
-    if lm_head is None:
-        raise RuntimeError("KeyTokenHead must be bound to a model, got one without an LM head. Call head.bind(model).")
-    ids = backbone.literal_terms(texts)
-    is_counted = document_frequencies(ids, len(vocabulary)) <= share * len(texts)
-    own = [own_terms(row[is_counted[row]]) for row in ids]
-    terms = torch.from_numpy(vocabulary.terms).to(lm_head.device)
-    is_out = torch.from_numpy(vocabulary.is_masked | ~is_counted[vocabulary.terms]).to(lm_head.device)
-    tallies = [AlignmentTally(len(vocabulary), ks) for _ in grid]
-    counts = np.zeros((len(grid), len(vocabulary)), dtype=np.int64)
-    seen, rows = 0, max(1, _BLOCK_LOGITS // lm_head.vocab_size)
-    source = backbone if embeddings is None else embeddings
-    given = None if embeddings is not None else texts
-    for block in blocks_of(source, given, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar):
-        check_embeddings(block, lm_head.embedding_dimension)
-        check_finite(block, seen)
-        for part in torch.split(block, rows):
-            of_part = own[seen : seen + len(part)]
-            if len(of_part) < len(part):
-                raise _unequal(seen + len(part), len(texts))
-            depth = max([top_k, *ks, *(terms_of.cut for terms_of in of_part)])
-            for place, scores in enumerate(_shifted_logits(lm_head, part, first.direction, grid)):
-                found, best = top_terms(scores.masked_fill_(is_out, float("-inf")), terms, depth)
-                decoded = torch.where(best > float("-inf"), found, -1).cpu().numpy()
-                tallies[place].update(decoded, of_part)
-                kept = decoded[:, :top_k]
-                counts[place] += np.bincount(kept[kept >= 0], minlength=len(vocabulary))
-            seen += len(part)
-    if seen < len(texts) or not texts:
-        raise _unequal(seen, len(texts))
-    return ShiftSweep(
-        np.array(grid),
-        tuple(tally.result("clean", confidence=confidence, samples=samples, seed=seed) for tally in tallies),
-        np.array([mutual_information(row, len(texts)) for row in counts]),
-        first.coefficient,
-        variation,
-        top_k,
-        share,
-    )
-
-
 def _first_component(
     component: Variation | Spectrum | FirstComponent | None, backbone: KeyTokenEncoder
 ) -> tuple[FirstComponent, float | None]:
@@ -311,15 +284,15 @@ def _shifts(shifts: Sequence[float] | None, first: FirstComponent, variation: fl
 def _shifted_logits(
     lm_head: LMHead, embeddings: Tensor, direction: Tensor, shifts: Sequence[float]
 ) -> Iterator[Tensor]:
-    """Logits of embeddings at each shift; each may be changed in place."""
+    """Logits of embeddings at each shift."""
     with torch.no_grad():
         embeddings = embeddings.to(lm_head.device, torch.float32)
-        unit = direction.to(embeddings)[None]
+        direction = direction.to(embeddings)
         if not lm_head.is_affine:
-            yield from (float32_logits(lm_head, shift(embeddings, unit[0], amount)) for amount in shifts)
+            yield from (float32_logits(lm_head, shift(embeddings, direction, amount)) for amount in shifts)
             return
-        logits = float32_logits(lm_head, shift(embeddings, unit[0], 0.0))
-        fed = float32_logits(lm_head, unit) - float32_logits(lm_head, torch.zeros_like(unit))
+        logits = float32_logits(lm_head, shift(embeddings, direction, 0.0))
+        fed = fed_logits(lm_head, direction)
         yield from (torch.add(logits, fed, alpha=amount) for amount in shifts)
 
 
@@ -327,3 +300,12 @@ def _unequal(rows: int, texts: int) -> ValueError:
     if not texts:
         return ValueError("texts must hold at least one text, got none.")
     return ValueError(f"embeddings must have one row a text, got {rows} rows or more for {texts} texts.")
+
+
+def mutual_information(counts: NDArray[np.int64], texts: int) -> float:
+    """In bits, of texts and their decoded terms, of which each text has the same number; ``counts`` is by term."""
+    present = counts[counts > 0]
+    if not len(present):
+        return 0.0
+    shares = present / present.sum()
+    return float(-(shares * np.log2(shares)).sum() - math.log2(present.sum() / texts))

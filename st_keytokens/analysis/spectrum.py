@@ -1,7 +1,8 @@
-"""The spectrum of embeddings: singular values and right singular vectors of their uncentred matrix, streamed."""
+"""The spectrum of embeddings, streamed, and how an embedder's vectors vary from its backbone's along it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, tee, zip_longest
@@ -10,218 +11,123 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_keytokens.analysis.tables import markdown_table
 from st_keytokens.calibration.moments import SecondMoments
-from st_keytokens.checks import checked_int
+from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import head_place, resolve_prompt
+from st_keytokens.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
-__all__ = ["Model", "Source", "Spectrum", "blocks_of", "check_comparable", "measure_spectrum", "paired_blocks"]
-
+__all__ = ["Spectrum", "Variation", "blocks_of", "check_comparable", "measure_spectrum", "measure_variation"]
 
 Model: TypeAlias = KeyTokenEncoder | SentenceTransformer
 Source: TypeAlias = KeyTokenEncoder | SentenceTransformer | Dense | Iterable[Dense]
 """A model, or its stored embeddings: one matrix, or an iterable of matrices."""
 
-BLOCK_ROWS = 512  # texts that are held at a time; the model sorts them by length before it forms batches
+_BLOCK_ROWS = 512  # texts that are held at a time; the model sorts them by length before it forms batches
+_ZERO_COEFFICIENT = 1e-9  # as in FirstComponent: of the root mean square projection
 
 
-def blocks_of(
+def measure_spectrum(
     source: Source,
-    texts: Iterable[str] | None,
+    texts: Iterable[str] | None = None,
     *,
-    name: str = "model",
     prompt: str | None = None,
     batch_size: int = 32,
     show_progress_bar: bool = False,
-) -> Iterator[Tensor]:
-    """Pooled embeddings in blocks of equal size, whatever they come in.
+) -> Spectrum:
+    """Singular values and right singular vectors of uncentred embeddings, in one pass and ``O(d²)`` memory.
 
     Args:
-        source: A model, whose vectors are taken right after pooling, before any normalisation; or stored embeddings,
-            shape ``(N, d)``, or an iterable of such matrices.
-        texts: The texts, for a model.
-        name: What errors call the source.
+        source: A ``KeyTokenEncoder`` or ``SentenceTransformer``, whose vectors are taken right after pooling, not
+            normalised; or stored embeddings, shape ``(N, d)``, in one matrix or an iterable of matrices.
+        texts: The texts, for a model; may be a generator. None for stored embeddings.
         prompt: Put before each text. None: the model's own for documents.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         show_progress_bar: Whether to show one.
 
-    Yields:
-        Float tensors ``(512, d)`` on the CPU, the last one shorter.
+    Returns:
+        The spectrum. Fewer texts than dimensions, one text and identical texts have one too, of lower rank.
 
     Raises:
         TypeError: If a text is not a string, or embeddings are no floating-point arrays or tensors.
-        ValueError: If a text is blank, texts are missing for a model, or a shape is wrong.
+        ValueError: If there is no text, one is blank, a value is not finite, a shape is wrong, or all embeddings are
+            zero.
+
+    Source:
+        Nie et al. 2025 (arXiv 2406.17378). Differs from it in streaming, and in fixing the signs.
+
+    Example:
+        >>> spectrum = measure_spectrum(np.array([[2.0, 0.0], [2.0, 1.0], [2.0, -1.0]]))
+        >>> (spectrum.singular_values**2).round(6).tolist(), spectrum.coefficients.round(6).tolist()
+        ([12.0, 2.0], [2.0, 0.0])
     """
-    parts: Iterable[Dense]
-    if isinstance(source, KeyTokenEncoder | SentenceTransformer):
-        if texts is None:
-            raise ValueError(f"texts must be given where {name} is a model, got None. Pass the texts to embed.")
-        parts = _embedded(source, texts, prompt, checked_int("batch_size", batch_size, minimum=1), show_progress_bar)
-    elif isinstance(source, Tensor | np.ndarray):
-        matrix = source
-        check_embeddings(matrix)
-        parts = (matrix[start : start + BLOCK_ROWS] for start in range(0, len(matrix), BLOCK_ROWS))
-    elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
-        parts = source
-    else:
-        raise TypeError(
-            f"{name} must be a KeyTokenEncoder, a SentenceTransformer or embeddings, got {type(source).__name__}. "
-            "Load the model first."
-        )
-    return _equal_blocks(parts)
+    blocks = blocks_of(source, texts, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar)
+    (moments,) = _moments((block,) for block in blocks)
+    return Spectrum.from_moments(moments)
 
 
-def paired_blocks(
+def measure_variation(
     embedder: Source,
     backbone: Source,
-    texts: Iterable[str] | None,
+    texts: Iterable[str] | None = None,
     *,
     prompt: str | None = None,
     batch_size: int = 32,
     show_progress_bar: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Embeddings of the same texts by two models, side by side.
+) -> Variation:
+    """How an embedder's vectors differ from its backbone's along each of the backbone's components.
+
+    One pass and ``O(d²)`` memory for any number of texts. The two models must differ in nothing but their weights:
+    texts, prompt, pooling, maximum length and, up to tokens added to one of them, vocabulary are the same.
 
     Args:
-        embedder: See :func:`blocks_of`.
-        backbone: See there. Either may be stored, in the order of the texts.
-        texts: The texts; None where both are stored. May be a generator.
-        prompt: Put before each text for both. None: the embedder's own for documents, for the backbone too.
-        batch_size: Texts a forward pass.
+        embedder: A ``KeyTokenEncoder`` or ``SentenceTransformer``, whose vectors are taken right after pooling, not
+            normalised; or stored embeddings, shape ``(N, d)``, in one matrix or an iterable of matrices.
+        backbone: The language model that it was made from, pooled alike, in any of these forms.
+        texts: The texts; may be a generator. None where both embeddings are stored.
+        prompt: Put before each text for both. None: the embedder's own for documents.
+        batch_size: Texts per forward pass.
         show_progress_bar: Whether to show one.
 
-    Yields:
-        Blocks of the embedder and of the backbone, of one shape.
+    Returns:
+        The variation. One text has no standard errors; identical texts have standard errors of zero; fewer texts than
+        dimensions leave components beyond the rank of the backbone's embeddings, which are then arbitrary.
 
     Raises:
-        TypeError: See :func:`blocks_of`.
-        ValueError: See there; or if the two differ in dimension, in the number of rows, or, being models, in
-            vocabulary, pooling or maximum length.
+        TypeError: If a text is not a string, or embeddings are no floating-point arrays or tensors.
+        ValueError: If there is no text, one is blank, a value is not finite, all of the backbone's embeddings are
+            zero, or the two differ in dimension, number of rows, vocabulary, pooling or maximum length.
+
+    Source:
+        Nie et al. 2025 (arXiv 2406.17378). Differs from it in streaming, in fixing the signs, and in the errors.
+
+    Example:
+        >>> backbone = np.array([[3.0, 0.0], [3.0, 1.0], [3.0, -1.0]])
+        >>> embedder = np.array([[1.0, 0.5], [1.0, 1.0], [0.4, -1.5]])
+        >>> measure_variation(embedder, backbone).variations.round(6).tolist()
+        [-2.2, 0.0]
     """
-    models = [source for source in (embedder, backbone) if isinstance(source, KeyTokenEncoder | SentenceTransformer)]
-    if texts is not None and not models:
-        raise ValueError("texts must be None where both embeddings are stored, got some. Leave them out.")
-    if len(models) == 2:
-        check_comparable(*models)
-    if models and prompt is None:
-        prompt = resolve_prompt(_chain_source(models[0]), "document", None, None) or ""
-    copies: tuple[Iterable[str] | None, ...] = (None, None) if texts is None else tee(texts, 2)
-    streams = [
-        blocks_of(
-            source,
-            copy,
-            name=name,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar and name == "embedder",
-        )
-        for source, copy, name in zip((embedder, backbone), copies, ("embedder", "backbone"), strict=True)
-    ]
-    rows = [0, 0]
-    for one, two in zip_longest(*streams):
-        rows = [count + (0 if block is None else len(block)) for count, block in zip(rows, (one, two), strict=True)]
-        if rows[0] != rows[1]:
-            raise ValueError(
-                f"embedder and backbone must have a row for each text, got {rows[0]} rows and {rows[1]} rows (counted "
-                "as far as they were read). Give both the same texts in the same order."
-            )
-        if one.shape != two.shape:
-            raise ValueError(
-                f"embedder and backbone must have the same embedding dimension, got {one.shape[1]} and "
-                f"{two.shape[1]}. Use the language model that the embedder was made from."
-            )
-        yield one, two
-
-
-def check_comparable(embedder: Model, backbone: Model) -> None:
-    """Check that two models may be compared text by text: that only their weights differ.
-
-    Args:
-        embedder: A model.
-        backbone: Another one.
-
-    Raises:
-        ValueError: If a token of both has two ids, or pooling or the maximum length differ.
-    """
-    one, two = _chain_source(embedder), _chain_source(backbone)
-    smaller, larger = sorted((model.tokenizer.get_vocab() for model in (one, two)), key=len)
-    differing = next((token for token, number in smaller.items() if larger.get(token) != number), None)
-    if differing is not None:
-        raise ValueError(
-            "embedder and backbone must have the same vocabulary, up to tokens that were added to one, got "
-            f"{differing!r} with ids {smaller[differing]} and {larger.get(differing)}. Use the language model that "
-            "the embedder was made from."
-        )
-    settings = [_pooling(model) for model in (one, two)]
-    if settings[0] != settings[1]:
-        raise ValueError(
-            f"embedder and backbone must be pooled alike, got {settings[0]} and {settings[1]}. Build the backbone "
-            "with the embedder's pooling: SentenceTransformer(modules=[Transformer(...), Pooling(...)])."
-        )
-    if one.max_seq_length != two.max_seq_length:
-        raise ValueError(
-            "embedder and backbone must have the same max_seq_length, got "
-            f"{one.max_seq_length} and {two.max_seq_length}. Set model.max_seq_length of one of them."
-        )
-
-
-def _embedded(
-    model: Model, texts: Iterable[str], prompt: str | None, batch_size: int, show_progress_bar: bool
-) -> Iterator[NDArray[np.float32]]:
-    source = _chain_source(model)
-    prompt = resolve_prompt(source, "document", prompt, None)
-    modules = list(source)
-    place = len(model.forward_pass.before) if isinstance(model, KeyTokenEncoder) else head_place(modules)
-    to_pooled = SentenceTransformer(modules=modules[:place], device=str(source.device))
-    iterator, count = iter([texts] if isinstance(texts, str) else texts), 0
-    with tqdm(unit="text", desc="Embedding", disable=not show_progress_bar) as bar:
-        while chunk := list(islice(iterator, BLOCK_ROWS)):
-            chunk = check_texts(chunk)
-            blank = next((position for position, text in enumerate(chunk) if not text.strip()), None)
-            if blank is not None:
-                raise ValueError(
-                    f"texts must not be blank, got {chunk[blank]!r} at position {count + blank}. Leave it out."
-                )
-            yield to_pooled.encode(chunk, prompt=prompt, batch_size=batch_size, show_progress_bar=False)
-            count += len(chunk)
-            bar.update(len(chunk))
-
-
-def _chain_source(model: Model) -> SentenceTransformer:
-    return model.model if isinstance(model, KeyTokenEncoder) else model
-
-
-def _pooling(model: SentenceTransformer) -> list[dict[str, Any]]:
-    return [module.get_config_dict() for module in model if isinstance(module, Pooling)]
-
-
-def _equal_blocks(parts: Iterable[Dense]) -> Iterator[Tensor]:
-    held: list[Tensor] = []
-    count = 0
-    for part in parts:
-        check_embeddings(part, held[0].shape[1] if held else None)
-        for start in range(0, len(part), BLOCK_ROWS):
-            rows = as_tensor(part[start : start + BLOCK_ROWS]).cpu()
-            held.append(rows)
-            count += len(rows)
-            if count >= BLOCK_ROWS:
-                joined = torch.cat(held)
-                yield joined[:BLOCK_ROWS]
-                held = [joined[BLOCK_ROWS:]]
-                count -= BLOCK_ROWS
-    if count:
-        yield torch.cat(held)
-
-
-_ZERO_COEFFICIENT = 1e-9  # as in FirstComponent: of the root mean square projection
+    pairs = _paired_blocks(embedder, backbone, texts, prompt, batch_size, show_progress_bar)
+    moments, change = _moments((block, changed.double() - block.double()) for changed, block in pairs)
+    spectrum = Spectrum.from_moments(moments)
+    components, count = spectrum.components, change.count
+    matrix = change.second_moment.cpu().numpy()
+    variations = components @ change.mean.cpu().numpy()
+    energies = np.einsum("ij,jk,ik->i", components, matrix, components, optimize=True) / count
+    spread = energies - variations**2
+    # Differences of equal numbers leave their rounding, of either sign: nothing that small is measured.
+    rounding = np.finfo(np.float64).eps * (len(matrix) + count) * matrix.trace() / count
+    spread = np.where(spread > rounding, spread, 0.0)
+    errors = np.sqrt(spread / (count - 1)) if count > 1 else np.full(len(spread), math.nan)
+    return Variation(spectrum, variations, errors, energies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,51 +228,284 @@ class Spectrum:
         Args:
             rows: How many.
         """
-        columns = self.singular_values, self.shares, self.coefficients
+        columns = [column[:rows].tolist() for column in (self.singular_values, self.shares, self.coefficients)]
         return markdown_table(
             ["component", "singular value", "share of squared length", "mean projection"],
-            [[j, *(float(column[j - 1]) for column in columns)] for j in range(1, min(rows, len(columns[0])) + 1)],
+            [[place, *cells] for place, cells in enumerate(zip(*columns, strict=True), start=1)],
         )
 
 
-def measure_spectrum(
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """The change from a backbone's embeddings ``h`` to its embedder's ``ĥ``, by components ``u_j`` of the backbone's.
+
+    ``v_j`` is the mean over texts of ``(ĥ − h)ᵀ u_j``. The backbone's mean projection on every ``u_j`` is positive or
+    zero, so a positive ``v_j`` is a growth of the component, and ``v_1`` is what the first one is shifted by: a shift
+    means something only beside this ``u_1``.
+
+    Standard errors and intervals are those of a mean over independent texts, with the components as they were found
+    on these texts.
+
+    Attributes:
+        spectrum: Of the backbone.
+        variations: ``v_j``, in embedding units, shape ``(d,)``.
+        standard_errors: Of each ``v_j``, shape ``(d,)``; NaN for a single text.
+        energies: Mean of ``((ĥ − h)ᵀ u_j)²``, shape ``(d,)``: what also holds changes that differ from text to text.
+    """
+
+    spectrum: Spectrum
+    variations: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    energies: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """Number of texts."""
+        return self.spectrum.count
+
+    @property
+    def mean_change_shares(self) -> NDArray[np.float64]:
+        """Share of each component in the squared length of the mean change, ``v_j² / Σ v²``; NaN without a change."""
+        return _shares(self.variations**2)
+
+    @property
+    def change_shares(self) -> NDArray[np.float64]:
+        """Share of each component in the mean squared length of the texts' changes; NaN without a change."""
+        return _shares(self.energies)
+
+    @property
+    def largest(self) -> int:
+        """Which component varies most, counted from 1."""
+        return int(np.argmax(np.abs(self.variations))) + 1
+
+    def intervals(self, confidence: float = 0.95) -> NDArray[np.float64]:
+        """Confidence intervals of the variations, by Student's t.
+
+        Args:
+            confidence: Between 0 and 1.
+
+        Returns:
+            Lower and upper ends, shape ``(d, 2)``; NaN for a single text.
+
+        Raises:
+            ValueError: If confidence is not between 0 and 1.
+        """
+        confidence = checked_float("confidence", confidence, minimum=0, maximum=1)
+        if self.count == 1:
+            return np.full((len(self.variations), 2), np.nan)
+        width = stdtrit(self.count - 1, (1 + confidence) / 2) * self.standard_errors
+        return np.stack([self.variations - width, self.variations + width], axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the backbone's later components as JSON values; what is not defined is None."""
+        ends = self.intervals()
+        return {
+            "count": self.count,
+            "largest": self.largest,
+            "variations": self.variations.tolist(),
+            "standard_errors": _json(self.standard_errors),
+            "lows": _json(ends[:, 0]),
+            "highs": _json(ends[:, 1]),
+            "mean_change_shares": _json(self.mean_change_shares),
+            "change_shares": _json(self.change_shares),
+            "backbone": self.spectrum.to_dict(),
+        }
+
+    def table(self, rows: int = 10) -> str:
+        """The components that vary most, and the first one, as Markdown.
+
+        Args:
+            rows: How many.
+        """
+        order = np.argsort(-np.abs(self.variations), kind="stable")[:rows]
+        chosen = sorted({0, *order.tolist()}, key=lambda j: (-abs(self.variations[j]), j))
+        columns = {
+            "variation": self.variations,
+            "low": self.intervals()[:, 0],
+            "high": self.intervals()[:, 1],
+            "backbone's projection": self.spectrum.coefficients,
+            "share of mean change": self.mean_change_shares,
+            "share of change": self.change_shares,
+        }
+        cells = [[place + 1 for place in chosen], *(_json(column[chosen]) for column in columns.values())]
+        return markdown_table(["component", *columns], list(zip(*cells, strict=True)))
+
+
+def blocks_of(
     source: Source,
-    texts: Iterable[str] | None = None,
+    texts: Iterable[str] | None,
     *,
+    name: str = "model",
     prompt: str | None = None,
     batch_size: int = 32,
     show_progress_bar: bool = False,
-) -> Spectrum:
-    """Singular values and right singular vectors of uncentred embeddings, in one pass and ``O(d²)`` memory.
+) -> Iterator[Tensor]:
+    """Pooled embeddings in blocks of equal size, whatever they come in.
 
     Args:
-        source: A ``KeyTokenEncoder`` or ``SentenceTransformer``, whose vectors are taken right after pooling, not
-            normalised; or stored embeddings, shape ``(N, d)``, in one matrix or an iterable of matrices.
-        texts: The texts, for a model; may be a generator. None for stored embeddings.
+        source: A model, whose vectors are taken right after pooling, before any normalisation; or stored embeddings,
+            shape ``(N, d)``, or an iterable of such matrices.
+        texts: The texts, for a model.
+        name: What errors call the source.
         prompt: Put before each text. None: the model's own for documents.
-        batch_size: Texts a forward pass.
+        batch_size: Texts per forward pass.
         show_progress_bar: Whether to show one.
 
-    Returns:
-        The spectrum. Fewer texts than dimensions, one text and identical texts have one too, of lower rank.
+    Yields:
+        Float tensors ``(512, d)`` on the CPU, the last one shorter.
 
     Raises:
         TypeError: If a text is not a string, or embeddings are no floating-point arrays or tensors.
-        ValueError: If there is no text, one is blank, a value is not finite, a shape is wrong, or all embeddings are
-            zero.
-
-    Source:
-        Nie et al. 2025 (arXiv 2406.17378). Differs from it in streaming, and in fixing the signs.
-
-    Example:
-        >>> spectrum = measure_spectrum(np.array([[2.0, 0.0], [2.0, 1.0], [2.0, -1.0]]))
-        >>> (spectrum.singular_values**2).round(6).tolist(), spectrum.coefficients.round(6).tolist()
-        ([12.0, 2.0], [2.0, 0.0])
+        ValueError: If a text is blank, texts are missing for a model, or a shape is wrong.
     """
-    moments: SecondMoments | None = None
-    for block in blocks_of(source, texts, prompt=prompt, batch_size=batch_size, show_progress_bar=show_progress_bar):
-        moments = SecondMoments(block.shape[1]) if moments is None else moments
-        moments.update(block)
-    if moments is None:
+    parts: Iterable[Dense]
+    if isinstance(source, KeyTokenEncoder | SentenceTransformer):
+        if texts is None:
+            raise ValueError(f"texts must be given where {name} is a model, got None. Pass the texts to embed.")
+        parts = _embedded(source, texts, prompt, checked_int("batch_size", batch_size, minimum=1), show_progress_bar)
+    elif isinstance(source, Tensor | np.ndarray):
+        matrix = source
+        check_embeddings(matrix)
+        parts = (matrix[start : start + _BLOCK_ROWS] for start in range(0, len(matrix), _BLOCK_ROWS))
+    elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
+        parts = source
+    else:
+        raise TypeError(
+            f"{name} must be a KeyTokenEncoder, a SentenceTransformer or embeddings, got {type(source).__name__}. "
+            "Load the model first."
+        )
+    return _equal_blocks(parts)
+
+
+def check_comparable(embedder: Model, backbone: Model) -> None:
+    """Check that two models may be compared text by text: that only their weights differ.
+
+    Args:
+        embedder: A model.
+        backbone: Another one.
+
+    Raises:
+        ValueError: If a token of both has two ids, or pooling or the maximum length differ.
+    """
+    one, two = _sentence_transformer(embedder), _sentence_transformer(backbone)
+    smaller, larger = sorted((model.tokenizer.get_vocab() for model in (one, two)), key=len)
+    differing = next((token for token, number in smaller.items() if larger.get(token) != number), None)
+    if differing is not None:
+        raise ValueError(
+            "embedder and backbone must have the same vocabulary, up to tokens that were added to one, got "
+            f"{differing!r} with ids {smaller[differing]} and {larger.get(differing)}. Use the language model that "
+            "the embedder was made from."
+        )
+    settings = [[m.get_config_dict() for m in model if isinstance(m, Pooling)] for model in (one, two)]
+    if settings[0] != settings[1]:
+        raise ValueError(
+            f"embedder and backbone must be pooled alike, got {settings[0]} and {settings[1]}. Build the backbone "
+            "with the embedder's pooling: SentenceTransformer(modules=[Transformer(...), Pooling(...)])."
+        )
+    if one.max_seq_length != two.max_seq_length:
+        raise ValueError(
+            "embedder and backbone must have the same max_seq_length, got "
+            f"{one.max_seq_length} and {two.max_seq_length}. Set model.max_seq_length of one of them."
+        )
+
+
+def _paired_blocks(
+    embedder: Source,
+    backbone: Source,
+    texts: Iterable[str] | None,
+    prompt: str | None,
+    batch_size: int,
+    show_progress_bar: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embeddings of the same texts by two models, side by side, in blocks of one shape; either may be stored."""
+    models = [source for source in (embedder, backbone) if isinstance(source, KeyTokenEncoder | SentenceTransformer)]
+    if texts is not None and not models:
+        raise ValueError("texts must be None where both embeddings are stored, got some. Leave them out.")
+    if len(models) == 2:
+        check_comparable(*models)
+    if models and prompt is None:
+        prompt = resolve_prompt(_sentence_transformer(models[0]), "document", None, None) or ""
+    copies: tuple[Iterable[str] | None, ...] = (None, None) if texts is None else tee(texts, 2)
+    bars = show_progress_bar, False  # the backbone's would say the same
+    streams = [
+        blocks_of(source, copy, name=name, prompt=prompt, batch_size=batch_size, show_progress_bar=bar)
+        for source, copy, name, bar in zip((embedder, backbone), copies, ("embedder", "backbone"), bars, strict=True)
+    ]
+    rows = [0, 0]
+    for one, two in zip_longest(*streams):
+        rows = [count + (0 if block is None else len(block)) for count, block in zip(rows, (one, two), strict=True)]
+        if rows[0] != rows[1]:
+            raise ValueError(
+                f"embedder and backbone must have a row for each text, got {rows[0]} rows and {rows[1]} rows (counted "
+                "as far as they were read). Give both the same texts in the same order."
+            )
+        if one.shape != two.shape:
+            raise ValueError(
+                f"embedder and backbone must have the same embedding dimension, got {one.shape[1]} and "
+                f"{two.shape[1]}. Use the language model that the embedder was made from."
+            )
+        yield one, two
+
+
+def _moments(blocks: Iterable[tuple[Tensor, ...]]) -> list[SecondMoments]:
+    """Second moments of embeddings that come side by side."""
+    moments: list[SecondMoments] = []
+    for parts in blocks:
+        moments = moments or [SecondMoments(part.shape[1]) for part in parts]
+        for total, part in zip(moments, parts, strict=True):
+            total.update(part)
+    if not moments:
         raise ValueError("texts or embeddings must hold at least one item, got none.")
-    return Spectrum.from_moments(moments)
+    return moments
+
+
+def _embedded(
+    model: Model, texts: Iterable[str], prompt: str | None, batch_size: int, show_progress_bar: bool
+) -> Iterator[NDArray[np.float32]]:
+    source = _sentence_transformer(model)
+    prompt = resolve_prompt(source, "document", prompt, None)
+    modules = list(source)
+    place = len(model.forward_pass.before) if isinstance(model, KeyTokenEncoder) else head_place(modules)
+    to_pooled = SentenceTransformer(modules=modules[:place], device=str(source.device))
+    iterator, count = iter([texts] if isinstance(texts, str) else texts), 0
+    with tqdm(unit="text", desc="Embedding", disable=not show_progress_bar) as bar:
+        while chunk := list(islice(iterator, _BLOCK_ROWS)):
+            chunk = check_texts(chunk)
+            blank = next((position for position, text in enumerate(chunk) if not text.strip()), None)
+            if blank is not None:
+                raise ValueError(
+                    f"texts must not be blank, got {chunk[blank]!r} at position {count + blank}. Leave it out."
+                )
+            yield to_pooled.encode(chunk, prompt=prompt, batch_size=batch_size, show_progress_bar=False)
+            count += len(chunk)
+            bar.update(len(chunk))
+
+
+def _sentence_transformer(model: Model) -> SentenceTransformer:
+    return model.model if isinstance(model, KeyTokenEncoder) else model
+
+
+def _equal_blocks(parts: Iterable[Dense]) -> Iterator[Tensor]:
+    held: list[Tensor] = []
+    count = 0
+    for part in parts:
+        check_embeddings(part, held[0].shape[1] if held else None)
+        for start in range(0, len(part), _BLOCK_ROWS):
+            held.append(as_tensor(part[start : start + _BLOCK_ROWS]).cpu())
+            count += len(held[-1])
+            if count >= _BLOCK_ROWS:
+                joined = torch.cat(held)
+                yield joined[:_BLOCK_ROWS]
+                held = [joined[_BLOCK_ROWS:]]
+                count -= _BLOCK_ROWS
+    if count:
+        yield torch.cat(held)
+
+
+def _shares(energies: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = energies.sum()
+    return energies / total if total > 0 else np.full(len(energies), math.nan)
+
+
+def _json(values: NDArray[np.float64]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]

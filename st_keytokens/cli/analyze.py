@@ -28,7 +28,7 @@ from st_keytokens.cli.options import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from st_keytokens.analysis.html_view import HtmlView
+    from st_keytokens.analysis.html_pages import HtmlView
     from st_keytokens.encoder.encoder import KeyTokenEncoder
 
 _SHOWN = 100  # characters of a text in a heading
@@ -104,7 +104,7 @@ def _add_alignment(analyses: Any) -> None:
 def _alignment(arguments: Namespace, console: Console) -> None:
     """Measures how well decoded tokens are the texts' own, for an embedder and maybe its backbone."""
     from st_keytokens.analysis.alignment import VARIANTS, measure_alignment
-    from st_keytokens.analysis.plots.alignment import plot_alignment
+    from st_keytokens.analysis.plots import plot_alignment
 
     texts, encoder = _corpus_and_encoder(arguments)
     encoders = {"embedder": encoder}
@@ -149,9 +149,9 @@ def _add_spectrum(analyses: Any) -> None:
 def _spectrum(arguments: Namespace, console: Console) -> None:
     """Compares an embedder with its backbone along the backbone's components."""
     from st_keytokens.analysis.contribution import measure_contribution
-    from st_keytokens.analysis.plots.spectrum import plot_contribution, plot_shift_sweep, plot_variation
+    from st_keytokens.analysis.plots import plot_contribution, plot_shift_sweep, plot_variation
     from st_keytokens.analysis.shift import sweep_shift
-    from st_keytokens.analysis.variation import measure_variation
+    from st_keytokens.analysis.spectrum import measure_variation
 
     texts, encoder = _corpus_and_encoder(arguments)
     backbone = _pooled_alike(encoder, arguments.backbone)
@@ -200,7 +200,7 @@ def _add_instructions(analyses: Any) -> None:
 def _instructions(arguments: Namespace, console: Console) -> None:
     """Shows what instructions change in the key tokens of texts."""
     from st_keytokens.analysis.instructions import compare_instructions
-    from st_keytokens.analysis.plots.instructions import plot_instructions
+    from st_keytokens.analysis.plots import plot_instructions
     from st_keytokens.cli.encoders import load_encoder
 
     batches = read_texts(arguments, "corpus", arguments.batch_size)
@@ -246,9 +246,9 @@ def _add_pair(analyses: Any) -> None:
 
 def _pair(arguments: Namespace, console: Console) -> None:
     """Explains the dense similarity and the sparse score of two texts."""
-    from st_keytokens.analysis.html_view import html_view
+    from st_keytokens.analysis.html_pages import html_view
     from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
-    from st_keytokens.analysis.plots.pair import plot_pair
+    from st_keytokens.analysis.plots import plot_pair
     from st_keytokens.cli.encoders import load_encoder
 
     encoder, texts = load_encoder(arguments), (arguments.text, arguments.other)
@@ -298,8 +298,8 @@ def _give(
     page: HtmlView | None = None,  # other than tables and pictures under the title
 ) -> None:
     """Saves what was asked for, and shows the tables, which are pairs of a heading and Markdown."""
-    from st_keytokens.analysis.html_view import html_report
-    from st_keytokens.analysis.tables import table_cells
+    from st_keytokens.analysis.html_pages import html_report
+    from st_keytokens.markdown import table_cells
 
     saved = []
     if arguments.output is not None:
@@ -309,7 +309,7 @@ def _give(
     if arguments.plot is not None or (arguments.html is not None and page is None and find_spec("matplotlib")):
         drawn = [make() for make in figures.values()]
     if arguments.plot is not None:
-        from st_keytokens.analysis.plots.style import save_figure
+        from st_keytokens.analysis.plots import save_figure
 
         for stem, figure in zip(figures, drawn, strict=True):
             path: Path = arguments.plot.with_stem(arguments.plot.stem + stem)

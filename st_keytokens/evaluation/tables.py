@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from st_keytokens.markdown import preformatted_table
+
 __all__ = ["comparison_table", "evaluation_table", "sorted_by_difference"]
 
 _MEASURE = "nDCG@10"  # by which rows are sorted, and whose differences are shown
@@ -51,12 +53,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         f"## {comparison['collection']['name']}\n",
         f"{report['documents']:,} documents, {report['queries']:,} queries, model {model}. Differences of {_MEASURE} "
         f"from {comparison['baseline']}, {_PRECISION}. Largest losses first.\n",
-        _table(
+        preformatted_table(
             ["method", *measures, "difference", "p"],
             [[name, *_means(methods[name], measures), *_difference(methods[name])] for name in names],
         ),
         f"Shared by all methods: {shared}. ms/query holds its share of it only where a pass is needed.\n",
-        _table(
+        preformatted_table(
             ["method", "terms/document", "terms/query", "index MB", "passes/query", "ms/query"]
             + [f"{part.replace('_', ' ')}, s" for part in _PARTS]
             + ["queries without terms"],
@@ -79,6 +81,20 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     return "\n".join(blocks)
 
 
+def sorted_by_difference(methods: Mapping[str, Any]) -> list[str]:
+    """Names of methods, the largest loss of nDCG@10 against the baseline first, whose own difference is 0.
+
+    Args:
+        methods: Of a comparison's or a macro average's JSON, with their differences.
+    """
+
+    def difference(name: str) -> float:
+        found = methods[name]["differences"]
+        return float(found[_MEASURE]["mean"]) if found else 0.0
+
+    return sorted(methods, key=difference)
+
+
 def _macro_table(evaluation: Mapping[str, Any]) -> str:
     averages, collections = evaluation["macro_average"], evaluation["collections"]
     names = sorted_by_difference(averages)
@@ -98,22 +114,8 @@ def _macro_table(evaluation: Mapping[str, Any]) -> str:
     return (
         f"## Macro average\n\n{_MEASURE} of {len(collections)} collections, which count alike. Differences from "
         f"{evaluation['baseline']}, {_PRECISION}; queries are resampled within their collection. Largest losses "
-        f"first.\n\n{_table(head, rows)}"
+        f"first.\n\n{preformatted_table(head, rows)}"
     )
-
-
-def sorted_by_difference(methods: Mapping[str, Any]) -> list[str]:
-    """Names of methods, the largest loss of nDCG@10 against the baseline first, whose own difference is 0.
-
-    Args:
-        methods: Of a comparison's or a macro average's JSON, with their differences.
-    """
-
-    def difference(name: str) -> float:
-        found = methods[name]["differences"]
-        return float(found[_MEASURE]["mean"]) if found else 0.0
-
-    return sorted(methods, key=difference)
 
 
 def _means(method: Mapping[str, Any], measures: Sequence[str]) -> list[str]:
@@ -139,8 +141,3 @@ def _costs(costs: Mapping[str, Any], shared: Mapping[str, float], queries: int) 
         *(f"{seconds[part]:.2f}" if part in seconds else "" for part in _PARTS),
         str(costs["queries_without_terms"]),
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

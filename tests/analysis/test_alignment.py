@@ -7,16 +7,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from alignment_samples import naive_alignment, three_token_head
 
 from st_keytokens import KeyTokenEncoder, KeyTokenHead, LMHead, Vocabulary
 from st_keytokens.analysis import alignment_of_embeddings, measure_alignment
-from st_keytokens.analysis.alignment import BASELINE, VARIANTS
+from st_keytokens.analysis.alignment import BASELINE, VARIANTS, document_frequencies, frequency_order
 from st_keytokens.calibration.moments import SecondMoments
 from st_keytokens.decoding.first_component import remove
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny-embedder"
 RAW = {"raw": VARIANTS["raw"]}
+
+
+def three_token_head() -> LMHead:
+    """Two dimensions, three tokens: the first one for x, the second for y, the third for half of each."""
+    return LMHead(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])))
+
+
+def naive_alignment(rankings, texts, k=10, is_published=False):
+    """Hit@k, local and global rate of decoded ids against ids with repetition, by sets."""
+    hits, local, found, own = [], [], set(), set()
+    for ranked, ids in zip(rankings, texts, strict=True):
+        wanted = set(ids)
+        if is_published:
+            ranked = ranked[:k]
+        first = set(ranked[: len(ids) if is_published else len(wanted)]) & wanted
+        hits.append(bool(set(ranked[:k]) & wanted))
+        local.append(len(first) / len(wanted))
+        found |= first
+        own |= wanted
+    return np.mean(hits), np.mean(local), len(found) / len(own)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +346,20 @@ class TestValidation:
         embeddings = np.array([[3.0, 1.0]], dtype=np.float32)
         alignment_of_embeddings(embeddings, three_token_head(), [[0]])
         assert embeddings.tolist() == [[3.0, 1.0]]
+
+
+class TestDocumentFrequencies:
+    def test_a_text_counts_a_term_once(self):
+        found = document_frequencies([np.array([2, 2, 0]), np.array([], dtype=int), np.array([2])], 4)
+        assert found.tolist() == [1, 0, 2, 0]
+
+    def test_no_texts(self):
+        assert document_frequencies([], 2).tolist() == [0, 0]
+
+
+class TestFrequencyOrder:
+    def test_most_frequent_first_and_terms_that_do_not_occur_are_left_out(self):
+        assert frequency_order(np.array([1, 0, 3, 1])).tolist() == [2, 0, 3]
 
 
 class TestResult:

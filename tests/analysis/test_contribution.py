@@ -27,6 +27,15 @@ def encoder(llama_embedder):
     return KeyTokenEncoder(llama_embedder)
 
 
+class TestOrder:
+    def test_masked_tokens_are_left_out_and_folded_ones_count_once(self):
+        vocabulary = Vocabulary(["<s>", "a", "Ġa", "b"], kind="byte-level", special_ids=[0])
+        weight = torch.tensor([[9.0], [3.0], [4.0], [1.0]])
+        head = KeyTokenHead(LMHead(nn.Embedding.from_pretrained(weight)), vocabulary)
+        found = measure_contribution(head, embeddings=np.ones((1, 1)), component=torch.ones(1), top_k=2)
+        assert [(token.token_id, token.logit) for token in found.mean_tokens("first")] == [(2, 4.0), (3, 1.0)]
+
+
 class TestLogits:
     def test_half_precision_is_not_rounded(self):
         weight = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).bfloat16()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, MARKERS, label, new_figure, place_legend
+from st_keytokens.analysis.plots.style import COLORS, MARKERS, label, name_rows, new_figure, place_legend
 from st_keytokens.checks import check_choice
 
 if TYPE_CHECKING:
@@ -54,13 +54,10 @@ def plot_relatedness(results: Mapping[str, Relatedness]) -> Figure:
             capsize=2,
             label=measure,
         )
-    axes.set_yticks(range(len(results)), [fill(label(name, 72), 36) for name in results], parse_math=False)
+    name_rows(axes, range(len(results)), [fill(label(name, 72), 36) for name in results], has_grid=True)
     axes.set_ylim(len(results) - 0.5, -0.5)
     for row in range(1, len(results)):
         axes.axhline(row - 0.5, color="#DDDDDD", linewidth=0.6)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
-    axes.axvline(0, color="#666666", linewidth=0.8)
     confidence = next(iter(results.values())).confidence
     axes.set_xlabel(f"Spearman's correlation, {confidence:.0%} interval")
     place_legend(figure, loc="outside lower center", ncols=3)

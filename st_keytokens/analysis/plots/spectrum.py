@@ -1,13 +1,21 @@
-"""Picture of a spectrum: singular values by component."""
+"""The spectral analysis in pictures: singular values, variation, contribution and shift of the first component."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_keytokens.analysis.plots.style import COLORS, HATCHES, label, new_figure, place_legend, series_style
+from st_keytokens.analysis.plots.style import (
+    COLORS,
+    bar_style,
+    label,
+    name_rows,
+    new_figure,
+    place_legend,
+    series_style,
+)
 from st_keytokens.checks import checked_int
 
 if TYPE_CHECKING:
@@ -15,13 +23,87 @@ if TYPE_CHECKING:
 
     from st_keytokens.analysis.contribution import Contribution
     from st_keytokens.analysis.shift import ShiftSweep
-    from st_keytokens.analysis.spectrum import Spectrum
-    from st_keytokens.analysis.variation import Variation
+    from st_keytokens.analysis.spectrum import Spectrum, Variation
 
 __all__ = ["plot_contribution", "plot_shift_sweep", "plot_singular_values", "plot_variation"]
 
-
 _HEIGHT = 0.4  # of a bar; a token has two
+_HEADROOM = 1.55  # of the vertical axis, above 1: where the names of the marks stand, clear of the lines
+_CROWDED = 0.05  # of the axis: marks that close have their names on both sides
+
+
+def plot_singular_values(spectrum: Spectrum, *, title: str | None = None) -> Figure:
+    """Draws singular values over the root of the number of texts: what each component is worth in a single embedding.
+
+    Args:
+        spectrum: Of :func:`~st_keytokens.analysis.spectrum.measure_spectrum`.
+        title: Above the picture.
+
+    Returns:
+        The figure; its vertical axis is logarithmic, and components beyond the rank are left out.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure, axes = new_figure(6.4, 3.4, title)
+    values = spectrum.singular_values[: spectrum.rank] / spectrum.count**0.5
+    axes.semilogy(np.arange(1, len(values) + 1), values, color=COLORS[0], linewidth=1.4)
+    axes.semilogy(1, values[0], color=COLORS[1], marker="o", markersize=6, linestyle="none")
+    axes.annotate(
+        f"first component: {values[0]:.3g},\n{spectrum.shares[0]:.1%} of the squared length",
+        (1, values[0]),
+        (10, 0),
+        textcoords="offset points",
+        va="center",
+        color=COLORS[1],
+    )
+    axes.margins(x=0.02, y=0.12)
+    axes.yaxis.set_major_formatter("{x:g}")  # the default writes powers as formulas, which the style leaves unread
+    axes.yaxis.set_minor_formatter("")
+    axes.set_xlabel("component")
+    axes.set_ylabel("root mean square projection")
+    return figure
+
+
+def plot_variation(variation: Variation, *, components: int = 50, title: str | None = None) -> Figure:
+    """Draws the variation of the first components as bars, with 95 % confidence intervals, the first one marked.
+
+    Args:
+        variation: Of :func:`~st_keytokens.analysis.spectrum.measure_variation`.
+        components: How many.
+        title: Above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        TypeError: If ``components`` is not an integer.
+        ValueError: If ``components`` is below 1.
+    """
+    shown = variation.variations[: checked_int("components", components, minimum=1)]
+    figure, axes = new_figure(6.4, 3.4, title)
+    places = np.arange(1, len(shown) + 1)
+    axes.bar(1, shown[0], width=0.8, **bar_style(1))
+    axes.bar(places[1:], shown[1:], width=0.8, color=COLORS[0])
+    if variation.count > 1:
+        ends = variation.intervals()[: len(shown)]
+        axes.vlines(places, ends[:, 0], ends[:, 1], color="black", linewidth=0.9)
+    shares = variation.mean_change_shares
+    share = "" if np.isnan(shares[0]) else f",\n{shares[0]:.0%} of the mean change"
+    axes.annotate(
+        f"first component: {shown[0]:.3g}{share}",
+        (1.4, shown[0]),
+        (8, 0),
+        textcoords="offset points",
+        va="bottom" if shown[0] < 0 else "top",
+        color=COLORS[1],
+    )
+    axes.axhline(0, color="#666666", linewidth=0.8)
+    axes.margins(x=0.02, y=0.1)
+    axes.set_xlabel(f"component of the backbone's embeddings ({len(shown)} of {len(variation.variations)})")
+    axes.set_ylabel("variation")
+    return figure
 
 
 def plot_contribution(contribution: Contribution, *, text: int | None = None, max_tokens: int = 8) -> Figure:
@@ -60,14 +142,12 @@ def plot_contribution(contribution: Contribution, *, text: int | None = None, ma
     places = np.concatenate(
         [np.arange(len(group)) + number + sum(map(len, groups[:number])) for number, group in enumerate(groups)]
     )
-    figure, axes = new_figure(6.4, 1.3 + 0.24 * (len(tokens) + len(groups) - 1))
+    figure, axes = new_figure(6.4, 1.3 + 0.24 * (len(tokens) + len(groups) - 1), label(title, 60))
     parts = {"first component": [token.first for token in tokens], "rest": [token.rest for token in tokens]}
     for number, (name, values) in enumerate(parts.items()):
-        style: dict[str, Any] = {"color": COLORS[1 - number], "hatch": HATCHES[1 - number], "edgecolor": "white"}
-        axes.barh(places + (number - 0.5) * _HEIGHT, values, height=_HEIGHT, label=name, **style)
+        axes.barh(places + (number - 0.5) * _HEIGHT, values, height=_HEIGHT, label=name, **bar_style(1 - number))
     axes.plot([token.logit for token in tokens], places, "D", color="black", markersize=3, label="sum (logit)")
-    axes.set_yticks(places, [label(token.token) for token in tokens], parse_math=False)
-    axes.invert_yaxis()
+    name_rows(axes, places, [label(token.token) for token in tokens], has_grid=True)
     axes.margins(x=0.03, y=0.01)
     names = ("decoded", "first component\nalone decodes", "rest alone\ndecodes")
     start = 0
@@ -85,17 +165,9 @@ def plot_contribution(contribution: Contribution, *, text: int | None = None, ma
         start += len(group)
         if start < len(tokens):
             axes.axhline(places[start] - 1, color="#BBBBBB", linewidth=0.8)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
-    axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_xlabel("contribution to the logit")
-    axes.set_title(label(title, 60), loc="left", parse_math=False)
     place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=3)
     return figure
-
-
-_HEADROOM = 1.55  # of the vertical axis, above 1: where the names of the marks stand, clear of the lines
-_CROWDED = 0.05  # of the axis: marks that close have their names on both sides
 
 
 def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
@@ -104,7 +176,7 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
     Information is drawn over the binary logarithm of the number of texts, its upper bound.
 
     Args:
-        sweep: Of :func:`~st_keytokens.analysis.shift_sweep.sweep_shift`.
+        sweep: Of :func:`~st_keytokens.analysis.shift.sweep_shift`.
         title: Above the picture.
 
     Returns:
@@ -113,7 +185,7 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure, axes = new_figure(6.4, 5.2)
+    figure, axes = new_figure(6.4, 5.2, title)
     local = [alignment.local_alignment_rate for alignment in sweep.alignments]
     lines = {f"Hit@{k}": [alignment.hits[k].value for alignment in sweep.alignments] for k in sweep.alignments[0].hits}
     lines["local alignment rate"] = [rate.value for rate in local]
@@ -154,84 +226,4 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_xlabel("shift λ along the first component")
     place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
-    if title:
-        axes.set_title(title, loc="left", parse_math=False)
-    return figure
-
-
-def plot_variation(variation: Variation, *, components: int = 50, title: str | None = None) -> Figure:
-    """Draws the variation of the first components as bars, with 95 % confidence intervals, the first one marked.
-
-    Args:
-        variation: Of :func:`~st_keytokens.analysis.variation.measure_variation`.
-        components: How many.
-        title: Above the picture.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-        TypeError: If ``components`` is not an integer.
-        ValueError: If ``components`` is below 1.
-    """
-    shown = variation.variations[: checked_int("components", components, minimum=1)]
-    figure, axes = new_figure(6.4, 3.4)
-    places = np.arange(1, len(shown) + 1)
-    axes.bar(1, shown[0], width=0.8, color=COLORS[1], hatch=HATCHES[1], edgecolor="white")
-    axes.bar(places[1:], shown[1:], width=0.8, color=COLORS[0])
-    if variation.count > 1:
-        ends = variation.intervals()[: len(shown)]
-        axes.vlines(places, ends[:, 0], ends[:, 1], color="black", linewidth=0.9)
-    shares = variation.mean_change_shares
-    share = "" if np.isnan(shares[0]) else f",\n{shares[0]:.0%} of the mean change"
-    axes.annotate(
-        f"first component: {shown[0]:.3g}{share}",
-        (1.4, shown[0]),
-        (8, 0),
-        textcoords="offset points",
-        va="bottom" if shown[0] < 0 else "top",
-        color=COLORS[1],
-    )
-    axes.axhline(0, color="#666666", linewidth=0.8)
-    axes.margins(x=0.02, y=0.1)
-    axes.set_xlabel(f"component of the backbone's embeddings ({len(shown)} of {len(variation.variations)})")
-    axes.set_ylabel("variation")
-    if title:
-        axes.set_title(title, loc="left", parse_math=False)
-    return figure
-
-
-def plot_singular_values(spectrum: Spectrum, *, title: str | None = None) -> Figure:
-    """Draws singular values over the root of the number of texts: what each component is worth in a single embedding.
-
-    Args:
-        spectrum: Of :func:`~st_keytokens.analysis.spectrum.measure_spectrum`.
-        title: Above the picture.
-
-    Returns:
-        The figure; its vertical axis is logarithmic, and components beyond the rank are left out.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
-    figure, axes = new_figure(6.4, 3.4)
-    values = spectrum.singular_values[: spectrum.rank] / spectrum.count**0.5
-    axes.semilogy(np.arange(1, len(values) + 1), values, color=COLORS[0], linewidth=1.4)
-    axes.semilogy(1, values[0], color=COLORS[1], marker="o", markersize=6, linestyle="none")
-    axes.annotate(
-        f"first component: {values[0]:.3g},\n{spectrum.shares[0]:.1%} of the squared length",
-        (1, values[0]),
-        (10, 0),
-        textcoords="offset points",
-        va="center",
-        color=COLORS[1],
-    )
-    axes.margins(x=0.02, y=0.12)
-    axes.yaxis.set_major_formatter("{x:g}")  # the default writes powers as formulas, which the style leaves unread
-    axes.yaxis.set_minor_formatter("")
-    axes.set_xlabel("component")
-    axes.set_ylabel("root mean square projection")
-    if title:
-        axes.set_title(title, loc="left", parse_math=False)
     return figure

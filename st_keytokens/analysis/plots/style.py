@@ -1,14 +1,14 @@
-"""Picture of what a text's embedding says: its key tokens as bars."""
+"""The style of all pictures, and how they are saved."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_keytokens.analysis.tables import plain
 from st_keytokens.checks import check_choice, checked_float
+from st_keytokens.markdown import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
 __all__ = [
     "COLORS",
     "HATCHES",
-    "LINES",
     "MARKERS",
     "add_title",
+    "bar_style",
     "label",
-    "literal_text",
+    "name_rows",
     "new_figure",
     "place_legend",
-    "plot_token_bars",
     "save_figure",
     "series_style",
 ]
-
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """The colours of Okabe and Ito (2008), which colour-blind readers tell apart; those that show best on white first."""
@@ -61,12 +59,13 @@ _SETTINGS: dict[str, Any] = {
 _METADATA = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 
 
-def new_figure(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
+def new_figure(width: float = 6.4, height: float = 4.0, title: str | None = None) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes, in the style of all pictures; pyplot's state is left alone.
 
     Args:
         width: In inches.
         height: In inches.
+        title: Above the axes, to the left.
 
     Returns:
         The figure, which lays itself out, and its axes.
@@ -82,7 +81,10 @@ def new_figure(width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
 
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.add_subplot()
+        axes = figure.add_subplot()
+    if title:
+        axes.set_title(title, loc="left", parse_math=False)
+    return figure, axes
 
 
 def series_style(position: int) -> dict[str, Any]:
@@ -106,6 +108,42 @@ def series_style(position: int) -> dict[str, Any]:
     }
 
 
+def bar_style(position: int) -> dict[str, Any]:
+    """Arguments of ``Axes.barh`` that tell bars from others by colour and hatching.
+
+    Args:
+        position: Which bars, from 0; there are eight.
+
+    Returns:
+        Keyword arguments.
+
+    >>> bar_style(1)["hatch"]
+    '//'
+    """
+    return {"color": COLORS[position], "hatch": HATCHES[position], "edgecolor": "white"}
+
+
+def name_rows(
+    axes: Axes, places: Iterable[float], names: Iterable[str], *, has_zero: bool = True, has_grid: bool = False
+) -> None:
+    """Names the rows of a picture, the first one on top.
+
+    Args:
+        axes: The picture's.
+        places: Of the rows.
+        names: Of the rows.
+        has_zero: Whether a line marks zero.
+        has_grid: Whether lines go down from the values' axis.
+    """
+    axes.set_yticks(list(places), list(names), parse_math=False)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    if has_grid:
+        axes.grid(visible=True, axis="x")
+    if has_zero:
+        axes.axvline(0, color="#666666", linewidth=0.8)
+
+
 def save_figure(figure: Figure, path: str | PathLike[str]) -> None:
     """Writes a figure; the same figure gives the same file.
 
@@ -120,7 +158,8 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> None:
     """
     path = Path(path)
     check_choice("the ending of path", path.suffix.lower(), _METADATA)
-    literal_text(figure)
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # a token's dollar signs would else begin a formula
     with _matplotlib().rc_context(_SETTINGS):
         figure.savefig(path, dpi=200, metadata=_METADATA[path.suffix.lower()])
 
@@ -137,75 +176,6 @@ def place_legend(place: Axes | Figure, **settings: Any) -> None:
         place.legend(**{"frameon": False, "fontsize": _SETTINGS["font.size"] - 1, "handlelength": 3.5, **settings})
 
 
-def literal_text(figure: Figure) -> None:
-    """Has all text drawn as it stands: a token may hold dollar signs, which would else begin a formula.
-
-    Args:
-        figure: Whose text; what is added afterwards is not changed.
-    """
-    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
-        text.set_parse_math(False)  # type: ignore[attr-defined]
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError as err:
-        raise ImportError(
-            'matplotlib must be installed for pictures, got none. Run pip install "st-keytokens[analysis]".'
-        ) from err
-    return matplotlib
-
-
-_WIDTH = 24  # characters of a token that are shown
-
-
-def plot_token_bars(
-    tokens: Sequence[tuple[str, float]], *, own: Collection[str] = (), title: str | None = None
-) -> Figure:
-    """Draws key tokens with their weights, the first on top.
-
-    Args:
-        tokens: As :meth:`KeyTokenEncoder.key_tokens` gives them for a text.
-        own: Those that the text itself holds; they are drawn apart from the others, by colour and by hatching.
-        title: Above the picture.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-        ValueError: If there is no token.
-    """
-    if not tokens:
-        raise ValueError(
-            "tokens must hold at least one, got none. A text without a term of its own has no key tokens."
-        )
-    figure, axes = new_figure(5.0, 1.0 + 0.24 * max(3, len(tokens)))
-    kinds = ("in the text", "not in the text") if own else ("key tokens",)
-    for kind, name in enumerate(kinds):
-        places = [i for i, (token, _) in enumerate(tokens) if not own or (token in own) == (kind == 0)]
-        if places:
-            axes.barh(
-                places,
-                [tokens[i][1] for i in places],
-                height=0.7,
-                color=COLORS[kind],
-                hatch=HATCHES[kind],
-                edgecolor="white",
-                label=name,
-            )
-    axes.set_yticks(range(len(tokens)), [label(token) for token, _ in tokens], parse_math=False)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("weight")
-    if own:
-        place_legend(figure, loc="outside lower center", ncols=2)
-    if title:
-        add_title(figure, title)
-    return figure
-
-
 def add_title(figure: Figure, *texts: str) -> None:
     """Puts texts above a picture, one a line, each cut to the picture's width.
 
@@ -218,11 +188,20 @@ def add_title(figure: Figure, *texts: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", size=10, parse_math=False)
 
 
-def label(text: str, width: int = _WIDTH) -> str:
-    """A text on one line, cut to a width.
+def label(text: str, width: int = 24) -> str:
+    """A text on one line, cut to a width in characters.
 
     >>> label("a very long token that goes on and on")
     'a very long token that …'
     """
-    text = plain(text)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return plain(text, width)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as err:
+        raise ImportError(
+            'matplotlib must be installed for pictures, got none. Run pip install "st-keytokens[analysis]".'
+        ) from err
+    return matplotlib

@@ -6,7 +6,7 @@ import torch
 
 from st_keytokens import LMHead
 from st_keytokens.analysis import AlignmentComparison, alignment_of_embeddings
-from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates, plot_hits
+from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, plot_hits
 
 pytest.importorskip("matplotlib", reason="pictures need the extra analysis")
 

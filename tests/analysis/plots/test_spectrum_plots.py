@@ -8,16 +8,15 @@ pytest.importorskip("matplotlib", reason='pictures need matplotlib (pip install 
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.contribution import measure_contribution
-from st_keytokens.analysis.plots.spectrum import (
+from st_keytokens.analysis.plots import (
     plot_contribution,
     plot_shift_sweep,
     plot_singular_values,
     plot_variation,
+    save_figure,
 )
-from st_keytokens.analysis.plots.style import save_figure
 from st_keytokens.analysis.shift import sweep_shift
-from st_keytokens.analysis.spectrum import measure_spectrum
-from st_keytokens.analysis.variation import measure_variation
+from st_keytokens.analysis.spectrum import measure_spectrum, measure_variation
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import torch
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.alignment import alignment_of_embeddings
 from st_keytokens.analysis.shift import mutual_information, sweep_shift
-from st_keytokens.analysis.spectrum import measure_spectrum
-from st_keytokens.analysis.variation import measure_variation
+from st_keytokens.analysis.spectrum import measure_spectrum, measure_variation
 from st_keytokens.decoding.first_component import FirstComponent, shift
 
 
@@ -157,6 +156,10 @@ class TestDegenerate:
         found = sweep_shift(encoder, texts, component=measure_spectrum(encoder, texts))
         np.testing.assert_allclose(found.information, 0.0, atol=1e-12)
         assert {alignment.text_count for alignment in found.alignments} == {8}
+
+    @pytest.mark.parametrize(("counts", "bits"), [([4, 4, 0], 0.0), ([1, 1, 1, 1], 2.0)])
+    def test_mutual_information_by_hand(self, counts, bits):
+        assert mutual_information(np.array(counts), 4) == bits  # the same terms for four texts; each its own
 
     def test_mutual_information_of_no_terms(self):
         assert mutual_information(np.zeros(3, dtype=np.int64), 5) == 0.0

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_view import HtmlView, bar_table, escaped, html_report, html_view, literal_spans
+from st_keytokens.analysis.html_pages import HtmlView, bar_table, escaped, html_report, html_view, literal_spans
 from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
-from st_keytokens.analysis.tables import markdown_table
+from st_keytokens.analysis.plots import plot_token_bars
+from st_keytokens.markdown import markdown_table
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."
@@ -208,3 +211,14 @@ class TestContent:
 
     def test_a_notebook_shows_it(self):
         assert HtmlView("A & B", "<p>x</p>")._repr_html_().endswith("<h1>A &amp; B</h1><p>x</p></article>")
+
+    def test_pictures_are_part_of_the_page(self):
+        pytest.importorskip("matplotlib", reason="pictures need the extra analysis")
+        content = str(html_report("t", [], [("a & b", plot_token_bars([("a", 1.0)]))]))
+        assert '<img alt="a &amp; b" src="data:image/svg+xml;base64,' in content
+
+
+class TestNames:
+    def test_a_function_of_the_package_is_no_module(self):
+        code = "from st_keytokens.analysis import HtmlView, html_view; html_view.__call__; HtmlView('t', '').save"
+        subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_keytokens.analysis.alignment import Estimate, global_rate, mean_estimates
+from st_keytokens.analysis.estimates import Estimate, global_rate, mean_estimates
 
 
 def rate_of(found, own):
@@ -28,7 +28,7 @@ class TestMeans:
         assert a == b != c
 
     def test_blocks_change_nothing_but_the_draws(self, monkeypatch):
-        monkeypatch.setattr("st_keytokens.analysis.alignment._BLOCK", 100)
+        monkeypatch.setattr("st_keytokens.analysis.estimates._BLOCK", 100)
         values = np.arange(10.0)[:, None]
         (found,) = mean_estimates(values, confidence=0.95, samples=2000, seed=0)
         assert found.value == 4.5

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 pytest.importorskip("matplotlib", reason='pictures need matplotlib (pip install "st-keytokens[analysis]")')
@@ -9,14 +7,15 @@ pytest.importorskip("matplotlib", reason='pictures need matplotlib (pip install 
 import numpy as np
 
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.analysis.html_view import html_report
-from st_keytokens.analysis.instructions import compare_instructions
-from st_keytokens.analysis.pair import PairExplanation, TokenShare, compare_pair, explain_pair
-from st_keytokens.analysis.plots.instructions import plot_instructions
-from st_keytokens.analysis.plots.pair import plot_pair, plot_pair_comparison
-from st_keytokens.analysis.plots.relatedness import plot_judged_pairs, plot_relatedness
-from st_keytokens.analysis.plots.style import plot_token_bars, save_figure
-from st_keytokens.analysis.relatedness import compare_with_judgements
+from st_keytokens.analysis import compare_instructions, compare_pair, explain_pair
+from st_keytokens.analysis.pair import PairExplanation, TokenShare
+from st_keytokens.analysis.plots import (
+    plot_instructions,
+    plot_pair,
+    plot_pair_comparison,
+    plot_token_bars,
+    save_figure,
+)
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."
@@ -26,11 +25,6 @@ ODD = ["$x$ & <b>", "银河", "مرحبا", "a\x00b", "{", "\\frac", "x" * 80]
 @pytest.fixture(scope="module")
 def encoder(llama_embedder):
     return KeyTokenEncoder(llama_embedder)
-
-
-@pytest.fixture(scope="module")
-def judged(encoder, sentences):
-    return compare_with_judgements(encoder, list(itertools.pairwise(sentences[:10])), range(9), samples=20)
 
 
 def labels(figure) -> list[str]:
@@ -119,31 +113,3 @@ class TestInstructions:
     def test_no_such_text(self, encoder):
         with pytest.raises(ValueError, match=r"text must be between 0 and 0, got 1"):
             plot_instructions(compare_instructions(encoder, A, ["a"]), 1)
-
-
-class TestRelatedness:
-    def test_points_are_the_correlations(self, judged, tmp_path):
-        figure = plot_relatedness({"a": judged, "b": judged})
-        drawn = {c.get_label(): c.lines[0].get_xdata().tolist() for c in figure.axes[0].containers}
-        for name, correlation in judged.correlations.items():
-            if correlation.spearman is not None:
-                assert drawn[name] == pytest.approx([correlation.spearman] * 2)
-        saved(figure, tmp_path)
-
-    def test_pairs(self, judged, tmp_path):
-        figure = plot_judged_pairs(judged)
-        points = figure.axes[0].collections[0].get_offsets()
-        assert points[:, 1].tolist() == pytest.approx(judged.values["decoded cosine"].tolist())
-        saved(figure, tmp_path)
-
-    def test_refused(self, judged):
-        with pytest.raises(ValueError, match=r"results must hold at least one, got none"):
-            plot_relatedness({})
-        with pytest.raises(ValueError, match=r"measure must be one of 'dense cosine', .* got 'other'"):
-            plot_judged_pairs(judged, "other")
-
-
-class TestReport:
-    def test_pictures_are_part_of_the_page(self):
-        content = str(html_report("t", [], [("a & b", plot_token_bars([("a", 1.0)]))]))
-        assert '<img alt="a &amp; b" src="data:image/svg+xml;base64,' in content

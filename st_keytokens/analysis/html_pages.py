@@ -1,10 +1,9 @@
-"""The view of a text or a pair: literal tokens shaded, decoded tokens as bars, what two texts share."""
+"""Pages that need no other file: a text's tokens shaded and decoded, why two texts match, or tables and pictures."""
 
 from __future__ import annotations
 
 import base64
 import html
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -16,27 +15,25 @@ import torch
 from tokenizers import Tokenizer
 
 from st_keytokens.analysis.pair import PairExplanation, SparseExplanation, explain_pair, explain_sparse_pair
-from st_keytokens.analysis.tables import table_cells
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role, as_sparse
+from st_keytokens.markdown import printable, table_cells
 from st_keytokens.terms.literal_terms import check_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "HtmlView",
-    "Span",
-    "bar_table",
-    "escaped",
-    "explanation_table",
-    "html_report",
-    "html_view",
-    "literal_spans",
-    "sparse_table",
-]
+__all__ = ["HtmlView", "html_report", "html_view"]
 
+Shading = Literal["decoded", "sparse"]
+_MAX_TERMS = 20  # of a sparse score, which are shown one by one
+_STYLES = 4  # colours and lines of shared tokens, which repeat
+_MAX_SHARED = 12
+_NOTES = {
+    "decoded": "The stronger the shade of a token, the more strongly the embedding says it.",
+    "sparse": "The stronger the shade of a token, the more it weighs in the sparse vector.",
+}
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # no script and no network, whatever slips in
 
@@ -78,235 +75,6 @@ transparent 4px 6px)}
 .keytokens img{margin-top:1rem;max-width:100%;height:auto;background:#fff;border-radius:4px}
 .keytokens .wide{overflow-x:auto}
 """
-
-
-@dataclass(frozen=True)
-class HtmlView:
-    """A view for notebooks, which show it as it is, and for files.
-
-    Attributes:
-        title: Of the page.
-        body: HTML without anything that needs escaping.
-    """
-
-    title: str
-    body: str
-
-    def _repr_html_(self) -> str:
-        heading = f"<h1>{escaped(self.title)}</h1>"
-        return f'<style>{_STYLE}</style><article class="keytokens">{heading}{self.body}</article>'
-
-    def __str__(self) -> str:
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{escaped(self.title)}</title></head><body>{self._repr_html_()}</body></html>\n"
-        )
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Writes a page that needs no other file and no network.
-
-        Args:
-            path: The file; an existing one is replaced.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        Path(path).write_text(str(self), encoding="utf-8", newline="\n")
-
-
-def escaped(text: str) -> str:
-    r"""A text as HTML shows it: markup escaped; control characters and lone surrogates, one by one, as U+FFFD.
-
-    >>> escaped("<b> & \x00")
-    '&lt;b&gt; &amp; \ufffd'
-    """
-    kept = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
-    return html.escape("".join(kept))
-
-
-_MAX_TERMS = 20  # of a sparse score, which are shown one by one
-
-
-def bar_table(
-    caption: str, rows: Sequence[tuple[str, float, str]], head: tuple[str, str] = ("token", "weight")
-) -> str:
-    """A table with a bar for each row; what a bar shows is also there as a number.
-
-    Args:
-        caption: Of the table, plain text.
-        rows: HTML of the label, value, and class of the bar: ``""``, ``"other"`` or ``"rest"``; bars of negative
-            values go to the left.
-        head: Names of the first and the last column.
-    """
-    highest = max([0.0, *(value for _, value, _ in rows)])
-    lowest = min([0.0, *(value for _, value, _ in rows)])
-    span = highest - lowest or 1.0
-    lines = [
-        f'<tr><th scope="row" class="token">{label}</th><td aria-hidden="true"><span class="bar">'
-        f'<i class="gap" style="width:{100 * (min(value, 0.0) - lowest) / span:.2f}%"></i>'
-        f'<i class="{kind if value >= 0 else "against"}" style="width:{100 * abs(value) / span:.2f}%"></i></span></td>'
-        f'<td class="number">{value:.3f}</td></tr>'
-        for label, value, kind in rows
-    ]
-    return (
-        f'<table><caption>{escaped(caption)}</caption><thead><tr><th scope="col">{head[0]}</th>'
-        f'<td aria-hidden="true"></td><th scope="col" class="number">{head[1]}</th></tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>"
-    )
-
-
-def explanation_table(explanation: PairExplanation) -> str:
-    """A dense similarity in parts, as a section."""
-    rows = [(f'<bdi lang="">{escaped(share.token)}</bdi>', share.contribution, "") for share in explanation.tokens]
-    if explanation.common_part != "nothing":
-        rows.append((f"({explanation.common_part})", explanation.common, "rest"))
-    rows.append(("(other directions)", explanation.remainder, "rest"))
-    caption = (
-        "What each key token of either text accounts for; grey: what was taken away before decoding, and what none of "
-        f"them points to. All parts sum to {explanation.value:.3f}."
-    )
-    heading = f"<h2>Dense similarity: {explanation.similarity} {explanation.value:.3f}</h2>"
-    return f"<section>{heading}{bar_table(caption, rows, ('token', explanation.similarity))}</section>"
-
-
-def sparse_table(explanation: SparseExplanation) -> str:
-    """A sparse score in parts, as a section."""
-    heading = f"<h2>Sparse score: {explanation.score:.3f}</h2>"
-    if not explanation.terms:
-        return f'<section>{heading}<p class="note">The sparse vectors share no term.</p></section>'
-    shown, rest = explanation.terms[:_MAX_TERMS], explanation.terms[_MAX_TERMS:]
-    rows = [(f'<bdi lang="">{escaped(str(term.token))}</bdi>', term.contribution, "") for term in shown]
-    if rest:
-        rows.append((f"({len(rest)} more)", sum(term.contribution for term in rest), "rest"))
-    caption = (
-        "Terms of the first text, as a query, that the second holds, as a document; they sum to "
-        f"{explanation.score:.3f}."
-    )
-    return f"<section>{heading}{bar_table(caption, rows, ('term', 'score'))}</section>"
-
-
-def html_report(title: str, tables: Sequence[tuple[str, str]], figures: Sequence[tuple[str, Figure]] = ()) -> HtmlView:
-    """A page of tables and pictures.
-
-    Args:
-        title: Of the page.
-        tables: Heading and Markdown of each, as the results' ``table()`` gives it.
-        figures: What each picture shows, in words, and the picture.
-
-    Returns:
-        The view; pictures are part of it.
-    """
-    parts = [
-        f'<section><h2>{escaped(heading)}</h2><div class="wide">{_table(markdown)}</div></section>'
-        for heading, markdown in tables
-    ]
-    parts += [f'<section><img alt="{escaped(words)}" src="{_picture(figure)}"></section>' for words, figure in figures]
-    return HtmlView(title, "".join(parts))
-
-
-def _table(markdown: str) -> str:
-    """A Markdown table as HTML."""
-    head, is_number, rows = table_cells(markdown)
-    kinds = ['class="number"' if number else "" for number in is_number]
-    names = "".join(f'<th scope="col" {kind}>{escaped(text)}</th>' for text, kind in zip(head, kinds, strict=True))
-    cells = ["".join(f"<td {kind}>{escaped(t)}</td>" for t, kind in zip(row, kinds, strict=True)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in cells)
-    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _picture(figure: Figure) -> str:
-    from st_keytokens.analysis.plots.style import save_figure
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "figure.svg")
-        save_figure(figure, path)
-        return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-
-
-class Span(NamedTuple):
-    """Characters ``text[start:end]`` and the terms that they are: several where a character takes several tokens."""
-
-    start: int
-    end: int
-    terms: tuple[int, ...]
-
-
-def literal_spans(encoder: KeyTokenEncoder, text: str) -> list[Span]:
-    """Finds the characters of each literal term of a text.
-
-    Args:
-        encoder: Whose tokenizer.
-        text: The text, without lone surrogates.
-
-    Returns:
-        Spans in order that do not overlap and hold no white space at their ends; none where the tokenizer, as a slow
-        one, does not say which characters a token is made of.
-    """
-    backend = getattr(encoder.model.tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        return []
-    backend = Tokenizer.from_str(backend.to_str())  # a copy: the model's own is told to truncate and to pad
-    backend.no_truncation()
-    backend.no_padding()
-    wanted, stripped = encoder.literal_terms([text])[0].tolist(), text.lstrip()
-    for prefix in ("", " "):  # literal terms are found after a space where the tokenizer adds none itself
-        encoding = backend.encode(prefix + stripped, add_special_tokens=False)
-        found = [encoder.vocabulary.term_ids([token]).tolist() for token in encoding.ids]
-        if [term for terms in found for term in terms] == wanted:
-            moved = len(text) - len(stripped) - len(prefix)
-            offsets = [(start + moved, end + moved) for start, end in encoding.offsets]
-            return _joined(text, [Span(*ends, tuple(t)) for ends, t in zip(offsets, found, strict=True) if t])
-    return []
-
-
-def _joined(text: str, spans: list[Span]) -> list[Span]:
-    """Spans without white space at their ends, those of the same characters in one."""
-    joined: list[Span] = []
-    for start, end, terms in spans:
-        start = max(start, 0)
-        while start < end and text[start].isspace():
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        if joined and start < joined[-1].end:
-            last = joined.pop()
-            joined.append(Span(last.start, max(last.end, end), last.terms + terms))
-        elif start < end:
-            joined.append(Span(start, end, terms))
-    return joined
-
-
-Shading = Literal["decoded", "sparse"]
-_STYLES = 4  # colours and lines of shared tokens, which repeat
-_MAX_SHARED = 12
-_NOTES = {
-    "decoded": "The stronger the shade of a token, the more strongly the embedding says it.",
-    "sparse": "The stronger the shade of a token, the more it weighs in the sparse vector.",
-}
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A text and its weights by term."""
-
-    text: str
-    spans: list[Span]
-    decoded: dict[int, float]
-    shading: dict[int, float]
-
-    @property
-    def terms(self) -> dict[int, float]:
-        """Terms that are seen: of the text, where shaded, and decoded; each with its weight beside the largest."""
-        own = {term: self.shading[term] for span in self.spans for term in span.terms if term in self.shading}
-        return {
-            term: weight / largest
-            for weights in (own, self.decoded)
-            if (largest := max(weights.values(), default=0.0)) > 0
-            for term, weight in weights.items()
-        }
 
 
 def html_view(
@@ -357,17 +125,92 @@ def html_view(
     return HtmlView(title or ("Key tokens" if other is None else "Key tokens of a pair"), "".join(parts))
 
 
+def html_report(title: str, tables: Sequence[tuple[str, str]], figures: Sequence[tuple[str, Figure]] = ()) -> HtmlView:
+    """A page of tables and pictures.
+
+    Args:
+        title: Of the page.
+        tables: Heading and Markdown of each, as the results' ``table()`` gives it.
+        figures: What each picture shows, in words, and the picture.
+
+    Returns:
+        The view; pictures are part of it.
+    """
+    parts = [
+        f'<section><h2>{escaped(heading)}</h2><div class="wide">{_table(markdown)}</div></section>'
+        for heading, markdown in tables
+    ]
+    parts += [f'<section><img alt="{escaped(words)}" src="{_picture(figure)}"></section>' for words, figure in figures]
+    return HtmlView(title, "".join(parts))
+
+
+@dataclass(frozen=True)
+class HtmlView:
+    """A view for notebooks, which show it as it is, and for files.
+
+    Attributes:
+        title: Of the page.
+        body: HTML without anything that needs escaping.
+    """
+
+    title: str
+    body: str
+
+    def _repr_html_(self) -> str:
+        heading = f"<h1>{escaped(self.title)}</h1>"
+        return f'<style>{_STYLE}</style><article class="keytokens">{heading}{self.body}</article>'
+
+    def __str__(self) -> str:
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
+            f"<title>{escaped(self.title)}</title></head><body>{self._repr_html_()}</body></html>\n"
+        )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a page that needs no other file and no network.
+
+        Args:
+            path: The file; an existing one is replaced.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        Path(path).write_text(str(self), encoding="utf-8", newline="\n")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A text and its weights by term."""
+
+    text: str
+    spans: list[Span]
+    decoded: dict[int, float]
+    shading: dict[int, float]
+
+    @property
+    def terms(self) -> dict[int, float]:
+        """Terms that are seen: of the text, where shaded, and decoded; each with its weight beside the largest."""
+        own = {term: self.shading[term] for span in self.spans for term in span.terms if term in self.shading}
+        return {
+            term: weight / largest
+            for weights in (own, self.decoded)
+            if (largest := max(weights.values(), default=0.0)) > 0
+            for term, weight in weights.items()
+        }
+
+
 def _sides(encoder: KeyTokenEncoder, texts: list[str], top_k: int, shading: Shading, role: Role) -> list[_Side]:
     with encoder.lock, torch.inference_mode():
         pooled = encoder.forward_pass.pooled(texts, role)
-        decoded = as_sparse(encoder.head.decode(pooled), encoder.vocabulary)
-        best = as_sparse(encoder.head.decode(pooled, max_active_dims=top_k), encoder.vocabulary)
-    shades = (decoded if shading == "decoded" else encoder.encode(texts, role=role).sparse).to_dicts()
-    is_silent = [not len(terms) for terms in encoder.literal_terms(texts)]
-    return [
-        _Side(text, literal_spans(encoder, text), {} if silent else own, {} if silent else shade)
-        for text, own, shade, silent in zip(texts, best.to_dicts(), shades, is_silent, strict=True)
-    ]
+        found = [encoder.head.decode(pooled, max_active_dims=most) for most in (top_k, None)]
+    literal = encoder.literal_terms(texts)
+    best, decoded = (without_silent(as_sparse(pairs, encoder.vocabulary), literal) for pairs in found)
+    shades = decoded if shading == "decoded" else encoder.encode(texts, role=role).sparse
+    spans = [literal_spans(encoder, text) for text in texts]
+    return list(map(_Side, texts, spans, best.to_dicts(), shades.to_dicts()))
 
 
 def _shared(sides: Sequence[_Side]) -> dict[int, int]:
@@ -384,7 +227,7 @@ def _column(encoder: KeyTokenEncoder, name: str, side: _Side, shared: Mapping[in
     bars = [(_label(strings[t], shared.get(t)), weight, "" if t in own else "other") for t, weight in ranked]
     caption = "Decoded key tokens; striped: not in the text" if own else "Decoded key tokens"
     in_order = dict.fromkeys(term for span in side.spans for term in span.terms)
-    shaded = [(_label(strings[t], None), side.shading[t], "") for t in in_order if t in side.shading]
+    shaded = [(_label(strings[t]), side.shading[t], "") for t in in_order if t in side.shading]
     numbers = bar_table("Weights of the text's own tokens", shaded)
     return (
         f'<section><h2>{name}</h2><p class="words" dir="auto" lang="">{_words(side, shared)}</p>'
@@ -412,9 +255,128 @@ def _words(side: _Side, shared: Mapping[int, int]) -> str:
     return "".join([*parts, escaped(side.text[place:])])
 
 
-def _label(token: str, number: int | None) -> str:
+def _label(token: str, number: int | None = None) -> str:
     return f'<bdi lang="">{escaped(token)}</bdi>{_number(number)}'
 
 
 def _number(number: int | None) -> str:
     return "" if number is None else f'<sup class="k{(number - 1) % _STYLES}">{number}</sup>'
+
+
+def escaped(text: str) -> str:
+    """A text as HTML shows it: markup escaped, and what has no shape as U+FFFD, one by one."""
+    return html.escape(printable(text))
+
+
+def bar_table(
+    caption: str, rows: Sequence[tuple[str, float, str]], head: tuple[str, str] = ("token", "weight")
+) -> str:
+    """Rows of label (HTML), value and class of the bar: ``""``, ``"other"`` or ``"rest"``; each bar has its number."""
+    highest = max([0.0, *(value for _, value, _ in rows)])
+    lowest = min([0.0, *(value for _, value, _ in rows)])
+    span = highest - lowest or 1.0
+    lines = [
+        f'<tr><th scope="row" class="token">{label}</th><td aria-hidden="true"><span class="bar">'
+        f'<i class="gap" style="width:{100 * (min(value, 0.0) - lowest) / span:.2f}%"></i>'
+        f'<i class="{kind if value >= 0 else "against"}" style="width:{100 * abs(value) / span:.2f}%"></i></span></td>'
+        f'<td class="number">{value:.3f}</td></tr>'
+        for label, value, kind in rows
+    ]
+    return (
+        f'<table><caption>{escaped(caption)}</caption><thead><tr><th scope="col">{head[0]}</th>'
+        f'<td aria-hidden="true"></td><th scope="col" class="number">{head[1]}</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def explanation_table(explanation: PairExplanation) -> str:
+    """A dense similarity in parts, as a section."""
+    rows = [(_label(share.token), share.contribution, "") for share in explanation.tokens]
+    if explanation.common_part != "nothing":
+        rows.append((f"({explanation.common_part})", explanation.common, "rest"))
+    rows.append(("(other directions)", explanation.remainder, "rest"))
+    caption = (
+        "What each key token of either text accounts for; grey: what was taken away before decoding, and what none of "
+        f"them points to. All parts sum to {explanation.value:.3f}."
+    )
+    heading = f"<h2>Dense similarity: {explanation.similarity} {explanation.value:.3f}</h2>"
+    return f"<section>{heading}{bar_table(caption, rows, ('token', explanation.similarity))}</section>"
+
+
+def sparse_table(explanation: SparseExplanation) -> str:
+    """A sparse score in parts, as a section."""
+    heading = f"<h2>Sparse score: {explanation.score:.3f}</h2>"
+    if not explanation.terms:
+        return f'<section>{heading}<p class="note">The sparse vectors share no term.</p></section>'
+    shown, rest = explanation.terms[:_MAX_TERMS], explanation.terms[_MAX_TERMS:]
+    rows = [(_label(str(term.token)), term.contribution, "") for term in shown]
+    if rest:
+        rows.append((f"({len(rest)} more)", sum(term.contribution for term in rest), "rest"))
+    caption = (
+        "Terms of the first text, as a query, that the second holds, as a document; they sum to "
+        f"{explanation.score:.3f}."
+    )
+    return f"<section>{heading}{bar_table(caption, rows, ('term', 'score'))}</section>"
+
+
+def _table(markdown: str) -> str:
+    """A Markdown table as HTML."""
+    head, is_number, rows = table_cells(markdown)
+    kinds = ['class="number"' if number else "" for number in is_number]
+    names = "".join(f'<th scope="col" {kind}>{escaped(text)}</th>' for text, kind in zip(head, kinds, strict=True))
+    cells = ["".join(f"<td {kind}>{escaped(t)}</td>" for t, kind in zip(row, kinds, strict=True)) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in cells)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _picture(figure: Figure) -> str:
+    from st_keytokens.analysis.plots import save_figure
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "figure.svg")
+        save_figure(figure, path)
+        return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+class Span(NamedTuple):
+    """Characters ``text[start:end]`` and the terms that they are: several where a character takes several tokens."""
+
+    start: int
+    end: int
+    terms: tuple[int, ...]
+
+
+def literal_spans(encoder: KeyTokenEncoder, text: str) -> list[Span]:
+    """The characters of a text's terms, in order; none where the tokenizer, as a slow one, does not tell them."""
+    backend = getattr(encoder.model.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return []
+    backend = Tokenizer.from_str(backend.to_str())  # a copy: the model's own is told to truncate and to pad
+    backend.no_truncation()
+    backend.no_padding()
+    wanted, stripped = encoder.literal_terms([text])[0].tolist(), text.lstrip()
+    for prefix in ("", " "):  # literal terms are found after a space where the tokenizer adds none itself
+        encoding = backend.encode(prefix + stripped, add_special_tokens=False)
+        found = [encoder.vocabulary.term_ids([token]).tolist() for token in encoding.ids]
+        if [term for terms in found for term in terms] == wanted:
+            moved = len(text) - len(stripped) - len(prefix)
+            offsets = [(start + moved, end + moved) for start, end in encoding.offsets]
+            return _joined(text, [Span(*ends, tuple(t)) for ends, t in zip(offsets, found, strict=True) if t])
+    return []
+
+
+def _joined(text: str, spans: list[Span]) -> list[Span]:
+    """Spans without white space at their ends, those of the same characters in one."""
+    joined: list[Span] = []
+    for start, end, terms in spans:
+        start = max(start, 0)
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        if joined and start < joined[-1].end:
+            last = joined.pop()
+            joined.append(Span(last.start, max(last.end, end), last.terms + terms))
+        elif start < end:
+            joined.append(Span(start, end, terms))
+    return joined
