@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from st_keytokens.analysis import AlignmentComparison, KeyphraseComparison
 from st_keytokens.evaluation import bootstrap_interval
+from st_keytokens.markdown import preformatted_table
 
 BASELINE = "frequency baseline"
 PAIRS = [  # whose local alignment rates are compared on the same texts
@@ -90,8 +91,8 @@ def _claims(found: Mapping[str, Mapping[str, AlignmentComparison]], phrases: dic
     for heading, holds in (("What does not hold", False), ("What holds", True)):
         chosen = [claim for claim in claims if claim.holds == holds]
         if chosen:
-            rows = "".join(f"| {claim.text} | {claim.numbers} |\n" for claim in chosen)
-            blocks.append(f"## {heading}\n\n| | numbers |\n|---|---|\n{rows}")
+            rows = [[claim.text, claim.numbers] for claim in chosen]
+            blocks.append(f"## {heading}\n\n{preformatted_table(['', 'numbers'], rows, left=None)}")
     return blocks
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from st_keytokens.markdown import plain, preformatted_table
+
 COMMAND = "python examples/analysis/spectrum.py ../shared/data/collections/{} --texts {} --aligned {} --cache vectors"
 
 
@@ -92,8 +94,8 @@ def _claims(results: dict[str, Any]) -> str:
             f"highest global rate at λ = {suggested['shift']:.2f}, v₁ = {all_['variations'][0]:.2f}",
         ),
     ]
-    lines = "".join(f"| {claim} | {'yes' if holds else 'no'} | {numbers} |\n" for claim, holds, numbers in rows)
-    return f"## What reproduces\n\n| | reproduces | numbers |\n|---|---|---|\n{lines}"
+    cells = [[claim, "yes" if holds else "no", numbers] for claim, holds, numbers in rows]
+    return f"## What reproduces\n\n{preformatted_table(['', 'reproduces', 'numbers'], cells, left=None)}"
 
 
 def _variation(results: dict[str, Any]) -> list[str]:
@@ -138,7 +140,7 @@ def _contribution_of(found: dict[str, Any], name: str, file: str) -> list[str]:
             for part in ("tokens", "first_tokens", "rest_tokens")
         }
         lines.append(
-            f"- “{_shortened(text['text'])}” decodes to {names['tokens']}; without the first component to "
+            f"- “{plain(text['text'], 90)}” decodes to {names['tokens']}; without the first component to "
             f"{names['rest_tokens']}"
         )
     return [
@@ -201,8 +203,3 @@ def _row(sweep: dict[str, Any], key: str) -> dict[str, float]:
     hits = {f"hit{k}": hit["value"] for k, hit in row["hits"].items()}
     rates = {name: row[f"{name}_alignment_rate"]["value"] for name in ("local", "global")}
     return {"shift": row["shift"], **rates, **hits}
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 90 else text[:89] + "…"

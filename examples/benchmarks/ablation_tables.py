@@ -6,6 +6,8 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
+from st_keytokens.markdown import preformatted_table
+
 
 def macro(values: dict[str, dict[str, float]], key: str = "nDCG@10") -> float:
     """Mean over collections."""
@@ -21,11 +23,13 @@ def ablation(results: dict[str, dict[str, Any]]) -> list[str]:
     variants = {model: found["variants"] for model, found in results.items()}
     first = next(iter(variants.values()))
     collections = ", ".join(first["default"])
-    lines = [f"Macro nDCG@10 over {collections}; the difference from the default in brackets.", ""]
-    lines += [f"| | {' | '.join(variants)} |", f"|---|{'---:|' * len(variants)}"]
-    for name in (name for name in first if " = " not in name):
-        lines.append(f"| {name} | {' | '.join(_cell(found, name) for found in variants.values())} |")
-    return lines
+    names = [name for name in first if " = " not in name]
+    rows = [[name, *(_cell(found, name) for found in variants.values())] for name in names]
+    return [
+        f"Macro nDCG@10 over {collections}; the difference from the default in brackets.",
+        "",
+        *preformatted_table(["", *variants], rows).splitlines(),
+    ]
 
 
 def sensitivity(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -33,7 +37,7 @@ def sensitivity(results: dict[str, dict[str, Any]]) -> list[str]:
     variants = {model: found["variants"] for model, found in results.items()}
     names = [name for name in next(iter(variants.values())) if " = " in name]
     settings = list(dict.fromkeys(name.split(" = ")[0] for name in names))
-    lines = ["| | value: difference in macro nDCG@10 |", "|---|---|"]
+    rows = []
     for setting in settings:
         for model, found in variants.items():
             default = macro(found["default"])
@@ -42,8 +46,8 @@ def sensitivity(results: dict[str, dict[str, Any]]) -> list[str]:
                 for name in names
                 if name.split(" = ")[0] == setting
             ]
-            lines.append(f"| {setting}, {model} | {', '.join(cells)} |")
-    return lines
+            rows.append([f"{setting}, {model}", ", ".join(cells)])
+    return preformatted_table(["", "value: difference in macro nDCG@10"], rows, left=None).splitlines()
 
 
 def transfer(found: dict[str, Any]) -> list[str]:
@@ -51,13 +55,13 @@ def transfer(found: dict[str, Any]) -> list[str]:
     names = list(found["transfer"])
     lines = []
     for decoder, title in (("ridge", "ridge decoder"), ("lm_head", "LM head")):
-        lines += [f"| {title}: searched \\ calibrated on | {' | '.join(names)} | none |"]
-        lines += [f"|---|{'---:|' * (len(names) + 1)}"]
+        rows = []
         for name in names:
             row = found["transfer"][name]
             cells = [f"{row[source][decoder]:.3f}" for source in names]
-            lines.append(f"| {name} | {' | '.join(cells)} | {row['none']['lm_head']:.3f} |")
-        lines.append("")
+            rows.append([name, *cells, f"{row['none']['lm_head']:.3f}"])
+        table = preformatted_table([f"{title}: searched \\ calibrated on", *names, "none"], rows)
+        lines += [*table.splitlines(), ""]
     return lines[:-1]
 
 
@@ -67,11 +71,9 @@ def by_count(found: dict[str, Any], part: str) -> list[str]:
     counts = sorted({int(count) for values in measured.values() for count in values})
     if not counts:
         return []
-    lines = [f"| ridge decoder / LM head (unshrunk) | {' | '.join(f'{count:,}' for count in counts)} |"]
-    lines.append(f"|---|{'---:|' * len(counts)}")
-    for name, values in measured.items():
-        lines.append(f"| {name} | {' | '.join(_decoders(values.get(str(count))) for count in counts)} |")
-    return lines
+    head = ["ridge decoder / LM head (unshrunk)", *(f"{count:,}" for count in counts)]
+    rows = [[name, *(_decoders(values.get(str(count))) for count in counts)] for name, values in measured.items()]
+    return preformatted_table(head, rows).splitlines()
 
 
 def for_each(results: dict[str, dict[str, Any]], tables: Callable[[dict[str, Any]], list[str]]) -> list[str]:

@@ -14,6 +14,8 @@ from typing import Any
 import ablation_tables
 import calibration
 
+from st_keytokens.markdown import preformatted_table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 MODELS = {"tiny-embedder": "quality-tiny-embedder", "all-MiniLM-L6-v2": "quality-all-minilm-l6-v2"}
@@ -39,13 +41,12 @@ def scores(found: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def table(names: list[str], rows: dict[str, list[float]]) -> list[str]:
-    head = ["nDCG@10", *names, "mean"]
-    lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
     best = [max(column) for column in zip(*rows.values(), strict=True)]
-    for name, values in rows.items():
-        cells = [f"**{v:.3f}**" if v == b else f"{v:.3f}" for v, b in zip(values, best, strict=True)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    cells = [
+        [name, *(f"**{v:.3f}**" if v == b else f"{v:.3f}" for v, b in zip(values, best, strict=True))]
+        for name, values in rows.items()
+    ]
+    return preformatted_table(["nDCG@10", *names, "mean"], cells).splitlines()
 
 
 def goals(rows: dict[str, list[float]]) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from environment import RESULTS
 
+from st_keytokens.markdown import preformatted_table
+
 OURS = "KeyTokens"
 SPARSE, HYBRID, LOOKUP = "KeyTokensRetriever", "KeyTokensHybridRetriever", "KeyTokensRetriever, lookup"
 
@@ -92,29 +94,24 @@ def losses(results: dict[str, Any]) -> list[str]:
 
 def times(results: dict[str, Any]) -> list[str]:
     """Quality and times as a table, worst quality first."""
-    lines = [
-        "",
-        "| framework | retriever | nDCG@10 | build, s | query, median ms | p95 ms | ratio | open again, s |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["framework", "retriever", "nDCG@10", "build, s", "query, median ms", "p95 ms", "ratio", "open again, s"]
+    rows = []
     for row in sorted(results["retrievers"], key=lambda row: row["ndcg@10"]):
         again = "cannot" if row["open_s"] is None else f"{row['open_s']:.3f}"
         build = "the same" if row["build_s"] is None else f"{row['build_processor_s']:.1f}"
-        lines.append(
-            f"| {row['framework']} | {row['name']} | {row['ndcg@10']:.3f} | {build} | "
-            f"{row['median_ms']:.1f} | {row['p95_ms']:.1f} | {row['median_ratio']:.1f} | {again} |"
-        )
-    return lines
+        query = [f"{row[key]:.1f}" for key in ("median_ms", "p95_ms", "median_ratio")]
+        rows.append([row["framework"], row["name"], f"{row['ndcg@10']:.3f}", build, *query, again])
+    return ["", *preformatted_table(head, rows, left=2).splitlines()]
 
 
 def features(results: dict[str, Any]) -> list[str]:
     """What each can do, as a table."""
     names = list(results["features"][0]["probes"])
-    lines = [f"| framework | retriever | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
-    for feature in results["features"]:
-        cells = " | ".join(feature["probes"][name]["cell"] for name in names)
-        lines.append(f"| {feature['framework']} | {feature['name']} | {cells} |")
-    return lines
+    rows = [
+        [feature["framework"], feature["name"], *(feature["probes"][name]["cell"] for name in names)]
+        for feature in results["features"]
+    ]
+    return preformatted_table(["framework", "retriever", *names], rows, left=None).splitlines()
 
 
 def page(results: list[dict[str, Any]]) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from scale_picture import NAMES, draw
 
+from st_keytokens.markdown import preformatted_table
+
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 NOISE = 1.3  # a rival that is better by less than this factor is not told from ours
 MIB = 1 << 20
@@ -79,12 +81,12 @@ def number(value: float | None) -> str:
 
 def table(size: dict[str, Any]) -> list[str]:
     names = list(size["sides"])
-    lines = ["| | " + " | ".join(NAMES.get(name, name) for name in names) + " |", "|---" + "|---:" * len(names) + "|"]
+    rows = []
     for measure in MEASURES:
         values = [measure.of(size["sides"][name]) for name in names]
         if any(value is not None for value in values):
-            lines.append(f"| {measure.title} | {' | '.join(map(number, values))} |")
-    return lines
+            rows.append([measure.title, *map(number, values)])
+    return preformatted_table(["", *(NAMES.get(name, name) for name in names)], rows).splitlines()
 
 
 def compared(size: dict[str, Any], is_wanted: Callable[[float], bool]) -> list[str]:
