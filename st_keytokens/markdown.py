@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["markdown_table", "plain", "preformatted_table", "printable", "table_cells"]
+__all__ = ["markdown_table", "preformatted_table", "printable", "single_line", "table_cells"]
 
 _MARKUP = str.maketrans({character: f"\\{character}" for character in r"\`*_[]<>|~$"})
 _ESCAPED = re.compile(r"\\([\\`*_\[\]<>|~$])")
@@ -72,7 +72,7 @@ def table_cells(markdown: str) -> tuple[list[str], list[bool], list[list[str]]]:
     return head, [mark.endswith(":") for mark in marks], rows
 
 
-def plain(text: str, width: int | None = None) -> str:
+def single_line(text: str, width: int | None = None) -> str:
     r"""A text on one line, printable, and cut to a width.
 
     Args:
@@ -82,7 +82,7 @@ def plain(text: str, width: int | None = None) -> str:
     Returns:
         The line.
 
-    >>> plain("two\n lines\x1b[2J"), plain("two\n lines", 6)
+    >>> single_line("two\n lines\x1b[2J"), single_line("two\n lines", 6)
     ('two lines\ufffd[2J', 'two l…')
     """
     text = printable(" ".join(text.split()))
@@ -102,7 +102,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return plain(value).translate(_MARKUP)
+        return single_line(value).translate(_MARKUP)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from st_keytokens.markdown import plain, preformatted_table
+from st_keytokens.markdown import preformatted_table, single_line
 
 COMMAND = "python examples/analysis/spectrum.py ../shared/data/collections/{} --texts {} --aligned {} --cache vectors"
 
@@ -140,7 +140,7 @@ def _contribution_of(found: dict[str, Any], name: str, file: str) -> list[str]:
             for part in ("tokens", "first_tokens", "rest_tokens")
         }
         lines.append(
-            f"- “{plain(text['text'], 90)}” decodes to {names['tokens']}; without the first component to "
+            f"- “{single_line(text['text'], 90)}” decodes to {names['tokens']}; without the first component to "
             f"{names['rest_tokens']}"
         )
     return [

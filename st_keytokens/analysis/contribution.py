@@ -22,7 +22,7 @@ from st_keytokens.decoding.first_component import Dense, FirstComponent, check_e
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.markdown import markdown_table, plain
+from st_keytokens.markdown import markdown_table, single_line
 from st_keytokens.terms.vocabulary import Vocabulary
 
 __all__ = [
@@ -209,7 +209,7 @@ class Contribution:
         """What is decoded as a whole and from either part, on average and for the texts in detail, as Markdown."""
         rows = [["(average)", *(_names(self.mean_tokens(part)) for part in _PARTS)]]
         for number, text in enumerate(self.texts, 1):
-            name = f"(text {number})" if text.text is None else plain(text.text, _SHOWN)
+            name = f"(text {number})" if text.text is None else single_line(text.text, _SHOWN)
             rows.append([name, *map(_names, (text.tokens, text.first_tokens, text.rest_tokens))])
         return markdown_table(["text", "decoded", "first component alone", "rest alone"], rows)
 
@@ -317,14 +317,7 @@ def fed_logits(lm_head: LMHead, direction: Tensor) -> Tensor:
 
 
 def bound_lm_head(head: KeyTokenHead) -> LMHead:
-    """A head's LM head.
-
-    Args:
-        head: The head.
-
-    Raises:
-        RuntimeError: If it has none.
-    """
+    """A head's LM head; RuntimeError if it has none."""
     if head.lm_head is None:
         raise RuntimeError("KeyTokenHead must be bound to a model, got one without an LM head. Call head.bind(model).")
     return head.lm_head

@@ -299,15 +299,12 @@ def explanation_table(explanation: PairExplanation) -> str:
         "What each key token of either text accounts for; grey: what was taken away before decoding, and what none of "
         f"them points to. All parts sum to {explanation.value:.3f}."
     )
-    heading = f"<h2>Dense similarity: {explanation.similarity} {explanation.value:.3f}</h2>"
-    return f"<section>{heading}{bar_table(caption, rows, ('token', explanation.similarity))}</section>"
+    table = bar_table(caption, rows, ("token", explanation.similarity))
+    return f"<section><h2>Dense similarity: {explanation.similarity} {explanation.value:.3f}</h2>{table}</section>"
 
 
 def sparse_table(explanation: SparseExplanation) -> str:
     """A sparse score in parts, as a section."""
-    heading = f"<h2>Sparse score: {explanation.score:.3f}</h2>"
-    if not explanation.terms:
-        return f'<section>{heading}<p class="note">The sparse vectors share no term.</p></section>'
     shown, rest = explanation.terms[:_MAX_TERMS], explanation.terms[_MAX_TERMS:]
     rows = [(_label(str(term.token)), term.contribution, "") for term in shown]
     if rest:
@@ -316,7 +313,9 @@ def sparse_table(explanation: SparseExplanation) -> str:
         "Terms of the first text, as a query, that the second holds, as a document; they sum to "
         f"{explanation.score:.3f}."
     )
-    return f"<section>{heading}{bar_table(caption, rows, ('term', 'score'))}</section>"
+    none = '<p class="note">The sparse vectors share no term.</p>'
+    table = bar_table(caption, rows, ("term", "score")) if rows else none
+    return f"<section><h2>Sparse score: {explanation.score:.3f}</h2>{table}</section>"
 
 
 def _table(markdown: str) -> str:

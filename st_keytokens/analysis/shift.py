@@ -14,6 +14,7 @@ from torch import Tensor
 
 from st_keytokens.analysis.alignment import Alignment, AlignmentTally, decoded_terms, document_frequencies, own_terms
 from st_keytokens.analysis.contribution import bound_lm_head, fed_logits, float32_logits
+from st_keytokens.analysis.estimates import check_resampling
 from st_keytokens.analysis.spectrum import Spectrum, Variation, blocks_of
 from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.decoding import check_finite
@@ -81,12 +82,14 @@ def sweep_shift(
     Raises:
         TypeError: If an argument is of a wrong type.
         ValueError: If there is no text or shift, a shift is NaN or infinite, a text is blank, the component is
-            missing or does not fit, texts and embeddings differ in number, or no text has a term that counts.
+            missing or does not fit, texts and embeddings differ in number, no text has a term that counts, or a
+            number is out of its range.
 
     Source:
         Nie et al. 2025 (arXiv 2406.17378), where λ is close to ``v_1`` and set by hand. Differs from it in measuring a
         range, and in the suggestion.
     """
+    check_resampling(confidence, samples)
     top_k, texts = checked_int("top_k", top_k, minimum=1), check_texts(texts)
     share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
     first, variation = _first_component(component, backbone)
@@ -166,12 +169,12 @@ class ShiftSweep:
         leaves, or those least like them, which too large a one brings, count once. It is a region rather than a
         point: the rate is flat around it, and it moves with the number of texts.
         """
-        return self._best(np.array([alignment.global_alignment_rate.value for alignment in self.alignments]))
+        return self._best([alignment.global_alignment_rate.value for alignment in self.alignments])
 
     @property
     def most_informative_shift(self) -> float:
         """The λ with the most information, of several the smallest by size; it does not even look at own terms."""
-        return self._best(self.information)
+        return self._best(self.information.tolist())
 
     @property
     def best_aligned_shift(self) -> float:
@@ -179,11 +182,14 @@ class ShiftSweep:
 
         Function words, which most texts hold, weigh in it as much as others do.
         """
-        return self._best(np.array([alignment.local_alignment_rate.value for alignment in self.alignments]))
+        return self._best([alignment.local_alignment_rate.value for alignment in self.alignments])
 
-    def _best(self, values: NDArray[np.float64]) -> float:
-        order = np.lexsort((np.abs(self.shifts), -values))
-        return float(self.shifts[order[0]])
+    def _best(self, values: list[float]) -> float:
+        shifts: list[float] = self.shifts.tolist()
+        return min((-value, abs(shift), shift) for shift, value in zip(shifts, values, strict=True))[2]
+
+    def _rows(self) -> Iterator[tuple[float, float, Alignment]]:
+        return zip(self.shifts.tolist(), self.information.tolist(), self.alignments, strict=True)
 
     def nearest(self, shift: float) -> Alignment:
         """The alignment at the λ of the sweep that is nearest to one."""
@@ -208,9 +214,7 @@ class ShiftSweep:
                     "local_alignment_rate": asdict(alignment.local_alignment_rate),
                     "global_alignment_rate": asdict(alignment.global_alignment_rate),
                 }
-                for amount, information, alignment in zip(
-                    self.shifts.tolist(), self.information.tolist(), self.alignments, strict=True
-                )
+                for amount, information, alignment in self._rows()
             ],
         }
 
@@ -224,24 +228,19 @@ class ShiftSweep:
             ("most information", self.most_informative_shift),
             ("best local rate", self.best_aligned_shift),
         ]
-        ks = list(self.alignments[0].hits)
-        rows: list[list[object]] = []
-        for amount, information, alignment in zip(
-            self.shifts.tolist(), self.information.tolist(), self.alignments, strict=True
-        ):
-            notes = [note for note, at in marks if at is not None and math.isclose(at, amount, abs_tol=1e-12)]
-            rates = alignment.local_alignment_rate, alignment.global_alignment_rate
-            rows.append(
-                [
-                    amount,
-                    *(alignment.hits[k].value for k in ks),
-                    *(rate.value for rate in rates),
-                    information,
-                    ", ".join(notes) or None,
-                ]
-            )
-        head = ["λ", *(f"Hit@{k}" for k in ks), "local rate", "global rate", "information (bits)", ""]
-        return markdown_table(head, rows)
+        rows = [
+            [
+                amount,
+                *(hit.value for hit in alignment.hits.values()),
+                alignment.local_alignment_rate.value,
+                alignment.global_alignment_rate.value,
+                information,
+                ", ".join(n for n, at in marks if at is not None and math.isclose(at, amount, abs_tol=1e-12)) or None,
+            ]
+            for amount, information, alignment in self._rows()
+        ]
+        hits = (f"Hit@{k}" for k in self.alignments[0].hits)
+        return markdown_table(["λ", *hits, "local rate", "global rate", "information (bits)", ""], rows)
 
 
 def _first_component(

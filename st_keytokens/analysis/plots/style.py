@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.markdown import plain
+from st_keytokens.markdown import single_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,7 +194,7 @@ def label(text: str, width: int = 24) -> str:
     >>> label("a very long token that goes on and on")
     'a very long token that …'
     """
-    return plain(text, width)
+    return single_line(text, width)
 
 
 def _matplotlib() -> Any:
