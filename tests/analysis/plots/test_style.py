@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from st_keytokens.analysis import plots
 from st_keytokens.analysis.plots.style import COLORS, HATCHES, new_figure, place_legend, save_figure, series_style
 
 pytest.importorskip("matplotlib", reason="pictures need the extra analysis")
@@ -53,6 +54,12 @@ class TestFigure:
     def test_validation(self):
         with pytest.raises(ValueError, match="width must be finite and >= 1"):
             new_figure(0)
+
+
+class TestNames:
+    def test_the_package_names_every_picture(self):
+        modules = (plots.alignment, plots.key_tokens, plots.relatedness, plots.spectrum)
+        assert {name for module in modules for name in module.__all__} | {"save_figure"} == set(plots.__all__)
 
 
 class TestSave:
