@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -129,6 +129,28 @@ _TRANSFORMED = {
 }
 
 
+_REGISTERED: dict[str, Callable[[Any], HeadLayout]] = {}
+
+
+def register_head_layout(model_type: str, layout: Callable[[Any], HeadLayout]) -> None:
+    """Makes the LM head of an architecture known, or known otherwise.
+
+    Args:
+        model_type: ``model_type`` of its configuration.
+        layout: Gives the layout of a configuration.
+
+    Raises:
+        TypeError: If layout cannot be called.
+
+    >>> register_head_layout("mine", lambda config: HeadLayout(output=("out",), scale=config.scale))
+    >>> head_layout({"model_type": "mine", "scale": 0.5}).scale
+    0.5
+    """
+    if not callable(layout):
+        raise TypeError(f"layout must be a function of a configuration, got {type(layout).__name__}.")
+    _REGISTERED[model_type] = layout
+
+
 def head_layout(config: Any) -> HeadLayout:
     """Say what the LM head of a configuration looks like.
 
@@ -152,6 +174,8 @@ def head_layout(config: Any) -> HeadLayout:
     whole = as_config(config)
     text = whole.get_text_config() if hasattr(whole, "get_text_config") and _has_text_config(whole) else whole
     model_type = str(getattr(text, "model_type", ""))
+    if model_type in _REGISTERED:
+        return _REGISTERED[model_type](text)
     if model_type in _ENCODER_DECODERS or getattr(whole, "is_encoder_decoder", False):
         raise ValueError(
             f"model must have an LM head that reads its embeddings, got the encoder-decoder {model_type!r}, whose LM "

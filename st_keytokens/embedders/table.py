@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from st_keytokens.embedders.recipes import EmbedderRecipe, known_embedders
+from st_keytokens.markdown import preformatted_table
 
 __all__ = ["embedder_table", "update_table"]
 
@@ -16,7 +17,7 @@ _POOLED = {"all": "", "after_prompt": ", without the prompt's tokens", "mask": "
 
 
 def embedder_table() -> str:
-    """The table, one row an embedder.
+    """The table, one row per embedder.
 
     Returns:
         Markdown.
@@ -24,8 +25,7 @@ def embedder_table() -> str:
     >>> embedder_table().splitlines()[0]
     "| embedder | LM head | how it embeds | the paper's finding | verified here | notes |"
     """
-    rows = [_HEADER, tuple("---" for _ in _HEADER), *(_cells(recipe) for recipe in known_embedders())]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return preformatted_table(_HEADER, [_cells(recipe) for recipe in known_embedders()], left=None)
 
 
 def update_table(path: str | PathLike[str]) -> None:
