@@ -132,13 +132,13 @@ def _embed_queries(
 
 
 def _filter(text: str) -> dict[str, Any]:
-    from st_keytokens.index.filters import filter_sql
+    from st_keytokens.index.filters import parse_filter
 
     try:
         condition = json.loads(text)
         if not isinstance(condition, dict):
             raise TypeError("it is no object")
-        filter_sql(condition)
+        parse_filter(condition)
     except (ValueError, TypeError, RecursionError) as err:
         raise UserError(f'--filter must be a JSON object such as {{"year": 2000}}, got {text!r}: {err}') from err
     return condition

@@ -7,22 +7,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from typing_extensions import Self
 
 from st_keytokens.checks import check_choice, checked_int
-from st_keytokens.engines.filter_tree import Condition, parse_filter
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.index.dense import Similarity, checked_dense
-from st_keytokens.index.documents import Hit, checked_strings
-from st_keytokens.index.fusion import FUSIONS, Fusion
-from st_keytokens.index.search import Mode
-from st_keytokens.index.store import Encoder, as_hybrid, check_embeddings, check_settings
+from st_keytokens.index.documents import Hit, checked_strings, ranked_hits
+from st_keytokens.index.filters import Condition
+from st_keytokens.index.fusion import FUSIONS, FusionFunction
+from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side, embedded_queries
+from st_keytokens.index.store import Encoder, check_embeddings, check_settings
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["SIDES", "CollectionSettings", "Engine", "FusedSearch", "Side"]
+__all__ = ["CollectionSettings", "Engine"]
 
 
 @dataclass(frozen=True)
@@ -90,54 +90,6 @@ class CollectionSettings:
         except (ValueError, TypeError, KeyError):
             saved = text
         return cls.from_dict(saved, where)
-
-
-Side = Literal["sparse", "dense"]
-
-SIDES: tuple[Side, Side] = ("dense", "sparse")
-
-
-@dataclass(frozen=True)
-class FusedSearch:
-    """A hybrid search, its arguments checked.
-
-    Attributes:
-        top_k: At most so many hits a query.
-        depth: How many hits of each side are fused.
-        fusion: A name or a function.
-        weights: Factors of the sides; None where nobody gave any.
-        condition: Which documents may be found; None for all.
-    """
-
-    top_k: int
-    depth: int
-    fusion: str | Fusion
-    weights: Mapping[str, float] | None
-    condition: Condition | None
-
-    @property
-    def has_equal_weights(self) -> bool:
-        """Whether each side counts as much as the other, as where an engine takes no weights."""
-        return self.weights is None or set(self.weights.values()) == {1.0}
-
-    def refuse_weights(self) -> None:
-        """For fusions that have none.
-
-        Raises:
-            ValueError: If there are some.
-        """
-        if self.weights is not None:
-            raise ValueError(f"weights must be None for fusion={self.fusion!r}, which has none. Use fusion='score'.")
-
-    def fused(self, rankings: Mapping[str, list[Hit]]) -> list[Hit]:
-        """The hits of both sides in one ranking, with what each side gave to a hit."""
-        fuse = self.fusion if callable(self.fusion) else FUSIONS[self.fusion]
-        hits = {hit.id: hit for ranking in rankings.values() for hit in ranking}
-        pairs = {side: [(hit.id, hit.score) for hit in ranking] for side, ranking in rankings.items()}
-        return [
-            Hit(fused.id, fused.score, rank, hits[fused.id].text, hits[fused.id].metadata, fused.components, True)
-            for rank, fused in enumerate(fuse(pairs, weights=self.weights)[: self.top_k], 1)
-        ]
 
 
 Rankings = list[list[Hit]]
@@ -246,7 +198,9 @@ class Engine(ABC):
         """
         if not isinstance(records, Records):
             raise TypeError(f"records must be Records, got {type(records).__name__}.")
-        check_embeddings("embeddings", records.hybrid, self.settings.to_dict(), needs_dense=True)
+        check_embeddings(
+            "embeddings", records.hybrid, self.settings.vocab_size, self.settings.embedding_dimension, needs_dense=True
+        )
         for part in records.split(self.max_rows, self.max_bytes):
             self._try(lambda part=part: self._upsert(part))  # type: ignore[misc]  # bound now
 
@@ -270,7 +224,7 @@ class Engine(ABC):
         mode: Mode | None = None,
         top_k: int = 10,
         filter: Mapping[str, Any] | Collection[str] | None = None,
-        fusion: str | Fusion = "adaptive",
+        fusion: str | FusionFunction = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
     ) -> Rankings:
@@ -302,28 +256,29 @@ class Engine(ABC):
                 the filter asks.
         """
         settings = self.settings
-        is_hybrid = mode == "hybrid" or (mode is None and bool(settings.embedding_dimension))
-        batch = self._embedded(queries, is_hybrid=is_hybrid)
-        if mode is None:
-            mode = "hybrid" if batch.dense is not None and settings.embedding_dimension else "sparse"
-        check_choice("mode", mode, ("hybrid", "sparse", "dense"))
-        top_k = checked_int("top_k", top_k, minimum=1)
-        depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
-        if not callable(fusion):
-            check_choice("fusion", fusion, dict.fromkeys((*self.server_fusions, *FUSIONS)))
-        check_embeddings("queries", batch, settings.to_dict(), needs_dense=mode != "sparse")
-        if mode != "sparse" and batch.dense is not None:
+        plan = SearchPlan.checked(
+            mode=mode,
+            top_k=top_k,
+            depth=depth,
+            fusion=fusion,
+            weights=weights,
+            filter=filter,
+            fusions=dict.fromkeys((*self.server_fusions, *FUSIONS)),
+        )
+        _ = plan.condition  # refuses a function
+        is_hybrid = plan.is_hybrid(settings.embedding_dimension)
+        batch = embedded_queries("queries", queries, self._checked_encoder, is_hybrid=is_hybrid)
+        sizes = {"vocab_size": settings.vocab_size, "embedding_dimension": settings.embedding_dimension}
+        plan = plan.settled(batch, **sizes, encoder=self.encoder)
+        if plan.mode != "sparse" and batch.dense is not None:
             batch = HybridEmbeddings(checked_dense("queries", batch.dense, "float32").rows, batch.sparse)
-        if weights is None and self.encoder is not None and (callable(fusion) or fusion in FUSIONS):
-            weights = self.encoder.fusion_weights
-        search = FusedSearch(top_k, depth, fusion, weights, None if filter is None else parse_filter(filter))
         results: Rankings = []
         for start in range(0, len(batch), _MAX_QUERIES):
             part = batch[start : start + _MAX_QUERIES]
-            if mode == "hybrid":
-                results += self._hybrid(part, search)
+            if plan.mode == "dense" or plan.mode == "sparse":
+                results += self._ranked(part, plan.mode, plan.top_k, plan.condition)
             else:
-                results += self._ranked(part, mode, top_k, search.condition)
+                results += self._hybrid(part, plan)
         return results
 
     def count(self) -> int:
@@ -361,7 +316,7 @@ class Engine(ABC):
     def _search_side(self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None) -> Rankings:
         """Rank by one side; ``scores`` of a hit is ``{side: score}``. No query is without terms where it is sparse."""
 
-    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> Rankings:
+    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> Rankings:
         """Rank by a fusion of the engine's own, where ``server_fusions`` names any. Queries may be without terms."""
         raise NotImplementedError
 
@@ -384,27 +339,23 @@ class Engine(ABC):
             own = {"vocab_size": self.encoder.vocabulary.vocab_size, "fingerprint": self.encoder.fingerprint}
             check_settings(own, settings.to_dict(), "the encoder has")
 
-    def _embedded(
-        self, queries: Sequence[str] | HybridEmbeddings | SparseEmbeddings, *, is_hybrid: bool
-    ) -> HybridEmbeddings:
-        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
-            return as_hybrid("queries", queries)
-        texts = checked_strings("queries", queries)
+    def _checked_encoder(self, name: str) -> Encoder:
         if self.encoder is None:
-            raise TypeError("queries must be embeddings where there is no encoder, got texts. Pass encoder=.")
+            raise TypeError(f"{name} must be embeddings where there is no encoder, got texts. Pass encoder=.")
         self._check_encoder(self.settings)
-        return self.encoder.encode_query(texts, is_hybrid=is_hybrid)
+        return self.encoder
 
-    def _hybrid(self, queries: HybridEmbeddings, search: FusedSearch) -> Rankings:
-        """Both sides fused, by the engine or here."""
-        means_the_same = search.fusion != "rrf" or self.weighs_ranks or search.has_equal_weights
-        if search.fusion in self.server_fusions and means_the_same:
-            results = self._try(lambda: self._search_fused(queries, search))
+    def _hybrid(self, queries: HybridEmbeddings, plan: SearchPlan) -> Rankings:
+        """Both sides fused, by the engine or here. Its own ranks may have no weights, or others than ours."""
+        has_equal_weights = plan.weights is None or set(plan.weights.values()) == {1.0}
+        means_the_same = plan.fusion != "rrf" or self.weighs_ranks or has_equal_weights
+        if plan.fusion in self.server_fusions and means_the_same:
+            results = self._try(lambda: self._search_fused(queries, plan))
             for hit in chain.from_iterable(results):
                 hit.is_hybrid = True
             return results
-        found = [self._ranked(queries, side, search.depth, search.condition) for side in SIDES]
-        return [search.fused(dict(zip(SIDES, rankings, strict=True))) for rankings in zip(*found, strict=True)]
+        found = [self._ranked(queries, side, plan.depth, plan.condition) for side in SIDES]
+        return [_fused_hits(plan, *rankings) for rankings in zip(*found, strict=True)]
 
     def _ranked(self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None) -> Rankings:
         """One side's rankings, without asking for queries that can find nothing."""
@@ -414,3 +365,13 @@ class Engine(ABC):
         for row, hits in zip(asked, answers, strict=True):
             found[row] = hits
         return found
+
+
+def _fused_hits(plan: SearchPlan, *rankings: list[Hit]) -> list[Hit]:
+    """The hits of both sides in one ranking, with what each side gave to a hit."""
+    known = {hit.id: (hit.id, hit.text, hit.metadata) for ranking in rankings for hit in ranking}
+    pairs: dict[str, list[tuple[str, float]]] = {
+        side: [(hit.id, hit.score) for hit in ranking] for side, ranking in zip(SIDES, rankings, strict=True)
+    }
+    fused = plan.fused(pairs)
+    return ranked_hits([known[hit.id] for hit in fused], [(hit.score, hit.components) for hit in fused], True)

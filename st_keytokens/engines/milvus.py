@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.engines.engine import SIDES, CollectionSettings, Engine, FusedSearch, Side
-from st_keytokens.engines.filter_tree import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not, Scalar
+from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.qdrant import point_id
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
+from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not, Scalar
+from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
@@ -221,7 +222,7 @@ class MilvusEngine(Engine):
         )
         return [_hits(hits, side) for hits in found]
 
-    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
         if search.fusion == "weighted":
             given = search.weights or {}
             ranker = self._milvus.WeightedRanker(*(float(given.get(side, 1.0)) for side in SIDES), norm_score=True)

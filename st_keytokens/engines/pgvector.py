@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from st_keytokens.checks import check_choice
-from st_keytokens.engines.engine import SIDES, CollectionSettings, Engine, FusedSearch, Side
-from st_keytokens.engines.filter_tree import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
+from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.index.fusion import reciprocal_rank_fusion
+from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
@@ -306,7 +307,7 @@ class PgVectorEngine(Engine):
                 )
         return results
 
-    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
         reciprocal_rank_fusion({"dense": [], "sparse": []}, weights=search.weights)  # their rules, and the errors
         factors = {"dense": 1.0, "sparse": 1.0, **(search.weights or {})}
         sides = {side: self._ranked_sql(side, search.condition) for side in SIDES}

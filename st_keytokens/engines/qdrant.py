@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.engines.engine import CollectionSettings, Engine, FusedSearch, Side
-from st_keytokens.engines.filter_tree import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
+from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.search import SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
@@ -210,7 +211,7 @@ class QdrantEngine(Engine):
         found = self.client.query_batch_points(self.collection, requests=requests)
         return [_hits(response.points, side) for response in found]
 
-    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
         if search.fusion == "dbsf":
             search.refuse_weights()
         models, filter = self._qdrant.models, self._filter(search.condition)

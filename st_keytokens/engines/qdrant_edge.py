@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.engines.engine import CollectionSettings, Engine, FusedSearch, Side
-from st_keytokens.engines.filter_tree import Condition
+from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.qdrant import RRF_K, payload_of, point_id, qdrant_filter
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.files import write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
+from st_keytokens.index.filters import Condition
+from st_keytokens.index.search import SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
@@ -126,7 +127,7 @@ class QdrantEdgeEngine(Engine):
             for row in range(len(queries))
         ]
 
-    def _search_fused(self, queries: HybridEmbeddings, search: FusedSearch) -> list[list[Hit]]:
+    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
         if search.fusion == "dbsf":
             search.refuse_weights()
         filter = None if search.condition is None else self._filter(qdrant_filter(search.condition))

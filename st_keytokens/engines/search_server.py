@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from st_keytokens.engines.engine import CollectionSettings, Engine, Side
-from st_keytokens.engines.filter_tree import AllOf, AnyOf, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit
+from st_keytokens.index.filters import AllOf, AnyOf, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.search import Side
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:

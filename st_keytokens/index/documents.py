@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Document", "DocumentTable", "Hit", "MatchedTerm", "checked_strings", "hits", "packed_metadata"]
+__all__ = ["Document", "DocumentTable", "Hit", "MatchedTerm", "checked_strings", "packed_metadata", "ranked_hits"]
 
 
 _MAX_DEPTH = 100
@@ -71,7 +71,7 @@ class MatchedTerm:
     contribution: float
 
 
-def hits(
+def ranked_hits(
     fields: Sequence[tuple[str, str | None, dict[str, Any]]],
     scored: Sequence[tuple[float, dict[str, float]]],
     is_hybrid: bool,

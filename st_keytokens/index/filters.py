@@ -1,12 +1,31 @@
-"""The rows that the last filters let through: looking for them reads the metadata of every document."""
+"""Filters: which documents a search may find.
+
+A filter is a dictionary over the metadata, a function of a :class:`Document`, or a collection of ids. A dictionary
+holds conditions, all of which must be met::
+
+    {"year": 2024}                          the value is 2024: a number, not the string and not True
+    {"year": {"$gte": 2000, "$lt": 2010}}   $eq, $ne, $gt, $gte, $lt, $lte; strings compare by code point
+    {"language": {"$in": ["en", "de"]}}     $in, $nin
+    {"year": {"$exists": True}}             the key is there, with null as well
+    {"$or": [{"year": 2024}, {"$not": {"language": "en"}}]}     $and, $or, $not
+
+A value meets a condition only if it has the type of what it is compared with, so that a list or a dictionary meets
+none, and ``$ne``, ``$nin`` and ``$not`` hold where a key is missing.
+
+:func:`parse_filter` checks a filter once and makes a tree of conditions of it. The tree is what everything works with:
+:func:`filter_sql` for our index, ``matches()`` for a single document, and each engine's own translation.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import operator
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,79 +37,182 @@ if TYPE_CHECKING:
     from st_keytokens.index.snapshot import Snapshot
     from st_keytokens.index.store import Store
 
-__all__ = ["Filter", "FilterMasks", "filter_sql", "filtered_keys", "keys_where"]
-
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Comparison",
+    "Condition",
+    "Exists",
+    "Filter",
+    "FilterMasks",
+    "HasId",
+    "IsIn",
+    "Not",
+    "ParsedFilter",
+    "Scalar",
+    "filter_sql",
+    "is_passing",
+    "parse_filter",
+]
 
 Filter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
+Scalar = str | int | float | bool | None
 Sql = tuple[str, list[Any]]
 
-_TYPE, _VALUE = "json_type(metadata, ?)", "json_extract(metadata, ?)"
-_OPERAND = "json_extract(?, '$')"  # a number as SQLite reads it; outside coalesce(), it does so once and not per row
-_COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_COMPARISONS = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARISONS, "$exists")
 
 
-def filtered_keys(store: Store, connection: sqlite3.Connection, filter: Filter) -> NDArray[np.int64]:
-    """Keys of the documents that a filter lets through, ascending.
+@dataclass(frozen=True)
+class AllOf:
+    """All of some conditions; of none: true."""
+
+    parts: tuple[Condition, ...]
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """Whether the document of an id and metadata meets the condition."""
+        return all(part.matches(id, metadata) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """At least one of some conditions; of none: false."""
+
+    parts: tuple[Condition, ...]
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        return any(part.matches(id, metadata) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Not:
+    """The opposite, true as well where a key is missing."""
+
+    part: Condition
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        return not self.part.matches(id, metadata)
+
+
+@dataclass(frozen=True)
+class IsIn:
+    """The value of a key is one of some, of the same type: numbers are one type, true is not 1. Of none: false."""
+
+    key: str
+    values: tuple[Scalar, ...]
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        kind, found = _typed(metadata.get(self.key, self))
+        return kind is not None and any((kind, found) == _typed(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The value of a key, a number or a string as the bound is, compares with it; strings by code point."""
+
+    key: str
+    operator: Literal["$gt", "$gte", "$lt", "$lte"]
+    bound: str | int | float
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        (kind, found), (wanted, bound) = _typed(metadata.get(self.key, self)), _typed(self.bound)
+        return kind == wanted and bool(_COMPARISONS[self.operator](found, bound))
+
+
+@dataclass(frozen=True)
+class Exists:
+    """The key is there, with null as well."""
+
+    key: str
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        return self.key in metadata
+
+
+@dataclass(frozen=True)
+class HasId:
+    """The document's id is one of some; of none: false."""
+
+    ids: tuple[str, ...]
+
+    @cached_property
+    def _set(self) -> frozenset[str]:
+        return frozenset(self.ids)
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        return id in self._set
+
+
+Condition = AllOf | AnyOf | Not | IsIn | Comparison | Exists | HasId
+ParsedFilter = Condition | Callable[[Document], bool]
+
+
+def _typed(value: Any) -> tuple[str | None, Any]:
+    """The type by which a value of metadata compares, None for a list or a dictionary, and the value as SQLite has it.
+
+    Whole numbers that do not fit into 64 bits are rounded to a double.
+    """
+    if value is None:
+        return "null", None
+    if isinstance(value, bool):
+        return "boolean", value
+    if isinstance(value, str):
+        return "string", value
+    if not isinstance(value, (int, float)):
+        return None, None
+    try:
+        return "number", float(value) if abs(value) >= 2**63 else value
+    except OverflowError:
+        return "number", math.copysign(math.inf, value)
+
+
+def parse_filter(filter: Filter) -> ParsedFilter:
+    """Check a filter, and make a tree of conditions of it; a function stays what it is.
 
     Args:
-        store: The database.
-        connection: A connection in a transaction.
-        filter: A dictionary as above; a function of a :class:`Document` (slow: it is called on every document); or a
-            collection of ids, of which unknown ones match nothing.
+        filter: A dictionary in the language of this module, a function of a :class:`Document`, or a collection of ids,
+            of which unknown ones match nothing. Not modified.
 
     Raises:
         TypeError: If it is none of these, or holds a value that cannot be compared.
         ValueError: If a dictionary has an unknown operator, or a key or value that SQL cannot look for.
+
+    >>> parse_filter({"year": {"$gte": 2000}})
+    Comparison(key='year', operator='$gte', bound=2000)
+    >>> parse_filter({"language": {"$ne": "en"}})
+    Not(part=IsIn(key='language', values=('en',)))
     """
     if isinstance(filter, Mapping):
-        return keys_where(connection, *filter_sql(filter))
+        return _tree(filter)
     if callable(filter):
-        return np.array(
-            [key for key, fields in store.documents.all(connection) if filter(Document(*fields))], np.int64
-        )
-    keys = store.documents.keys(connection, checked_strings("filter", filter))
-    return np.sort(np.array(list(keys.values()), np.int64))
+        return filter
+    return HasId(tuple(dict.fromkeys(checked_strings("filter", filter))))
 
 
-def keys_where(connection: sqlite3.Connection, condition: str, parameters: list[Any]) -> NDArray[np.int64]:
-    """Keys of the documents that fulfil a condition of :func:`filter_sql`, ascending."""
-    rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
-    return np.array(rows.fetchall(), np.int64).reshape(-1)
-
-
-def filter_sql(filter: Mapping[str, Any]) -> Sql:
-    """A condition on the column ``metadata`` that is 0 or 1, never NULL, and its parameters.
-
-    >>> filter_sql({"$not": {"year": {"$exists": False}}})
-    ('(NOT ((json_type(metadata, ?) IS NULL)))', ['$."year"'])
-    """
+def _tree(filter: Mapping[str, Any]) -> Condition:
     if not isinstance(filter, Mapping):
         raise TypeError(f"filter must be a dictionary here, got {type(filter).__name__} {filter!r:.60}.")
-    conditions = []
+    parts: list[Condition] = []
     for key, value in filter.items():
         if key in ("$and", "$or"):
             if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection) or not value:
                 raise TypeError(f"filter {key} must be a list of at least one filter, got {value!r:.60}.")
-            conditions.append(_joined(f" {key[1:].upper()} ", [filter_sql(part) for part in value]))
+            inner = tuple(map(_tree, value))
+            parts.append(AllOf(inner) if key == "$and" else AnyOf(inner))
         elif key == "$not":
-            condition, parameters = filter_sql(value)
-            conditions.append((f"(NOT {condition})", parameters))
+            parts.append(Not(_tree(value)))
         else:
-            conditions.append(_field(key, value))
-    return _joined(" AND ", conditions) if len(conditions) != 1 else conditions[0]
+            parts += _field(key, value)
+    return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
-def _joined(operator: str, conditions: list[Sql]) -> Sql:
-    if not conditions:
-        return "1", []
-    return (
-        "(" + operator.join(condition for condition, _ in conditions) + ")",
-        [parameter for _, parameters in conditions for parameter in parameters],
-    )
-
-
-def _field(key: str, value: Any) -> Sql:
+def _field(key: str, value: Any) -> list[Condition]:
     if not isinstance(key, str):
         raise TypeError(f"filter keys must be strings, got {type(key).__name__} {key!r:.60}.")
     if key.startswith("$"):
@@ -102,45 +224,99 @@ def _field(key: str, value: Any) -> Sql:
             f"filter keys must have no quotes, backslashes, control characters or surrogates, got {key!r}. "
             "Use a function."
         )
-    path = f'$."{key}"'
     if not isinstance(value, Mapping):
-        return _among(path, [value])
+        return [IsIn(key, _checked_values([value]))]
     if not value:
         raise ValueError(f"filter on {key!r} must have an operator or a value, got {{}}.")
-    return _joined(" AND ", [_operator(path, operator, operand) for operator, operand in value.items()])
+    return [_operator(key, name, operand) for name, operand in value.items()]
 
 
-def _operator(path: str, operator: str, operand: Any) -> Sql:
-    if operator in ("$eq", "$ne"):
-        condition, parameters = _among(path, [operand])
-    elif operator in ("$in", "$nin"):
+def _operator(key: str, name: str, operand: Any) -> Condition:
+    if name in ("$eq", "$ne"):
+        found: Condition = IsIn(key, _checked_values([operand]))
+    elif name in ("$in", "$nin"):
         if isinstance(operand, (str, bytes, Mapping)) or not isinstance(operand, Collection):
-            raise TypeError(f"filter {operator} must have a list, got {type(operand).__name__} {operand!r:.60}.")
-        condition, parameters = _among(path, operand)
-    elif operator == "$exists":
+            raise TypeError(f"filter {name} must have a list, got {type(operand).__name__} {operand!r:.60}.")
+        found = IsIn(key, _checked_values(operand))
+    elif name == "$exists":
         if not isinstance(operand, bool):
             raise TypeError(f"filter $exists must be True or False, got {operand!r:.60}.")
-        return f"({_TYPE} IS {'NOT ' if operand else ''}NULL)", [path]
-    elif operator in _COMPARISONS:
+        return Exists(key) if operand else Not(Exists(key))
+    elif name in _COMPARISONS:
         if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
-            raise TypeError(f"filter {operator} must have a number or a string, got {type(operand).__name__}.")
-        types = "'text'" if isinstance(operand, str) else "'integer', 'real'"
-        condition = f"(({_VALUE} {_COMPARISONS[operator]} {_OPERAND} AND {_TYPE} IN ({types})) IS TRUE)"
-        parameters = [path, json.dumps(_scalar(operand), ensure_ascii=False), path]
+            raise TypeError(f"filter {name} must have a number or a string, got {type(operand).__name__}.")
+        return Comparison(key, name, *_checked_values([operand]))  # type: ignore[arg-type]  # of _COMPARISONS
     else:
-        raise ValueError(f"filter operators in a field must be among {', '.join(_OPERATORS)}, got {operator!r}.")
-    return (f"(NOT {condition})" if operator in ("$ne", "$nin") else condition), parameters
+        raise ValueError(f"filter operators in a field must be among {', '.join(_OPERATORS)}, got {name!r}.")
+    return Not(found) if name in ("$ne", "$nin") else found
 
 
-def _among(path: str, values: Collection[Any]) -> Sql:
+def _checked_values(values: Collection[Any]) -> tuple[Scalar, ...]:
+    """Values that can be compared: numbers and strings that SQLite holds as they are, booleans, None."""
+    for value in values:
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            raise TypeError(
+                f"filter values must be strings, numbers, booleans or None, got {type(value).__name__} {value!r:.60}."
+            )
+    for value in values:
+        if isinstance(value, str):
+            if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+                raise ValueError(f"filter values must be valid Unicode without NUL, got {value!r:.60}.")
+        elif value is not None and not math.isfinite(value):
+            raise ValueError(f"filter values must be finite, got {value}.")
+    return tuple(values)
+
+
+_TYPE, _VALUE = "json_type(metadata, ?)", "json_extract(metadata, ?)"
+_OPERAND = "json_extract(?, '$')"  # a number as SQLite reads it; outside coalesce(), it does so once and not per row
+_SQL_COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_PLAIN = {None: "null", True: "true", False: "false"}
+_SQL_TYPES = {"number": "'integer', 'real'", "string": "'text'"}
+
+
+def filter_sql(condition: Condition) -> Sql:
+    """A condition on the column ``metadata`` that is 0 or 1, never NULL, and its parameters.
+
+    Raises:
+        TypeError: If the condition asks for ids, which are in no metadata.
+
+    >>> filter_sql(Not(Exists("year")))
+    ('(NOT (json_type(metadata, ?) IS NOT NULL))', ['$."year"'])
+    """
+    if isinstance(condition, AllOf):
+        return _joined(" AND ", map(filter_sql, condition.parts)) if condition.parts else ("1", [])
+    if isinstance(condition, AnyOf):
+        return _joined(" OR ", map(filter_sql, condition.parts)) if condition.parts else ("0", [])
+    if isinstance(condition, Not):
+        sql, parameters = filter_sql(condition.part)
+        return f"(NOT {sql})", parameters
+    if isinstance(condition, HasId):
+        raise TypeError("condition must be on metadata, got HasId.")
+    path = f'$."{condition.key}"'
+    if isinstance(condition, Exists):
+        return f"({_TYPE} IS NOT NULL)", [path]
+    if isinstance(condition, Comparison):
+        kind, bound = _typed(condition.bound)
+        compared = f"{_VALUE} {_SQL_COMPARISONS[condition.operator]} {_OPERAND}"
+        parameters = [path, json.dumps(bound, ensure_ascii=False), path]
+        return f"(({compared} AND {_TYPE} IN ({_SQL_TYPES[str(kind)]})) IS TRUE)", parameters
+    return _among(path, condition.values)
+
+
+def _joined(word: str, conditions: Iterable[Sql]) -> Sql:
+    parts = list(conditions)
+    joined = word.join(condition for condition, _ in parts)
+    return f"({joined})", [parameter for _, parameters in parts for parameter in parameters]
+
+
+def _among(path: str, values: tuple[Scalar, ...]) -> Sql:
     """Whether the value is one of some, of the same type."""
-    types = [_json_type(value) for value in values]
-    plain = sorted({kind for kind in types if kind in ("null", "true", "false")})
+    plain = sorted({_PLAIN[value] for value in values if value is None or isinstance(value, bool)})
     conditions: list[Sql] = []
     if plain:
         conditions.append((f"{_TYPE} IN ({', '.join(map(repr, plain))})", [path]))
-    for kind, names in (("number", "'integer', 'real'"), ("string", "'text'")):
-        scalars = [_scalar(value) for value, its_kind in zip(values, types, strict=True) if its_kind == kind]
+    for kind, names in _SQL_TYPES.items():
+        scalars = [scalar for its_kind, scalar in map(_typed, values) if its_kind == kind]
         if scalars:
             # The value first: most documents have another, and their types need not be looked at.
             several = len(scalars) > 1
@@ -151,31 +327,17 @@ def _among(path: str, values: Collection[Any]) -> Sql:
     return f"({condition} IS TRUE)", parameters
 
 
-def _json_type(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, (int, float)):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    raise TypeError(
-        f"filter values must be strings, numbers, booleans or None, got {type(value).__name__} {value!r:.60}."
-    )
+def is_passing(filter: ParsedFilter, document: Document) -> bool:
+    """Whether a search with a filter may find a document, whose metadata are as in our index.
 
-
-def _scalar(value: float | str) -> float | str:
-    """A number or string that SQLite holds as it is."""
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"filter values must be valid Unicode without NUL, got {value!r:.60}.")
-        return value
-    if not math.isfinite(value):
-        raise ValueError(f"filter values must be finite, got {value}.")
-    return float(value) if abs(value) >= 2**63 else value
+    >>> is_passing(parse_filter({"year": {"$gte": 2000}}), Document("a", None, {"year": 2024}))
+    True
+    """
+    return bool(filter(document)) if callable(filter) else filter.matches(document.id, document.metadata)
 
 
 class FilterMasks:
-    """Masks of dictionary filters, a byte for each row, kept until the index changes.
+    """Masks of filters over metadata, a byte for each row, kept until the index changes.
 
     Threads need no lock: what is lost between two of them is looked for again. Functions are called each time, as they
     may depend on anything.
@@ -189,16 +351,21 @@ class FilterMasks:
         self._store, self._most_bytes = store, most_bytes
         self._held: tuple[int, dict[tuple[str, ...], NDArray[np.bool_]]] = 0, {}
 
-    def mask(self, connection: sqlite3.Connection, snapshot: Snapshot, filter: Filter) -> NDArray[np.bool_]:
+    def mask(self, connection: sqlite3.Connection, snapshot: Snapshot, filter: ParsedFilter) -> NDArray[np.bool_]:
         """Mask of the rows that a filter lets through, padded, not to be written to.
 
         Args:
             connection: A connection in a transaction.
             snapshot: The snapshot of that transaction.
-            filter: See :func:`st_keytokens.index.filters.filtered_keys`, also for the errors.
+            filter: What :func:`parse_filter` gave.
         """
-        if not isinstance(filter, Mapping):
-            return snapshot.mask(filtered_keys(self._store, connection, filter))
+        documents = self._store.documents
+        if callable(filter):
+            found = [key for key, fields in documents.all(connection) if filter(Document(*fields))]
+            return snapshot.mask(np.array(found, np.int64))
+        if isinstance(filter, HasId):
+            keys = documents.keys(connection, filter.ids)
+            return snapshot.mask(np.sort(np.array(list(keys.values()), np.int64)))
         condition, parameters = filter_sql(filter)
         key = condition, *parameters
         generation, masks = self._held
@@ -207,7 +374,8 @@ class FilterMasks:
             self._held = snapshot.generation, masks
         mask = masks.get(key)
         if mask is None:
-            mask = snapshot.mask(keys_where(connection, condition, parameters))
+            rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
+            mask = snapshot.mask(np.array(rows.fetchall(), np.int64).reshape(-1))
             mask.setflags(write=False)
             if (len(masks) + 1) * len(mask) > self._most_bytes:
                 masks.clear()

@@ -14,7 +14,15 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 from st_keytokens.checks import check_choice, checked_float
 
-__all__ = ["FUSIONS", "FusedHit", "Fusion", "FusionName", "adaptive_fusion", "reciprocal_rank_fusion", "score_fusion"]
+__all__ = [
+    "FUSIONS",
+    "FusedHit",
+    "FusionFunction",
+    "FusionName",
+    "adaptive_fusion",
+    "reciprocal_rank_fusion",
+    "score_fusion",
+]
 
 
 _TYPICAL_LEAD, _LEAD_RANK = 0.3, 10
@@ -70,7 +78,7 @@ def reciprocal_rank_fusion(
     k = checked_float("k", k, minimum=0)
     factors = _checked(rankings, weights)
     points = {name: [1 / (k + rank) for rank in range(1, len(ranking) + 1)] for name, ranking in rankings.items()}
-    return _fused(rankings, points, dict.fromkeys(rankings, 0.0), factors)
+    return _fused(rankings, points, factors)
 
 
 def score_fusion(
@@ -102,10 +110,7 @@ def score_fusion(
     [('a', 1.0, {'dense': 0.9}), ('b', 1.0, {'dense': 0.7, 'sparse': 7.0}), ('c', 0.0, {'sparse': 2.0})]
     """
     check_choice("normalization", normalization, get_args(Normalization))
-    factors = _checked(rankings, weights)
-    points = {name: _normalized([score for _, score in ranking], normalization) for name, ranking in rankings.items()}
-    absent = {name: min(row, default=0.0) if normalization == "z-score" else 0.0 for name, row in points.items()}
-    return _fused(rankings, points, absent, factors)
+    return _score_fused(rankings, _checked(rankings, weights), normalization)
 
 
 def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | None = None) -> list[FusedHit[Id]]:
@@ -142,12 +147,16 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     if sparse and sparse[0] > 0:
         tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
         factors["sparse"] *= max(0.0, 1 - tenth / sparse[0]) / _TYPICAL_LEAD
-    return score_fusion(rankings, weights=factors)
+    return _score_fused(rankings, factors, "min-max")
 
 
-Fusion = Callable[..., list[FusedHit[Any]]]
+FusionFunction = Callable[..., list[FusedHit[Any]]]
 FusionName = Literal["adaptive", "score", "rrf"]
-FUSIONS: dict[str, Fusion] = {"adaptive": adaptive_fusion, "score": score_fusion, "rrf": reciprocal_rank_fusion}
+FUSIONS: dict[str, FusionFunction] = {
+    "adaptive": adaptive_fusion,
+    "score": score_fusion,
+    "rrf": reciprocal_rank_fusion,
+}
 """What a search calls them."""
 
 
@@ -185,21 +194,29 @@ def _normalized(scores: list[float], normalization: str) -> list[float]:
     return [(score - mean) / deviation for score in scaled]
 
 
+def _score_fused(rankings: Rankings[Id], factors: Mapping[str, float], normalization: str) -> list[FusedHit[Id]]:
+    points = {name: _normalized([score for _, score in ranking], normalization) for name, ranking in rankings.items()}
+    absent = {name: min(row, default=0.0) for name, row in points.items()} if normalization == "z-score" else {}
+    return _fused(rankings, points, factors, absent)
+
+
 def _fused(
-    rankings: Rankings[Id], points: Mapping[str, list[float]], absent: Mapping[str, float], factors: dict[str, float]
+    rankings: Rankings[Id],
+    points: Mapping[str, list[float]],
+    factors: Mapping[str, float],
+    absent: Mapping[str, float] | None = None,
 ) -> list[FusedHit[Id]]:
-    """Sum every id's points over the rankings that hold it, and what an absent id gets in the others."""
+    """Sum every id's points over the rankings that hold it, and what an absent id gets in the others, 0 by default."""
     components: dict[Id, dict[str, float]] = {}
     ranks: dict[Id, dict[str, int]] = {}
     for name, ranking in rankings.items():
         for rank, (item, score) in enumerate(ranking, start=1):
             components.setdefault(item, {})[name] = float(score)
             ranks.setdefault(item, {})[name] = rank
-    scores = {
-        item: sum(
-            factors[name] * (points[name][held[name] - 1] if name in held else absent[name]) for name in rankings
-        )
-        for item, held in ranks.items()
-    }
-    order = sorted(scores, key=lambda item: -scores[item])
+    scores = dict.fromkeys(ranks, 0.0)
+    for name, row in points.items():
+        factor, without = factors[name], (absent or {}).get(name, 0.0)
+        for item, held in ranks.items():
+            scores[item] += factor * (row[held[name] - 1] if name in held else without)
+    order = sorted(scores, key=scores.__getitem__, reverse=True)  # stable: ties in order of first appearance
     return [FusedHit(item, scores[item], components[item], ranks[item]) for item in order]

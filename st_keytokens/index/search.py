@@ -1,102 +1,232 @@
-"""Searching a snapshot: sparse, dense, or both fused, into rows with scores."""
+"""Searching: the one plan of a search, how queries are embedded for it, and how sides are ranked and fused.
+
+The index, the engines and the retrievers all search by a :class:`SearchPlan`. It is checked once, where a user's
+arguments come in; what an encoder and an index decide (mode and weights, where they were not given) is filled in by
+:meth:`SearchPlan.settled`; and every hybrid ranking is made by :meth:`SearchPlan.fused`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.index.dense import best_dense, checked_dense
-from st_keytokens.index.documents import MatchedTerm
-from st_keytokens.index.fusion import FUSIONS, Fusion
+from st_keytokens.index.documents import MatchedTerm, checked_strings
+from st_keytokens.index.filters import Condition, Filter, ParsedFilter, parse_filter
+from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
 from st_keytokens.index.kernels import Kernel, Ranking
+from st_keytokens.index.store import Encoder, as_hybrid, check_embeddings
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st_keytokens.index.segments import Postings
     from st_keytokens.index.snapshot import Snapshot
-    from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Mode", "Plan", "matched_terms"]
+__all__ = ["SIDES", "Mode", "SearchPlan", "Side", "embedded_queries", "matched_terms", "ranked_rows"]
 
 Mode = Literal["hybrid", "sparse", "dense"]
+Side = Literal["dense", "sparse"]
 Scored = tuple[float, dict[str, float]]
 
-_MODES = ("hybrid", "sparse", "dense")
+SIDES: tuple[Side, Side] = ("dense", "sparse")
+_MODES: tuple[Mode, ...] = ("hybrid", "sparse", "dense")
 
 
-@dataclass(slots=True)
-class Plan:
-    """How to search, checked.
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How to search, checked. Made by :meth:`checked`; its constructor takes what is checked already.
 
     Attributes:
-        mode: What to rank by.
-        top_k: At most so many rows a query.
-        depth: How many rows of each side are fused; None for ``max(100, 10 * top_k)``.
-        fusion: The name of a fusion, or a function.
-        weights: The sides' factors in it.
+        mode: What to rank by; None until :meth:`settled` for what collection and queries have.
+        top_k: At most so many hits for a query.
+        depth: How many hits of each side are fused.
+        fusion: The name of a fusion, or a function such as those of :mod:`st_keytokens.index.fusion`.
+        weights: The sides' factors in it; None for 1 each, or for those of an engine's own fusion.
+        filter: Which documents may be found; None for all.
 
-    Raises:
-        TypeError: If a number is not an integer.
-        ValueError: If a number is below 1, or a name is unknown.
+    >>> plan = SearchPlan.checked(top_k=1, fusion="score", filter={"year": {"$gte": 2000}})
+    >>> plan.depth, plan.condition
+    (100, Comparison(key='year', operator='$gte', bound=2000))
+    >>> [hit.id for hit in plan.fused({"dense": [("a", 0.9), ("b", 0.8)], "sparse": [("a", 7.0)]})]
+    ['a']
     """
 
-    mode: Mode
+    mode: Mode | None
     top_k: int
-    depth: int | None
-    fusion: str | Fusion
+    depth: int
+    fusion: str | FusionFunction
     weights: Mapping[str, float] | None
+    filter: ParsedFilter | None
 
-    def __post_init__(self) -> None:
-        self.top_k = checked_int("top_k", self.top_k, minimum=1)
-        if self.depth is not None:
-            self.depth = checked_int("depth", self.depth, minimum=1)
-        check_choice("mode", self.mode, _MODES)
-        if not callable(self.fusion) and self.fusion not in FUSIONS:
-            raise ValueError(
-                f"fusion must be one of {', '.join(map(repr, FUSIONS))} or a function, got {self.fusion!r}."
-            )
-
-    def rank(
-        self,
-        snapshot: Snapshot,
-        queries: HybridEmbeddings,
-        mask: NDArray[np.bool_] | None,
-        kernel: Kernel,
-        scores: NDArray[np.float32],
-    ) -> Iterator[tuple[NDArray[np.int64], list[Scored]]]:
-        """Rank the rows of a snapshot for each query.
+    @classmethod
+    def checked(
+        cls,
+        *,
+        mode: Mode | None = None,
+        top_k: int = 10,
+        depth: int | None = None,
+        fusion: str | FusionFunction = "adaptive",
+        weights: Mapping[str, float] | None = None,
+        filter: Filter | None = None,
+        fusions: Collection[str] = tuple(FUSIONS),
+    ) -> SearchPlan:
+        """A plan of a user's arguments.
 
         Args:
-            snapshot: What to search.
-            queries: Embeddings over its vocabulary, and in its dimension where the mode needs dense rows.
-            mask: Rows that may be found, padded; None for all.
-            kernel: What computes sparse scores.
-            scores: Its work space, padded.
+            mode: See :class:`SearchPlan`.
+            top_k: See :class:`SearchPlan`.
+            depth: See :class:`SearchPlan`; None for ``max(100, 10 * top_k)``.
+            fusion: See :class:`SearchPlan`.
+            weights: See :class:`SearchPlan`; the fusion checks them.
+            filter: See :mod:`st_keytokens.index.filters`.
+            fusions: The names that ``fusion`` may have.
 
-        Yields:
-            The best rows of each query, and for each the score and those of the sides behind it.
+        Raises:
+            TypeError: If a number is not an integer, or the filter of another type.
+            ValueError: If a number is below 1, a name is unknown, or the filter holds what is not allowed.
         """
-        limit = self.top_k if self.mode != "hybrid" else self.depth or max(100, 10 * self.top_k)
-        sides: dict[str, Iterator[Ranking]] = {}
-        if self.mode != "sparse":
-            sides["dense"] = _dense(snapshot, queries, mask, limit)
-        if self.mode != "dense":
-            best, postings = kernel.best, snapshot.postings
-            sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
-        if self.mode != "hybrid":
-            for rows, found in sides[self.mode]:
-                yield rows, [(score, {self.mode: score}) for score in found.tolist()]
-            return
+        top_k = checked_int("top_k", top_k, minimum=1)
+        depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
+        if mode is not None:
+            check_choice("mode", mode, _MODES)
+        if not callable(fusion) and fusion not in fusions:
+            raise ValueError(f"fusion must be one of {', '.join(map(repr, fusions))} or a function, got {fusion!r}.")
+        return cls(mode, top_k, depth, fusion, weights, None if filter is None else parse_filter(filter))
+
+    @property
+    def condition(self) -> Condition | None:
+        """The filter where it cannot be a function.
+
+        Raises:
+            TypeError: If it is one.
+        """
+        if callable(self.filter):
+            raise TypeError(
+                "filter must be a dictionary or a collection of ids, got a function. An engine cannot call it."
+            )
+        return self.filter
+
+    def is_hybrid(self, embedding_dimension: int | None) -> bool:
+        """Whether queries are to be embedded for both sides, in an index of that dimension."""
+        return self.mode == "hybrid" or (self.mode is None and bool(embedding_dimension))
+
+    def settled(
+        self,
+        queries: HybridEmbeddings,
+        *,
+        vocab_size: int | None,
+        embedding_dimension: int | None,
+        encoder: Encoder | None,
+    ) -> SearchPlan:
+        """The plan for some queries, which are checked, with its mode and its weights.
+
+        Args:
+            queries: Their embeddings.
+            vocab_size: That of the index or collection; None where it is not settled, which fits all.
+            embedding_dimension: Likewise.
+            encoder: Gives the weights of the fusions of our index where there are none.
+
+        Raises:
+            ValueError: If the queries are over another vocabulary, or the mode needs dense rows and these are missing
+                or in another dimension.
+        """
+        mode, weights = self.mode, self.weights
+        if mode is None:
+            mode = "hybrid" if queries.dense is not None and embedding_dimension else "sparse"
+        check_embeddings("queries", queries, vocab_size, embedding_dimension, needs_dense=mode != "sparse")
+        if weights is None and encoder is not None and (callable(self.fusion) or self.fusion in FUSIONS):
+            weights = encoder.fusion_weights
+        return replace(self, mode=mode, weights=weights)
+
+    def fused(self, rankings: Mapping[str, Sequence[tuple[Any, float]]]) -> list[FusedHit[Any]]:
+        """The best ``top_k`` of the rankings of both sides, ``"dense"`` first, by the plan's fusion.
+
+        Raises:
+            TypeError: If a weight is not a number.
+            ValueError: If a weight names no side or is negative, or a score is not finite.
+        """
         fuse = self.fusion if callable(self.fusion) else FUSIONS[self.fusion]
-        for rankings in zip(*sides.values(), strict=True):
-            pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
-            fused = fuse(dict(zip(sides, pairs, strict=True)), weights=self.weights)[: self.top_k]
-            yield np.array([hit.id for hit in fused], np.int64), [(hit.score, hit.components) for hit in fused]
+        return fuse(rankings, weights=self.weights)[: self.top_k]
+
+    def refuse_weights(self) -> None:
+        """For an engine's fusion that has none.
+
+        Raises:
+            ValueError: If there are some.
+        """
+        if self.weights is not None:
+            raise ValueError(f"weights must be None for fusion={self.fusion!r}, which has none. Use fusion='score'.")
+
+
+def embedded_queries(
+    name: str,
+    queries: Sequence[str] | HybridEmbeddings | SparseEmbeddings,
+    encoder: Callable[[str], Encoder],
+    *,
+    is_hybrid: bool,
+) -> HybridEmbeddings:
+    """Embeddings of queries, which are texts or embeddings already.
+
+    Args:
+        name: What errors call them.
+        queries: The queries.
+        encoder: Gives the encoder, checked, or raises where there is none; called for texts only, with ``name``.
+        is_hybrid: Whether they are for a search by both sides.
+
+    Raises:
+        TypeError: If they are of another type.
+    """
+    if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
+        return as_hybrid(name, queries)
+    texts = checked_strings(name, queries)
+    return encoder(name).encode_query(texts, is_hybrid=is_hybrid)
+
+
+def ranked_rows(
+    plan: SearchPlan,
+    snapshot: Snapshot,
+    queries: HybridEmbeddings,
+    mask: NDArray[np.bool_] | None,
+    kernel: Kernel,
+    scores: NDArray[np.float32],
+) -> Iterator[tuple[NDArray[np.int64], list[Scored]]]:
+    """Rank the rows of a snapshot for each query.
+
+    Args:
+        plan: A settled plan.
+        snapshot: What to search.
+        queries: Embeddings over its vocabulary, and in its dimension where the mode needs dense rows.
+        mask: Rows that may be found, padded; None for all.
+        kernel: What computes sparse scores.
+        scores: Its work space, padded.
+
+    Yields:
+        The best rows of each query, and for each the score and those of the sides behind it.
+
+    Raises:
+        ValueError: If a dense value is not finite, or see :meth:`SearchPlan.fused`.
+    """
+    mode, limit = plan.mode, plan.depth if plan.mode == "hybrid" else plan.top_k
+    sides: dict[str, Iterator[Ranking]] = {}
+    if mode != "sparse":
+        sides["dense"] = _dense(snapshot, queries, mask, limit)
+    if mode != "dense":
+        best, postings = kernel.best, snapshot.postings
+        sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
+    if mode is not None and mode != "hybrid":
+        for rows, found in sides[mode]:
+            yield rows, [(score, {mode: score}) for score in found.tolist()]
+        return
+    for rankings in zip(*sides.values(), strict=True):
+        pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
+        fused = plan.fused(dict(zip(sides, pairs, strict=True)))
+        yield np.array([hit.id for hit in fused], np.int64), [(hit.score, hit.components) for hit in fused]
 
 
 def _dense(

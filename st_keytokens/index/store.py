@@ -11,11 +11,12 @@ import os
 import shutil
 import socket
 import sqlite3
+import tempfile
 import threading
 import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,6 +39,7 @@ __all__ = [
     "as_hybrid",
     "check_embeddings",
     "check_settings",
+    "copy_index",
     "given_settings",
     "settled",
 ]
@@ -114,25 +116,33 @@ def settled(saved: Mapping[str, Any], given: Mapping[str, Any], embeddings: Hybr
 
 
 def check_embeddings(
-    name: str, embeddings: HybridEmbeddings, settings: Mapping[str, Any], *, needs_dense: bool
+    name: str,
+    embeddings: HybridEmbeddings,
+    vocab_size: int | None,
+    embedding_dimension: int | None,
+    *,
+    needs_dense: bool,
 ) -> None:
-    """Check that embeddings are over the index's vocabulary and, where dense rows matter, in its dimension.
+    """Check that embeddings are over a vocabulary and, where dense rows matter, in a dimension (0 for none).
 
-    What is not settled yet, before the first documents, fits all.
+    None, as before the first documents, fits all.
 
     Raises:
         ValueError: If they are not.
     """
-    vocab_size, dimension = settings["vocab_size"], settings["embedding_dimension"]
     if vocab_size not in (None, embeddings.sparse.vocab_size):
         raise ValueError(
             f"{name} must have vocab_size {vocab_size}, as the index has, got {embeddings.sparse.vocab_size}. "
             "Use the encoder that the index was made with."
         )
+    if not needs_dense:
+        return
     found = 0 if embeddings.dense is None else embeddings.dense.shape[1]
     is_empty = embeddings.dense is not None and not found
-    if needs_dense and (dimension not in (None, found) or is_empty):
-        raise ValueError(f"{name} must have dense rows of dimension {dimension}, got {found} (0 stands for none).")
+    if embedding_dimension not in (None, found) or is_empty:
+        raise ValueError(
+            f"{name} must have dense rows of dimension {embedding_dimension}, got {found} (0 stands for none)."
+        )
 
 
 def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> HybridEmbeddings:
@@ -192,23 +202,6 @@ class Database:
         with _pools:
             while self._idle:
                 self._idle.pop().close()
-
-    def transaction(self, begin: str = "BEGIN") -> Transaction:
-        """Lend a connection in a transaction, which is rolled back at the end if it was not committed.
-
-        The errors come when it is entered or left.
-
-        Args:
-            begin: ``"BEGIN"`` to read the state of the last commit, ``"BEGIN IMMEDIATE"`` to hold the write lock.
-
-        Raises:
-            OSError: If the disk is full or fails.
-            PermissionError: If the file cannot be written.
-            RuntimeError: If this process was forked inside a transaction.
-            TimeoutError: If another writer holds the lock for longer than the timeout.
-            ValueError: If the database is closed or damaged.
-        """
-        return Transaction(self, begin)
 
     def _lent(self, transaction: Transaction) -> sqlite3.Connection:
         with _pools:
@@ -307,11 +300,25 @@ class Database:
 
 
 class Transaction:
-    """What :meth:`Database.transaction` gives: a context with a connection. Generators cost a search more time."""
+    """A context that lends a connection in a transaction, which is rolled back at the end if it was not committed.
+
+    The errors come when it is entered or left. A class, as a generator would cost a search more time.
+
+    Args:
+        database: The pool.
+        begin: ``"BEGIN"`` to read the state of the last commit, ``"BEGIN IMMEDIATE"`` to hold the write lock.
+
+    Raises:
+        OSError: If the disk is full or fails.
+        PermissionError: If the file cannot be written.
+        RuntimeError: If this process was forked inside a transaction.
+        TimeoutError: If another writer holds the lock for longer than the timeout.
+        ValueError: If the database is closed or damaged.
+    """
 
     __slots__ = ("_begin", "_connection", "_database", "frozen")
 
-    def __init__(self, database: Database, begin: str) -> None:
+    def __init__(self, database: Database, begin: str = "BEGIN") -> None:
         self._database, self._begin = database, begin
         self.frozen: FileState | None = None
         self._connection: sqlite3.Connection | None = None
@@ -372,6 +379,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_pools.release, after_in_child=_after_fork_in_child)
 
 
+_DATABASE, _SEGMENTS = "index.sqlite", "segments"
 APPLICATION_ID = 0x53544B54  # "STKT"
 FORMAT = 2
 SCHEMA = (
@@ -407,9 +415,9 @@ class Store:
     def __init__(
         self, directory: Path, settings: dict[str, Any], *, read_only: bool, is_durable: bool, timeout: float
     ) -> None:
-        self.directory, self.segments = directory, directory / "segments"
+        self.directory, self.segments = directory, directory / _SEGMENTS
         self.read_only, self.is_durable = read_only, is_durable
-        file = directory / "index.sqlite"
+        file = directory / _DATABASE
         if directory.exists() and not directory.is_dir():
             raise NotADirectoryError(f"path must be a directory, got the file {directory}.")
         if not file.exists():
@@ -438,7 +446,7 @@ class Store:
         with self.read() as connection:
             is_blank = number("schema_version") == 0
         if is_blank and not self.read_only:
-            with self._database.transaction("BEGIN IMMEDIATE") as connection:
+            with Transaction(self._database, "BEGIN IMMEDIATE") as connection:
                 if number("schema_version") == 0:  # no other process was faster
                     for statement in SCHEMA:
                         connection.execute(statement)
@@ -459,7 +467,7 @@ class Store:
 
     def read(self) -> Transaction:
         """A connection that sees the state of one commit."""
-        return self._database.transaction()
+        return Transaction(self._database)
 
     def renew(self, connection: sqlite3.Connection, missing: FileNotFoundError) -> None:
         """Let a reading connection see the newest commit, after a segment's file was not found.
@@ -489,7 +497,7 @@ class Store:
         """
         if self.read_only:
             raise PermissionError(f"the index {self.directory} was opened with read_only=True. Open it without.")
-        with self._database.transaction("BEGIN IMMEDIATE") as connection:
+        with Transaction(self._database, "BEGIN IMMEDIATE") as connection:
             before = set(self.segment_files(connection))
             is_committing = False
             try:
@@ -575,3 +583,60 @@ class Store:
         if new is not None:
             directory, first_key, files = new
             connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (first_key, directory.name, json.dumps(files)))
+
+
+_COPY_TIMEOUT = 30.0  # seconds to wait for a writer
+
+
+def copy_index(source: Path, target: Path) -> None:
+    """Copy the last commit of an index into a directory, whose index, if it has one, is replaced as a whole.
+
+    Writers of the source wait; an open index on the target has to be opened anew.
+
+    Args:
+        source: The directory of an index.
+        target: Directory; made where it is missing, with its parents.
+
+    Raises:
+        OSError: If it cannot be written, or a writer does not finish in time; the old one is kept.
+        ValueError: If the target holds other files, but no index.
+    """
+    if target.exists() and not (target / _DATABASE).exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"path must be an index, an empty directory or new, got {target} with other files.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        new.mkdir()
+        try:
+            _copy(source, new)
+        except sqlite3.OperationalError as err:
+            raise OSError(f"the index {source} could not be copied: {err}. Nothing was changed; try again.") from err
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync_directory(target.parent)
+
+
+def _copy(source: Path, new: Path) -> None:
+    with (
+        closing(sqlite3.connect(source / _DATABASE, timeout=_COPY_TIMEOUT, isolation_level=None)) as writer,
+        closing(sqlite3.connect(source / _DATABASE)) as reader,
+        closing(sqlite3.connect(new / _DATABASE)) as copy,
+    ):
+        writer.execute("BEGIN IMMEDIATE")  # nobody changes segments meanwhile
+        (new / _SEGMENTS).mkdir()
+        for (name,) in writer.execute("SELECT name FROM segments"):  # what is beside them is about to be removed
+            shutil.copytree(source / _SEGMENTS / name, new / _SEGMENTS / name, copy_function=_copy_file)
+        reader.backup(copy)
+        writer.execute("ROLLBACK")
+
+
+def _copy_file(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    with open(target, "rb+") as file:
+        os.fsync(file.fileno())

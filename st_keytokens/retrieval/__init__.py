@@ -6,9 +6,8 @@ from st_keytokens.checks import checked_int
 from st_keytokens.retrieval.metadata import json_value
 from st_keytokens.retrieval.outside_ranking import OutsideHit
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
-from st_keytokens.retrieval.retriever import Retriever
+from st_keytokens.retrieval.retriever import OnConflict, Retriever
 from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSettings
-from st_keytokens.retrieval.text_store import OnConflict
 
 __all__ = [
     "Fusion",

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, get_args, overload
+from uuid import uuid4
 
+from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.index import Document, Hit
-from st_keytokens.index.documents import checked_strings
-from st_keytokens.index.filters import Filter
-from st_keytokens.index.search import Mode
-from st_keytokens.retrieval.metadata import json_value, restored
+from st_keytokens.files import write_atomically
+from st_keytokens.index import Document, HybridIndex
+from st_keytokens.index.documents import checked_strings, packed_metadata
+from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
+from st_keytokens.index.search import Mode, SearchPlan
+from st_keytokens.index.store import copy_index
+from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
-from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings
-from st_keytokens.retrieval.text_store import TextStore
+from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
+from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retrieved
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
-__all__ = ["Retriever"]
+__all__ = ["OnConflict", "Retriever"]
+
+OnConflict = Literal["error", "replace"]
+
+SETTINGS_FILE = "retriever.json"
+_DEFAULTS = SearchSettings()
 
 
-class Retriever(TextStore):
+class Retriever:
     """Texts in, hits out; every text and every query takes one forward pass. Safe for any number of threads.
 
     Args:
@@ -42,6 +55,15 @@ class Retriever(TextStore):
         ValueError: If the index was made by another encoder, or with other settings.
     """
 
+    def __init__(
+        self, encoder: KeyTokenEncoder, path: str | PathLike[str] | None = None, *, has_dense: bool | None = None
+    ) -> None:
+        self.pair = PairedEmbeddings(encoder)
+        self.encoder = encoder
+        dimension = {None: None, True: encoder.get_embedding_dimension(), False: 0}[has_dense]
+        self.index = HybridIndex(path, encoder=encoder, embedding_dimension=dimension)
+        self._fingerprint = encoder.fingerprint
+
     def __enter__(self) -> Retriever:
         return self
 
@@ -49,6 +71,164 @@ class Retriever(TextStore):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def close(self) -> None:
+        """Close the index; a temporary one is removed."""
+        self.index.close()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether the index holds dense vectors, or may do so as long as it is empty."""
+        return self.index.embedding_dimension != 0
+
+    def add(
+        self,
+        texts: Sequence[str],
+        *,
+        ids: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        embedded_texts: Sequence[str] | None = None,
+        on_conflict: OnConflict = "error",
+    ) -> list[str]:
+        """Adds documents, all or none.
+
+        Args:
+            texts: What is kept and comes back with a hit.
+            ids: Their ids; a new UUID for None.
+            metadata: A dictionary or None for each: JSON, dates, paths, UUIDs, tuples, numpy numbers.
+            embedded_texts: What is embedded in their place, such as texts with a title. None: the texts.
+            on_conflict: ``"error"``, or ``"replace"`` documents whose id is there.
+
+        Returns:
+            The ids.
+
+        Raises:
+            TypeError: If an argument is of the wrong type; for metadata the error names the key.
+            ValueError: If lengths differ, an id is given twice, or is there and not to be replaced, or the encoder was
+                changed. Nothing is added.
+        """
+        names = self.check_addable(texts, ids=ids, metadata=metadata, on_conflict=on_conflict)
+        embedded = texts if embedded_texts is None else checked_strings("embedded_texts", embedded_texts, len(names))
+        self._check_encoder()
+        if self.has_dense:
+            vectors = self.encoder.encode_document(embedded)
+        else:
+            vectors = HybridEmbeddings(None, self.pair.sparse(embedded, "document"))
+        return self.index.add(
+            names,
+            texts,
+            embeddings=vectors,
+            metadata=None if metadata is None else as_json_list(metadata),
+            on_conflict=on_conflict,
+        )
+
+    def check_addable(
+        self,
+        texts: Sequence[str],
+        *,
+        ids: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        on_conflict: OnConflict = "error",
+    ) -> list[str]:
+        """Checks what :meth:`add` would refuse, before another store is written to; nothing is embedded or added.
+
+        Arguments and errors are those of :meth:`add`.
+
+        Returns:
+            The ids, new ones for None; give these to :meth:`add`.
+        """
+        check_choice("on_conflict", on_conflict, get_args(OnConflict))
+        size = len(checked_strings("texts", texts))
+        names = [str(uuid4()) if name is None else name for name in (ids if ids is not None else [None] * size)]
+        names = checked_strings("ids", names, size)
+        if metadata is not None:
+            packed_metadata(as_json_list(metadata), size)
+        twice, count = max(Counter(names).items(), key=itemgetter(1), default=("", 0))
+        if count > 1:
+            raise ValueError(f"ids must be unique, got {twice!r} twice. Nothing was added.")
+        known = [] if on_conflict == "replace" else self.known_ids(names)
+        if known:
+            raise ValueError(f"ids must be new, got {known[0]!r}, which is there. Use on_conflict='replace'.")
+        return names
+
+    def known_ids(self, ids: Collection[str]) -> list[str]:
+        """Those of some ids that are in the index, in their order."""
+        return [id for id in ids if id in self.index]
+
+    def delete(self, ids: Collection[str]) -> int:
+        """Deletes documents; ids that are not there are passed over.
+
+        Returns:
+            How many were there.
+        """
+        return self.index.delete(ids)
+
+    def get(self, ids: Collection[str]) -> list[Document]:
+        """Documents by id, in the order of the ids.
+
+        Raises:
+            KeyError: If an id is unknown.
+        """
+        return [replace(document, metadata=restored(document.metadata)) for document in self.index.get(ids)]
+
+    def persist(self, path: str | PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
+        """Keeps the index, and settings of an adapter beside it, in a directory; no pickle.
+
+        What is added afterwards goes into the index at its own path, not into a copy.
+
+        Args:
+            path: Directory; an index that is there is replaced as a whole. In the index's
+                own one only the settings are written.
+            settings: A JSON object.
+
+        Raises:
+            OSError: If it cannot be written.
+            TypeError: If the settings are no JSON.
+            ValueError: If the directory holds other files, but no index.
+        """
+        content = json.dumps(dict(settings or {}), indent=2).encode()
+        target = Path(path)
+        if not target.exists() or not target.samefile(self.index.path):
+            copy_index(self.index.path, target)
+        write_atomically(target / SETTINGS_FILE, content)
+
+    @staticmethod
+    def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
+        """The settings that :meth:`persist` kept beside an index.
+
+        Raises:
+            FileNotFoundError: If there are none.
+            ValueError: If they are damaged.
+        """
+        file = Path(path, SETTINGS_FILE)
+        if not file.is_file():
+            raise FileNotFoundError(f"path must hold a persisted retriever, got {path} without {SETTINGS_FILE}.")
+        try:
+            settings = json.loads(file.read_bytes())
+        except ValueError as err:
+            raise ValueError(f"{file} must be JSON, got an error: {err}. Persist the retriever again.") from err
+        return dict(settings)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:
+        """Opens what :meth:`persist` kept; further changes go into that directory.
+
+        Args:
+            path: The directory.
+            encoder: The one that made the index.
+
+        Returns:
+            The retriever, and the settings.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it was made by another encoder, or is damaged.
+        """
+        settings = cls.read_settings(path)
+        return cls(encoder, path), settings
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -82,32 +262,23 @@ class Retriever(TextStore):
             TypeError: If a query is not a string.
             ValueError: If the mode needs dense vectors and there are none, or the encoder was changed.
         """
-        settings = settings or SearchSettings()
+        settings = settings or _DEFAULTS
         texts = checked_strings("queries", [queries] if isinstance(queries, str) else queries)
         mode = self._mode(settings, outside is not None)
         self._check_encoder()
         if not texts:
             return []
         weights = self.encoder.fusion_weights if settings.weights is None else settings.weights
-        settings = replace(settings, mode=mode, weights=weights, filter=_index_filter(settings.filter))
+        plan = settings.plan(mode=mode, weights=weights, filter=_stored_filter(settings.filter))
         if outside is not None:
             if not isinstance(queries, str):
                 raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
-            return self._search_with(outside, queries, settings) if queries.strip() else []
+            return self._search_with(outside, queries, plan, settings.has_matches) if queries.strip() else []
         vectors = self._embedded(texts, mode)
-        found = self.index.search(
-            vectors,
-            mode=mode,
-            top_k=settings.top_k,
-            filter=settings.filter,
-            fusion=settings.fusion,
-            weights=settings.weights,
-            depth=settings.depth,
-        )
-        results = [
-            [self._explained(_retrieved(hit), vectors[row], settings) for hit in hits if texts[row].strip()]
-            for row, hits in enumerate(found)
-        ]
+        results = []
+        for row, found in enumerate(self.index.ranked(vectors, plan)):
+            hits = retrieved(found) if texts[row].strip() else []
+            results.append(self._explained(hits, vectors[row]) if settings.has_matches else hits)
         return results[0] if isinstance(queries, str) else results
 
     async def asearch(
@@ -116,24 +287,6 @@ class Retriever(TextStore):
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.search, query, settings, outside=outside)
 
-    @classmethod
-    def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:
-        """Opens what :meth:`persist` kept; further changes go into that directory.
-
-        Args:
-            path: The directory.
-            encoder: The one that made the index.
-
-        Returns:
-            The retriever, and the settings.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it was made by another encoder, or is damaged.
-        """
-        settings = cls.read_settings(path)
-        return cls(encoder, path), settings
-
     def passing(self, outside: Sequence[OutsideHit], filter: Filter) -> list[OutsideHit]:
         """Those hits of another store that a filter lets through, by the rules of :meth:`search`.
 
@@ -141,7 +294,8 @@ class Retriever(TextStore):
             outside: A ranking of another store. Of several hits of one document the first counts.
             filter: As in :class:`SearchSettings`.
         """
-        return [hit.given for hit in joined(outside, [], self._look_up, _index_filter(filter)).values()]
+        hits = joined(outside, [], self._look_up, _stored_filter(filter)).values()
+        return [outside[hit.outside] for hit in hits if hit.outside is not None]
 
     def check_outside(self, outside: Sequence[OutsideHit], *, is_filtered: bool) -> None:
         """Checks that a ranking of another store and the index are two sides of one search.
@@ -165,6 +319,13 @@ class Retriever(TextStore):
             raise ValueError(
                 f"the vector store must hold the documents of the index, got no hit from it beside {len(self)} in the "
                 "index. Fill it again, or retrieve by sparse vectors alone."
+            )
+
+    def _check_encoder(self) -> None:
+        if self.encoder.fingerprint != self._fingerprint:
+            raise ValueError(
+                f"the encoder must have the fingerprint {self._fingerprint}, as when the retriever was made, got "
+                f"{self.encoder.fingerprint}. Calibrate and set it up first, and make the retriever afterwards."
             )
 
     def _mode(self, settings: SearchSettings, has_outside: bool) -> Mode:
@@ -195,11 +356,13 @@ class Retriever(TextStore):
             return self.encoder.encode_query([query], query="lookup").sparse
         return self.pair.sparse([query], "query")
 
-    def _search_with(self, outside: Sequence[OutsideHit], query: str, settings: SearchSettings) -> list[RetrievedHit]:
+    def _search_with(
+        self, outside: Sequence[OutsideHit], query: str, plan: SearchPlan, has_matches: bool
+    ) -> list[RetrievedHit]:
         vectors = HybridEmbeddings(None, self._beside_dense(query))
-        (found,) = self.index.search(vectors, mode="sparse", top_k=settings.fused_depth, filter=settings.filter)
-        hits = fuse_outside(outside, found, self._look_up, settings)
-        return [self._explained(hit, vectors, settings) for hit in hits]
+        (found,) = self.index.ranked(vectors, replace(plan, mode="sparse", top_k=plan.depth))
+        hits = fuse_outside(outside, found, self._look_up, plan)
+        return self._explained(hits, vectors) if has_matches else hits
 
     def _look_up(self, id: str) -> Document | None:
         try:
@@ -207,23 +370,24 @@ class Retriever(TextStore):
         except KeyError:
             return None
 
-    def _explained(self, hit: RetrievedHit, query: HybridEmbeddings, settings: SearchSettings) -> RetrievedHit:
-        if not settings.has_matches:
-            return hit
-        try:
-            return replace(hit, matches=[] if hit.id is None else self.index.explain(query, hit.id))
-        except KeyError:  # another store's document, or one that was deleted meanwhile
-            return replace(hit, matches=[])
+    def _explained(self, hits: list[RetrievedHit], query: HybridEmbeddings) -> list[RetrievedHit]:
+        """The hits with the terms that they match; none for documents that our index does not hold."""
+        explained = []
+        for hit in hits:
+            try:
+                matches = [] if hit.id is None else self.index.explain(query, hit.id)
+            except KeyError:  # another store's document, or one that was deleted meanwhile
+                matches = []
+            explained.append(replace(hit, matches=matches))
+        return explained
 
 
-def _retrieved(hit: Hit) -> RetrievedHit:
-    return RetrievedHit(hit.id, hit.score, hit.rank, hit.text, restored(hit.metadata), hit.scores)
-
-
-def _index_filter(filter: Filter | None) -> Filter | None:
-    """A filter over metadata as they were given, for those in the index."""
+def _stored_filter(filter: Filter | None) -> ParsedFilter | None:
+    """A filter over metadata as they were given, parsed for those in the index."""
+    if filter is None:
+        return None
     if isinstance(filter, Mapping):
-        return cast("Filter", json_value(filter))
+        return parse_filter(cast("Filter", json_value(filter)))
     if not callable(filter):
-        return filter
-    return lambda document: filter(replace(document, metadata=restored(document.metadata)))
+        return parse_filter(filter)
+    return lambda document: filter(Document(document.id, document.text, restored(document.metadata)))

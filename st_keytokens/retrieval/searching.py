@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.index.documents import MatchedTerm
-from st_keytokens.index.filters import Filter
+from st_keytokens.index.documents import Hit, MatchedTerm
+from st_keytokens.index.filters import Filter, ParsedFilter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
-from st_keytokens.index.search import Mode, Plan
+from st_keytokens.index.search import SIDES, Mode, SearchPlan
+from st_keytokens.retrieval.metadata import KINDS_KEY, restored
 
-__all__ = ["Fusion", "RetrievedHit", "SearchSettings"]
+__all__ = ["Fusion", "RetrievedHit", "SearchSettings", "retrieved"]
 
 Fusion = FusionName
-
-_SIDES = ("dense", "sparse")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,9 @@ class SearchSettings:
     has_matches: bool = False
 
     def __post_init__(self) -> None:
-        Plan(self.mode or "sparse", self.top_k, self.depth, "rrf", None)
+        plan = SearchPlan.checked(mode=self.mode, top_k=self.top_k, depth=self.depth)
+        object.__setattr__(self, "top_k", plan.top_k)
+        object.__setattr__(self, "depth", None if self.depth is None else plan.depth)
         check_choice("fusion", self.fusion, get_args(Fusion))
         is_filter = self.filter is None or callable(self.filter) or isinstance(self.filter, (Mapping, Collection))
         if not is_filter or isinstance(self.filter, (str, bytes)):
@@ -60,7 +61,7 @@ class SearchSettings:
                 f"{type(self.filter).__name__} {self.filter!r:.60}."
             )
         for name, weight in (self.weights or {}).items():
-            check_choice("weights", name, _SIDES)
+            check_choice("weights", name, SIDES)
             checked_float(f"weights[{name!r}]", weight, minimum=0)
 
     @property
@@ -72,6 +73,10 @@ class SearchSettings:
     def fuse(self) -> Callable[..., list[FusedHit[Any]]]:
         """The function of ``fusion``."""
         return FUSIONS[self.fusion]
+
+    def plan(self, *, mode: Mode, weights: Mapping[str, float] | None, filter: ParsedFilter | None) -> SearchPlan:
+        """The plan of a search with these settings, which are checked, once what was open in them is known."""
+        return SearchPlan(mode, self.top_k, self.fused_depth, self.fusion, weights, filter)
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,18 @@ class RetrievedHit:
     scores: dict[str, float]
     matches: list[MatchedTerm] | None = None
     outside: int | None = None
+
+
+def retrieved(hits: Sequence[Hit]) -> list[RetrievedHit]:
+    """Hits of our index, their metadata as they were given."""
+    return [
+        RetrievedHit(
+            hit.id,
+            hit.score,
+            hit.rank,
+            hit.text,
+            restored(hit.metadata) if KINDS_KEY in hit.metadata else hit.metadata,
+            hit.scores,
+        )
+        for hit in hits
+    ]

@@ -16,8 +16,8 @@ import psycopg
 
 from st_keytokens import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.engines import Records, Retry
-from st_keytokens.engines.filter_tree import parse_filter
 from st_keytokens.engines.pgvector import PgVectorEngine, condition_sql
+from st_keytokens.index.filters import parse_filter
 
 URL = "ST_KEYTOKENS_POSTGRES_URL"
 QUICK = Retry(max_attempts=4, first_wait=0.001)

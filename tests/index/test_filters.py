@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.documents import packed_metadata
-from st_keytokens.index.filters import FilterMasks, filter_sql
+from st_keytokens.index.filters import FilterMasks, filter_sql, parse_filter
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 METADATA = [
@@ -142,10 +142,12 @@ class TestKeptMasks:
         masks = FilterMasks(index._store, most_bytes=most_bytes)
         with index._store.read() as connection:
             snapshot = index._current(connection)
-            first = masks.mask(connection, snapshot, {"year": 1999})
-            assert masks.mask(connection, snapshot, {"year": 1999}) is first
-            assert masks.mask(connection, snapshot, {"topic": "bio"})[:7].tolist() == [row == 2 for row in range(7)]
-            again = masks.mask(connection, snapshot, {"year": 1999})
+            first = masks.mask(connection, snapshot, parse_filter({"year": 1999}))
+            assert masks.mask(connection, snapshot, parse_filter({"year": 1999})) is first
+            assert masks.mask(connection, snapshot, parse_filter({"topic": "bio"}))[:7].tolist() == [
+                row == 2 for row in range(7)
+            ]
+            again = masks.mask(connection, snapshot, parse_filter({"year": 1999}))
         assert (again is first) == is_kept
         assert again[:7].tolist() == [row == 0 for row in range(7)]
 
@@ -255,7 +257,7 @@ class TestAgainstPython:
         packed = packed_metadata(metadata, len(metadata))
         connection.executemany("INSERT INTO documents VALUES (?)", [(text,) for text in packed])
         for filter in filters:
-            condition, parameters = filter_sql(filter)
+            condition, parameters = filter_sql(parse_filter(filter))
             rows = connection.execute(f"SELECT rowid - 1 FROM documents WHERE {condition} ORDER BY rowid", parameters)
             assert [row for (row,) in rows] == [row for row, entry in enumerate(metadata) if matches(filter, entry)]
         connection.close()

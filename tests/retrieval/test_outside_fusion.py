@@ -15,7 +15,9 @@ OUTSIDE = [OutsideHit("c", "text c", 0.9), OutsideHit("a", "text a", 0.7), Outsi
 
 def fused(outside=OUTSIDE, **settings):
     documents = {"c": Document("c", "text c", {"n": 3})}
-    return fuse_outside(outside, FOUND, documents.get, SearchSettings(**settings))
+    chosen = SearchSettings(**settings)
+    plan = chosen.plan(mode="hybrid", weights=chosen.weights, filter=None)
+    return fuse_outside(outside, FOUND, documents.get, plan)
 
 
 class TestByHand:

@@ -6,14 +6,16 @@ from hypothesis import strategies as st
 
 from st_keytokens import HybridIndex, SparseEmbeddings
 from st_keytokens.index import Document
+from st_keytokens.index.filters import is_passing, parse_filter
 from st_keytokens.retrieval import OutsideHit
-from st_keytokens.retrieval.outside_ranking import is_passing, joined
+from st_keytokens.retrieval.outside_ranking import joined
 
 OURS = {name: Document(name, f"text {name}", {"name": name}) for name in "abc"}
 
 
 def keys(outside, found=(), filter=None):
-    return list(joined(outside, [OURS[name] for name in found], OURS.get, filter))
+    parsed = None if filter is None else parse_filter(filter)
+    return list(joined(outside, [OURS[name] for name in found], OURS.get, parsed))
 
 
 class TestJoining:
@@ -31,7 +33,7 @@ class TestJoining:
 
     def test_the_first_of_several_counts(self):
         hits = joined([OutsideHit("a"), OutsideHit(None, "text a"), OutsideHit("a")], [OURS["a"]], OURS.get, None)
-        assert [(key, hit.position) for key, hit in hits.items()] == [(("id", "a"), 0)]
+        assert [(key, hit.outside) for key, hit in hits.items()] == [(("id", "a"), 0)]
 
     def test_of_equal_texts_the_better_is_meant(self):
         twins = [Document("first", "same", {}), Document("second", "same", {})]
@@ -87,7 +89,9 @@ def test_a_filter_means_what_it_means_in_the_index(metadata, filter, is_negated)
         index.add([str(i) for i in range(len(metadata))], embeddings=rows, metadata=metadata)
         (hits,) = index.search(rows[:1], top_k=9, filter=filter)
         documents = index.get([str(i) for i in range(len(metadata))])
-    assert {hit.id for hit in hits} == {document.id for document in documents if is_passing(filter, document)}
+    assert {hit.id for hit in hits} == {
+        document.id for document in documents if is_passing(parse_filter(filter), document)
+    }
 
 
 def test_errors_of_filters():

@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 
 from st_keytokens import HybridIndex, SparseEmbeddings
-from st_keytokens.retrieval import text_store as index_copy
-from st_keytokens.retrieval.text_store import copy_index
+from st_keytokens.index import store
+from st_keytokens.index.store import copy_index
 
 
 def rows(count):
@@ -90,7 +90,7 @@ def test_other_files_are_left_alone(source, tmp_path):
 
 
 def test_a_writer_that_does_not_finish(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_copy, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(store, "_COPY_TIMEOUT", 0.01)
     copy_index(source.path, tmp_path / "copy")
     source.delete(["0"])
     with closing(sqlite3.connect(source.path / "index.sqlite")) as other:
