@@ -5,20 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from st_keytokens.imports import lazy_names
+from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
 
 __all__ = [
+    "AllOf",
+    "AnyOf",
     "CollectionSettings",
+    "Comparison",
+    "Condition",
     "ElasticsearchEngine",
     "Engine",
+    "Exists",
+    "HasId",
+    "IsIn",
     "LuceneExport",
     "MilvusEngine",
+    "Not",
     "OpenSearchEngine",
     "PgVectorEngine",
     "QdrantEdgeEngine",
     "QdrantEngine",
     "Records",
     "Retry",
+    "SearchPlan",
     "SeismicField",
+    "Side",
     "load",
 ]
 
@@ -30,10 +41,10 @@ if TYPE_CHECKING:
     from st_keytokens.engines.milvus import MilvusEngine
     from st_keytokens.engines.opensearch import OpenSearchEngine, SeismicField
     from st_keytokens.engines.pgvector import PgVectorEngine
-    from st_keytokens.engines.qdrant import QdrantEngine
-    from st_keytokens.engines.qdrant_edge import QdrantEdgeEngine
+    from st_keytokens.engines.qdrant import QdrantEdgeEngine, QdrantEngine
     from st_keytokens.engines.records import Records
     from st_keytokens.engines.retrying import Retry
+    from st_keytokens.index.search import SearchPlan, Side
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -45,11 +56,13 @@ else:
             "MilvusEngine": "milvus",
             "OpenSearchEngine": "opensearch",
             "PgVectorEngine": "pgvector",
-            "QdrantEdgeEngine": "qdrant_edge",
+            "QdrantEdgeEngine": "qdrant",
             "QdrantEngine": "qdrant",
             "Records": "records",
             "Retry": "retrying",
+            "SearchPlan": "engine",
             "SeismicField": "opensearch",
+            "Side": "engine",
             "load": "loading",
         },
     )

@@ -316,7 +316,7 @@ class Engine(ABC):
     def _search_side(self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None) -> Rankings:
         """Rank by one side; ``scores`` of a hit is ``{side: score}``. No query is without terms where it is sparse."""
 
-    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> Rankings:
+    def _search_fused(self, queries: HybridEmbeddings, plan: SearchPlan) -> Rankings:
         """Rank by a fusion of the engine's own, where ``server_fusions`` names any. Queries may be without terms."""
         raise NotImplementedError
 

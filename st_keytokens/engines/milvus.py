@@ -222,9 +222,9 @@ class MilvusEngine(Engine):
         )
         return [_hits(hits, side) for hits in found]
 
-    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
-        if search.fusion == "weighted":
-            given = search.weights or {}
+    def _search_fused(self, queries: HybridEmbeddings, plan: SearchPlan) -> list[list[Hit]]:
+        if plan.fusion == "weighted":
+            given = plan.weights or {}
             ranker = self._milvus.WeightedRanker(*(float(given.get(side, 1.0)) for side in SIDES), norm_score=True)
         else:
             ranker = self._milvus.RRFRanker(_FUSION_K)
@@ -233,13 +233,13 @@ class MilvusEngine(Engine):
                 data=self._vectors(queries, side),
                 anns_field=side,
                 param={"metric_type": self._metric(side)},
-                limit=search.depth,
-                expr=None if search.condition is None else milvus_filter(search.condition),
+                limit=plan.depth,
+                expr=None if plan.condition is None else milvus_filter(plan.condition),
             )
             for side in SIDES
         ]
         fields = ["id", "text", "metadata"]
-        found = self.client.hybrid_search(self.collection, requests, ranker, limit=search.top_k, output_fields=fields)
+        found = self.client.hybrid_search(self.collection, requests, ranker, limit=plan.top_k, output_fields=fields)
         return [_hits(hits, None) for hits in found]
 
     def _count(self) -> int:

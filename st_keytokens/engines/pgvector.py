@@ -307,12 +307,12 @@ class PgVectorEngine(Engine):
                 )
         return results
 
-    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
-        reciprocal_rank_fusion({"dense": [], "sparse": []}, weights=search.weights)  # their rules, and the errors
-        factors = {"dense": 1.0, "sparse": 1.0, **(search.weights or {})}
-        sides = {side: self._ranked_sql(side, search.condition) for side in SIDES}
+    def _search_fused(self, queries: HybridEmbeddings, plan: SearchPlan) -> list[list[Hit]]:
+        reciprocal_rank_fusion({"dense": [], "sparse": []}, weights=plan.weights)  # their rules, and the errors
+        factors = {"dense": 1.0, "sparse": 1.0, **(plan.weights or {})}
+        sides = {side: self._ranked_sql(side, plan.condition) for side in SIDES}
         points = ", ".join(
-            f"{side}_points AS (SELECT *, %s::float8 * ({_POINTS[str(search.fusion)]}) AS points FROM (SELECT *, "
+            f"{side}_points AS (SELECT *, %s::float8 * ({_POINTS[str(plan.fusion)]}) AS points FROM (SELECT *, "
             f"min(score) OVER () AS low, max(score) OVER () AS high FROM ({statement}) ranked) bounded)"
             for side, (statement, _) in sides.items()
         )
@@ -324,12 +324,12 @@ class PgVectorEngine(Engine):
         )
         results = []
         texts = {side: vector_texts(queries, side) for side in sides}
-        with self._transaction(search.depth) as connection:
+        with self._transaction(plan.depth) as connection:
             for pair in zip(*texts.values(), strict=True):
                 parameters: list[Any] = []
                 for (side, (_, filtered)), query in zip(sides.items(), pair, strict=True):
-                    parameters += [factors[side], query, *filtered, search.depth]
-                found = connection.execute(self._sql(statement), [*parameters, search.top_k]).fetchall()
+                    parameters += [factors[side], query, *filtered, plan.depth]
+                found = connection.execute(self._sql(statement), [*parameters, plan.top_k]).fetchall()
                 results.append([fused_hit(rank, *row) for rank, row in enumerate(found, 1)])
         return results
 

@@ -1,10 +1,12 @@
-"""Qdrant through its own client: a server by URL, or the client's in-process mode."""
+"""Qdrant: a server or in-process mode by its own client, or its engine in this process on a directory."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,17 +14,19 @@ import numpy as np
 from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
+from st_keytokens.files import write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
-from st_keytokens.index.search import SearchPlan, Side
+from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
+    from qdrant_edge import EdgeShard
 
-__all__ = ["RRF_K", "QdrantEngine", "payload_of", "point_id", "qdrant_filter"]
+__all__ = ["QdrantEdgeEngine", "QdrantEngine", "point_id"]
 
 
 _NAMESPACE = uuid.UUID("6f1c5b0e-3f5d-5a0e-9b1a-0d2f7a6c4e11")  # never change it: ids depend on it
@@ -39,15 +43,10 @@ def point_id(id: str) -> str:
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _EXACT = 2**53  # whole numbers below it are exact in double precision, in which Qdrant compares
-RRF_K = 61  # Qdrant counts ranks from 0: 1 / (61 + 0) is our 1 / (60 + 1)
+_RRF_K = 61  # Qdrant counts ranks from 0: 1 / (61 + 0) is our 1 / (60 + 1)
 
 
-def payload_of(records: Records, row: int) -> dict[str, Any]:
-    """The payload of a record.
-
-    Raises:
-        ValueError: If the metadata have a whole number that does not fit into 64 bits.
-    """
+def _payload(records: Records, row: int) -> dict[str, Any]:
     metadata = records.metadata_of(row)
     check_whole_numbers(metadata, records.ids[row])
     payload = {"id": records.ids[row], "text": records.text(row), "metadata": metadata}
@@ -55,21 +54,14 @@ def payload_of(records: Records, row: int) -> dict[str, Any]:
     return {**payload, "empty_lists": empty} if empty else payload
 
 
-def qdrant_filter(condition: Condition) -> dict[str, Any]:
-    """A filter with the same meaning as in our index, where a list matches none of its elements.
-
-    Raises:
-        ValueError: If strings are to be compared with ``$lt`` and the like, which Qdrant does not do.
-
-    >>> qdrant_filter(Comparison("year", "$gte", 2000))["must"][0]
-    {'key': 'metadata.year', 'range': {'gte': 2000}}
-    """
+def _filter_body(condition: Condition) -> dict[str, Any]:
+    """A filter of the REST interface, with the same meaning as in our index: a list matches none of its elements."""
     if isinstance(condition, AllOf):
-        return {"must": [qdrant_filter(part) for part in condition.parts]}
+        return {"must": [_filter_body(part) for part in condition.parts]}
     if isinstance(condition, AnyOf):
-        return {"should": [qdrant_filter(part) for part in condition.parts]}
+        return {"should": [_filter_body(part) for part in condition.parts]}
     if isinstance(condition, Not):
-        return {"must_not": [qdrant_filter(condition.part)]}
+        return {"must_not": [_filter_body(condition.part)]}
     if isinstance(condition, HasId):
         return {"must": [{"has_id": [point_id(id) for id in condition.ids]}]}
     path = f"metadata.{condition.key}" if _PLAIN_KEY.fullmatch(condition.key) else f'metadata."{condition.key}"'
@@ -103,6 +95,28 @@ def _equals(condition: IsIn, path: str) -> list[dict[str, Any]]:
             equal = {"match": {"value": number}} if is_large else {"range": {"gte": value, "lte": value}}
             found.append({"key": path, **equal})
     return found
+
+
+def _vector(sparse_type: Any, embeddings: HybridEmbeddings, row: int, side: Side) -> Any:
+    if side == "sparse":
+        indices, values = embeddings.sparse.row(row)
+        return sparse_type(indices=indices.tolist(), values=values.tolist())
+    return np.asarray(embeddings.dense)[row].astype(np.float32).tolist()
+
+
+def _vectors(sparse_type: Any, embeddings: HybridEmbeddings, row: int) -> dict[Side, Any]:
+    """The vectors of a point or a query by side; one without terms has no sparse vector."""
+    has_side = {"dense": embeddings.dense is not None, "sparse": bool(embeddings.sparse.active_dims[row])}
+    return {side: _vector(sparse_type, embeddings, row, side) for side in SIDES if has_side[side]}
+
+
+def _hits(points: Sequence[Any], side: Side | None) -> list[Hit]:
+    hits = []
+    for rank, point in enumerate(points, 1):
+        payload = point.payload or {}
+        scores = {} if side is None else {str(side): point.score}
+        hits.append(Hit(payload["id"], point.score, rank, payload["text"], payload["metadata"], scores))
+    return hits
 
 
 _TEMPORARY_STATUS = (408, 429, 500, 502, 503, 504)
@@ -199,7 +213,7 @@ class QdrantEngine(Engine):
         models, filter = self._qdrant.models, self._filter(condition)
         requests = [
             models.QueryRequest(
-                query=models.NearestQuery(nearest=self._vector(queries, row, side)),
+                query=models.NearestQuery(nearest=_vector(models.SparseVector, queries, row, side)),
                 using=side,
                 filter=filter,
                 params=self._params(side),
@@ -211,28 +225,27 @@ class QdrantEngine(Engine):
         found = self.client.query_batch_points(self.collection, requests=requests)
         return [_hits(response.points, side) for response in found]
 
-    def _search_fused(self, queries: HybridEmbeddings, search: SearchPlan) -> list[list[Hit]]:
-        if search.fusion == "dbsf":
-            search.refuse_weights()
-        models, filter = self._qdrant.models, self._filter(search.condition)
+    def _search_fused(self, queries: HybridEmbeddings, plan: SearchPlan) -> list[list[Hit]]:
+        if plan.fusion == "dbsf":
+            plan.refuse_weights()
+        models, filter = self._qdrant.models, self._filter(plan.condition)
         requests = []
         for row in range(len(queries)):
-            sides: list[Side] = ["dense", "sparse"] if queries.sparse.active_dims[row] else ["dense"]
             prefetch = [
                 models.Prefetch(
-                    query=models.NearestQuery(nearest=self._vector(queries, row, side)),
+                    query=models.NearestQuery(nearest=vector),
                     using=side,
                     filter=filter,
                     params=self._params(side),
-                    limit=search.depth,
+                    limit=plan.depth,
                 )
-                for side in sides
+                for side, vector in _vectors(models.SparseVector, queries, row).items()
             ]
-            if search.fusion == "rrf":
-                query = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
+            if plan.fusion == "rrf":
+                query = models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
             else:
                 query = models.FusionQuery(fusion=models.Fusion.DBSF)
-            requests.append(models.QueryRequest(prefetch=prefetch, query=query, limit=search.top_k, with_payload=True))
+            requests.append(models.QueryRequest(prefetch=prefetch, query=query, limit=plan.top_k, with_payload=True))
         found = self.client.query_batch_points(self.collection, requests=requests)
         return [_hits(response.points, None) for response in found]
 
@@ -240,34 +253,152 @@ class QdrantEngine(Engine):
         return int(self.client.count(self.collection, exact=True).count)
 
     def _point(self, records: Records, row: int) -> models.PointStruct:
-        """A point; one without terms has no sparse vector."""
-        embeddings = records.hybrid
-        vector: dict[str, Any] = {}
-        if embeddings.dense is not None:
-            vector["dense"] = self._vector(embeddings, row, "dense")
-        if embeddings.sparse.active_dims[row]:
-            vector["sparse"] = self._vector(embeddings, row, "sparse")
-        return self._qdrant.models.PointStruct(
-            id=point_id(records.ids[row]), vector=vector, payload=payload_of(records, row)
-        )
-
-    def _vector(self, embeddings: HybridEmbeddings, row: int, side: Side) -> Any:
-        if side == "sparse":
-            indices, values = embeddings.sparse.row(row)
-            return self._qdrant.models.SparseVector(indices=indices.tolist(), values=values.tolist())
-        return np.asarray(embeddings.dense)[row].astype(np.float32).tolist()
+        models = self._qdrant.models
+        vectors = _vectors(models.SparseVector, records.hybrid, row)
+        return models.PointStruct(id=point_id(records.ids[row]), vector=vectors, payload=_payload(records, row))
 
     def _params(self, side: Side) -> models.SearchParams | None:
         return self._qdrant.models.SearchParams(exact=True) if self.exact and side == "dense" else None
 
     def _filter(self, condition: Condition | None) -> models.Filter | None:
-        return None if condition is None else self._qdrant.models.Filter(**qdrant_filter(condition))
+        return None if condition is None else self._qdrant.models.Filter(**_filter_body(condition))
 
 
-def _hits(points: list[models.ScoredPoint], side: Side | None) -> list[Hit]:
-    hits = []
-    for rank, point in enumerate(points, 1):
-        payload = point.payload or {}
-        scores = {} if side is None else {str(side): point.score}
-        hits.append(Hit(payload["id"], point.score, rank, payload["text"], payload["metadata"], scores))
-    return hits
+_SETTINGS, _SHARD = "keytokens.json", "shard"
+
+
+class QdrantEdgeEngine(Engine):
+    """A shard of Qdrant in a directory, with the points, payloads and filters of :class:`QdrantEngine`.
+
+    What ``upsert`` wrote is in the shard's log and survives the process; :meth:`flush` makes it survive the machine.
+    Only one process may have the directory open. Dense rows are searched exactly until :meth:`optimize`.
+
+    Args:
+        path: Directory, made where it is missing (its parent is not).
+        encoder: See :class:`Engine`.
+        retry: See :class:`Engine`.
+
+    Raises:
+        FileNotFoundError: If the parent directory is missing.
+        ImportError: If qdrant-edge-py is not installed.
+    """
+
+    server_fusions: ClassVar[tuple[str, ...]] = ("rrf", "dbsf")
+
+    def __init__(
+        self, path: str | PathLike[str], *, encoder: Encoder | None = None, retry: Retry | None = None
+    ) -> None:
+        super().__init__(str(path), encoder=encoder, retry=retry)
+        self._edge = imported("qdrant_edge", '"st-keytokens[qdrant-edge]"')
+        self.path = Path(path)
+        self.path.mkdir(exist_ok=True)
+        self._open: EdgeShard | None = None
+
+    def flush(self) -> None:
+        """Write everything to disk."""
+        self._shard.flush()
+
+    def optimize(self) -> None:
+        """Build indexes and remove what was deleted, until there is nothing left to do."""
+        while self._shard.optimize():
+            pass
+
+    def close(self) -> None:
+        """Close the shard."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def smallest_wait(self, error: Exception) -> float | None:
+        """Nothing is temporary in the same process."""
+        return None
+
+    @property
+    def _shard(self) -> EdgeShard:
+        if self._open is None:
+            settings, directory, edge = self.settings, self.path / _SHARD, self._edge
+            distance = edge.Distance.Cosine if settings.similarity == "cosine" else edge.Distance.Dot
+            dense = {"dense": edge.EdgeVectorParams(size=settings.embedding_dimension, distance=distance)}
+            if directory.exists() and any(directory.iterdir()):
+                self._open = edge.EdgeShard.load(str(directory))
+            else:
+                config = edge.EdgeConfig(
+                    vectors=dense if settings.embedding_dimension else None,
+                    sparse_vectors={"sparse": edge.EdgeSparseVectorParams()},
+                )
+                directory.mkdir(exist_ok=True)
+                self._open = edge.EdgeShard.create(str(directory), config)
+        return self._open
+
+    def _read_settings(self) -> CollectionSettings | None:
+        path = self.path / _SETTINGS
+        if not path.exists():
+            if any(self.path.iterdir()):
+                raise ValueError(f"path must be an empty directory or one that create() made, got {str(self.path)!r}.")
+            return None
+        return CollectionSettings.from_json(path.read_text(encoding="utf-8"), self._where)
+
+    def _create(self, settings: CollectionSettings) -> None:
+        write_atomically(self.path / _SETTINGS, settings.to_json().encode())
+
+    def _upsert(self, records: Records) -> None:
+        edge, points = self._edge, []
+        for row, id in enumerate(records.ids):
+            vectors = _vectors(edge.SparseVector, records.hybrid, row)
+            points.append(edge.Point(id=uuid.UUID(point_id(id)), vector=vectors, payload=_payload(records, row)))
+        self._shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def _delete(self, ids: list[str]) -> None:
+        self._shard.update(self._edge.UpdateOperation.delete_points([uuid.UUID(point_id(id)) for id in ids]))
+
+    def _search_side(
+        self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
+    ) -> list[list[Hit]]:
+        filter = None if condition is None else self._filter(_filter_body(condition))
+        return [
+            self._queried(side, query=self._nearest(vector, side), limit=limit, filter=filter)
+            for vector in (_vector(self._edge.SparseVector, queries, row, side) for row in range(len(queries)))
+        ]
+
+    def _search_fused(self, queries: HybridEmbeddings, plan: SearchPlan) -> list[list[Hit]]:
+        if plan.fusion == "dbsf":
+            plan.refuse_weights()
+        filter = None if plan.condition is None else self._filter(_filter_body(plan.condition))
+        found = []
+        for row in range(len(queries)):
+            prefetches = [
+                self._edge.Prefetch(limit=plan.depth, query=self._nearest(vector, side), filter=filter)
+                for side, vector in _vectors(self._edge.SparseVector, queries, row).items()
+            ]
+            is_rrf = plan.fusion == "rrf"
+            query = self._edge.Fusion.Rrf(k=_RRF_K) if is_rrf else self._edge.Fusion.Dbsf()
+            found.append(self._queried(None, query=query, limit=plan.top_k, prefetches=prefetches))
+        return found
+
+    def _count(self) -> int:
+        return int(self._shard.count(self._edge.CountRequest(exact=True)))
+
+    def _nearest(self, vector: Any, side: str) -> Any:
+        return self._edge.Query.Nearest(query=vector, using=side)
+
+    def _queried(self, side: Side | None, **request: Any) -> list[Hit]:
+        return _hits(self._shard.query(self._edge.QueryRequest(with_payload=True, **request)), side)
+
+    def _filter(self, body: Mapping[str, Any]) -> Any:
+        """A filter of the REST interface in the types of this package."""
+        edge = self._edge
+        if body.keys() & {"must", "should", "must_not"}:
+            return edge.Filter(**{name: [self._filter(part) for part in parts] for name, parts in body.items()})
+        if "has_id" in body:
+            return edge.HasIdCondition({uuid.UUID(id) for id in body["has_id"]})
+        if "is_null" in body:
+            return edge.IsNullCondition(body["is_null"]["key"])
+        if "is_empty" in body:
+            return edge.IsEmptyCondition(body["is_empty"]["key"])
+        if "range" in body:
+            return edge.FieldCondition(key=body["key"], range=edge.RangeFloat(**body["range"]))
+        value = body["match"].get("value")
+        if isinstance(value, bool):
+            value = np.bool_(value)  # Python's own would be taken for an integer
+        found = edge.MatchAny(body["match"]["any"]) if value is None else edge.MatchValue(value)
+        return edge.FieldCondition(key=body["key"], match=found)

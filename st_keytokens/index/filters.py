@@ -169,7 +169,7 @@ def _typed(value: Any) -> tuple[str | None, Any]:
     try:
         return "number", float(value) if abs(value) >= 2**63 else value
     except OverflowError:
-        return "number", math.copysign(math.inf, value)
+        return "number", math.inf if value > 0 else -math.inf
 
 
 def parse_filter(filter: Filter) -> ParsedFilter:
@@ -262,8 +262,8 @@ def _checked_values(values: Collection[Any]) -> tuple[Scalar, ...]:
         if isinstance(value, str):
             if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
                 raise ValueError(f"filter values must be valid Unicode without NUL, got {value!r:.60}.")
-        elif value is not None and not math.isfinite(value):
-            raise ValueError(f"filter values must be finite, got {value}.")
+        elif value is not None and not math.isfinite(_typed(value)[1]):
+            raise ValueError(f"filter values must be finite, got {value!r:.60}.")
     return tuple(values)
 
 

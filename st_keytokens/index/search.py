@@ -140,6 +140,8 @@ class SearchPlan:
         if mode is None:
             mode = "hybrid" if queries.dense is not None and embedding_dimension else "sparse"
         check_embeddings("queries", queries, vocab_size, embedding_dimension, needs_dense=mode != "sparse")
+        if mode != "sparse" and queries.dense is None and embedding_dimension is not None:
+            raise ValueError("queries must have dense rows for this mode, got none. Use mode='sparse'.")
         if weights is None and encoder is not None and (callable(self.fusion) or self.fusion in FUSIONS):
             weights = encoder.fusion_weights
         return replace(self, mode=mode, weights=weights)
@@ -214,8 +216,11 @@ def ranked_rows(
     """
     mode, limit = plan.mode, plan.depth if plan.mode == "hybrid" else plan.top_k
     sides: dict[str, Iterator[Ranking]] = {}
-    if mode != "sparse":
-        sides["dense"] = _dense(snapshot, queries, mask, limit)
+    if mode != "sparse" and queries.dense is not None:
+        rows = np.arange(snapshot.num_rows) if mask is None else np.flatnonzero(mask[: snapshot.num_rows])
+        parts = [segment.dense for segment in snapshot.segments if segment.dense is not None]
+        dense = checked_dense("queries", queries.dense, "float32")
+        sides["dense"] = best_dense(parts, dense, snapshot.settings["similarity"], rows, limit)
     if mode != "dense":
         best, postings = kernel.best, snapshot.postings
         sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
@@ -227,17 +232,6 @@ def ranked_rows(
         pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
         fused = plan.fused(dict(zip(sides, pairs, strict=True)))
         yield np.array([hit.id for hit in fused], np.int64), [(hit.score, hit.components) for hit in fused]
-
-
-def _dense(
-    snapshot: Snapshot, queries: HybridEmbeddings, mask: NDArray[np.bool_] | None, limit: int
-) -> Iterator[Ranking]:
-    if queries.dense is None:
-        raise ValueError("queries must have dense rows for this mode, got none. Use mode='sparse'.")
-    rows = np.arange(snapshot.num_rows) if mask is None else np.flatnonzero(mask[: snapshot.num_rows])
-    parts = [segment.dense for segment in snapshot.segments if segment.dense is not None]
-    dense = checked_dense("queries", queries.dense, "float32")
-    return best_dense(parts, dense, snapshot.settings["similarity"], rows, limit)
 
 
 def matched_terms(

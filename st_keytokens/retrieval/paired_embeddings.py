@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st_keytokens.encoder.forward_pass import Role
+    from st_keytokens.index.search import Side
     from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = ["IndicesValues", "PairedEmbeddings"]
 
 IndicesValues = tuple[list[int], list[float]]  # of one text, by ascending token id
-Side = Literal["dense", "sparse"]
 Key = tuple[str, str, str, str]
 
 WAITING_BYTES = 1 << 26  # 64 MiB: sparse vectors of some 50,000 texts, or 16,000 dense ones of dimension 1,024

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_keytokens.index import HybridIndex
+from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.documents import packed_metadata
-from st_keytokens.index.filters import FilterMasks, filter_sql, parse_filter
+from st_keytokens.index.filters import FilterMasks, filter_sql, is_passing, parse_filter
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 METADATA = [
@@ -21,6 +21,9 @@ METADATA = [
     {},
     None,
 ]
+
+
+ALL_IDS = [str(row) for row in range(len(METADATA))]
 
 
 def make(metadata, **options):
@@ -88,6 +91,22 @@ class TestMeaning:
     )
     def test_dictionary(self, index, filter, expected):
         assert found(index, filter) == expected
+        parsed = parse_filter(filter)
+        assert [int(document.id) for document in index.get(ALL_IDS) if is_passing(parsed, document)] == expected
+
+    @pytest.mark.parametrize("whole", [2**53 + 1, 2**63 - 1, -(2**63), 2**63, 2**70 + 1, 10**310])
+    def test_one_document_has_the_numbers_that_sql_has(self, whole):
+        filters = [
+            {"n": whole},
+            {"n": float(2**53)},
+            {"n": {"$gt": 2**53}},
+            {"n": {"$lt": 2.0**63}},
+            {"n": {"$gt": 1e308}},
+        ]
+        with make([{"n": whole}]) as index:
+            (document,) = index.get(["0"])
+            for filter in filters if whole < 10**300 else filters[1:]:
+                assert is_passing(parse_filter(filter), document) == (found(index, filter) == [0])
 
     def test_function(self, index):
         assert found(index, lambda document: document.metadata.get("draft") == 1) == [0, 4]
@@ -173,6 +192,7 @@ class TestValidation:
             ({"year": {"$exists": 1}}, TypeError, r"filter \$exists must be True or False, got 1"),
             ({"year": math.nan}, ValueError, r"filter values must be finite, got nan"),
             ({"year": {"$gt": math.inf}}, ValueError, r"filter values must be finite, got inf"),
+            ({"year": 10**310}, ValueError, r"filter values must be finite, got 1000"),
             ({"year": "a\0b"}, ValueError, r"filter values must be valid Unicode without NUL"),
             ({"year": "\ud800"}, ValueError, r"filter values must be valid Unicode without NUL"),
             ({'a"b': 1}, ValueError, r"filter keys must have no quotes.*Use a function"),
@@ -231,7 +251,10 @@ numbers = st.integers(-(2**70), 2**70).map(lambda value: value if abs(value) < 2
 )
 numbers = st.sampled_from([0, 1, -1, 0.5, 1e300, 2**53]) | numbers
 scalars = st.none() | st.booleans() | numbers | st.sampled_from(["", "a", "b", "1"]) | text
-comparable = numbers | text
+held = (
+    scalars | st.integers(-(2**70), 2**70) | st.lists(scalars, max_size=2) | st.dictionaries(keys, scalars, max_size=2)
+)
+comparable = numbers | text | st.sampled_from([2**63, 2**63 - 1, -(2**63), 2**70])
 conditions = scalars | st.one_of(
     st.fixed_dictionaries({}, optional={"$eq": scalars, "$ne": scalars, "$exists": st.booleans()}).filter(bool),
     st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), comparable, min_size=1),
@@ -260,4 +283,19 @@ class TestAgainstPython:
             condition, parameters = filter_sql(parse_filter(filter))
             rows = connection.execute(f"SELECT rowid - 1 FROM documents WHERE {condition} ORDER BY rowid", parameters)
             assert [row for (row,) in rows] == [row for row, entry in enumerate(metadata) if matches(filter, entry)]
+        connection.close()
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.dictionaries(keys, held, max_size=4), min_size=1, max_size=5), st.lists(filters, max_size=5))
+    def test_sql_and_the_test_of_one_document_agree(self, metadata, filters):
+        connection = sqlite3.connect(":memory:")
+        connection.execute("CREATE TABLE documents (metadata TEXT)")
+        packed = packed_metadata(metadata, len(metadata))
+        connection.executemany("INSERT INTO documents VALUES (?)", [(text,) for text in packed])
+        documents = [Document(str(row), None, entry) for row, entry in enumerate(metadata)]
+        for filter in map(parse_filter, filters):
+            condition, parameters = filter_sql(filter)
+            rows = connection.execute(f"SELECT rowid - 1 FROM documents WHERE {condition} ORDER BY rowid", parameters)
+            expected = [row for row, document in enumerate(documents) if is_passing(filter, document)]
+            assert [row for (row,) in rows] == expected
         connection.close()
