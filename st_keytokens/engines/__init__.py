@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from st_keytokens.imports import lazy_names
-from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
 
 __all__ = [
     "AllOf",
     "AnyOf",
     "CollectionSettings",
-    "Comparison",
+    "Compares",
     "Condition",
     "ElasticsearchEngine",
     "Engine",

@@ -19,7 +19,7 @@ from st_keytokens.index.documents import Hit, checked_strings, ranked_hits
 from st_keytokens.index.filters import Condition
 from st_keytokens.index.fusion import FUSIONS, FusionFunction
 from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side, embedded_queries
-from st_keytokens.index.store import Encoder, check_embeddings, check_settings
+from st_keytokens.index.store import Encoder, check_settings, check_sizes
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["CollectionSettings", "Engine"]
@@ -198,7 +198,7 @@ class Engine(ABC):
         """
         if not isinstance(records, Records):
             raise TypeError(f"records must be Records, got {type(records).__name__}.")
-        check_embeddings(
+        check_sizes(
             "embeddings", records.hybrid, self.settings.vocab_size, self.settings.embedding_dimension, needs_dense=True
         )
         for part in records.split(self.max_rows, self.max_bytes):

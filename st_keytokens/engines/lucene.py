@@ -32,7 +32,7 @@ __all__ = [
     "LuceneExport",
     "document_line",
     "query_line",
-    "read_collection",
+    "read_impacts",
     "read_queries",
     "read_run_lines",
 ]
@@ -125,7 +125,7 @@ def query_line(id: str, terms: NDArray[np.integer], impacts: NDArray[np.int64]) 
     return f"{id}\t{' '.join(map(str, repeated))}"
 
 
-def read_collection(folder: str | PathLike[str]) -> Iterator[tuple[str, dict[int, int]]]:
+def read_impacts(folder: str | PathLike[str]) -> Iterator[tuple[str, dict[int, int]]]:
     """Ids and impacts of the documents in all files of a collection.
 
     Raises:

@@ -15,7 +15,7 @@ from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not, Scalar
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, Scalar
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
@@ -23,20 +23,16 @@ from st_keytokens.sparse_embeddings import HybridEmbeddings
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-__all__ = ["FACET_LENGTH", "MilvusEngine", "facets_of", "milvus_filter"]
+__all__ = ["MilvusEngine"]
 
 
-FACET_LENGTH = 24  # hexadecimal digits, 96 bits
+_FACET_LENGTH = 24  # hexadecimal digits, 96 bits
 _OPERATORS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _NOTHING = "key in []"
 
 
-def facets_of(metadata: Mapping[str, Any]) -> list[str]:
-    """The facets of a document's metadata: of every key, and of the type and the value where that is a scalar.
-
-    >>> len(facets_of({"year": 2024, "tags": ["a", "b"]}))
-    4
-    """
+def _facets_of(metadata: Mapping[str, Any]) -> list[str]:
+    """Facets of metadata: of every key, and of the type and the value where that is a scalar."""
     facets = []
     for key, value in metadata.items():
         facets.append(_facet("key", key))
@@ -45,21 +41,14 @@ def facets_of(metadata: Mapping[str, Any]) -> list[str]:
     return facets
 
 
-def milvus_filter(condition: Condition) -> str:
-    """A filter as an expression.
-
-    Raises:
-        ValueError: If strings with control characters are to be compared with ``$lt`` and the like.
-
-    >>> milvus_filter(Comparison("year", "$gte", 2000))
-    '(array_contains(facets, "fb8533d3c55cdb05fe929a21") and metadata["year"] >= 2000)'
-    """
+def _milvus_filter(condition: Condition) -> str:
+    """A filter as an expression."""
     if isinstance(condition, AllOf):
-        return _joined(" and ", [milvus_filter(part) for part in condition.parts]) if condition.parts else "true"
+        return _joined(" and ", [_milvus_filter(part) for part in condition.parts]) if condition.parts else "true"
     if isinstance(condition, AnyOf):
-        return _joined(" or ", [milvus_filter(part) for part in condition.parts])
+        return _joined(" or ", [_milvus_filter(part) for part in condition.parts])
     if isinstance(condition, Not):
-        return f"(not {milvus_filter(condition.part)})"
+        return f"(not {_milvus_filter(condition.part)})"
     if isinstance(condition, HasId):
         return f"(key in {json.dumps([point_id(id) for id in condition.ids])})"
     if isinstance(condition, Exists):
@@ -69,7 +58,7 @@ def milvus_filter(condition: Condition) -> str:
     return _comparison(condition)
 
 
-def _comparison(condition: Comparison) -> str:
+def _comparison(condition: Compares) -> str:
     bound = condition.bound
     if isinstance(bound, str) and any(character < " " or character == "\x7f" for character in bound):
         raise ValueError(f"filter {condition.operator} must have no control characters in Milvus, got {bound!r:.60}.")
@@ -104,7 +93,7 @@ def _value_facet(key: str, value: Scalar) -> str:
 
 
 def _facet(*parts: Scalar) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:FACET_LENGTH]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_FACET_LENGTH]
 
 
 _MAX_BYTES = 65_535  # of a VARCHAR, and of a JSON value
@@ -185,7 +174,7 @@ class MilvusEngine(Engine):
             types.ARRAY,
             element_type=types.VARCHAR,
             max_capacity=_MAX_FACETS,
-            max_length=FACET_LENGTH,
+            max_length=_FACET_LENGTH,
         )
         schema.add_field("sparse", types.SPARSE_FLOAT_VECTOR)
         indexes = self.client.prepare_index_params()
@@ -206,7 +195,7 @@ class MilvusEngine(Engine):
         self.client.upsert(self.collection, [self._row(records, row) for row in range(len(records))])
 
     def _delete(self, ids: list[str]) -> None:
-        self.client.delete(self.collection, filter=milvus_filter(HasId(tuple(ids))))
+        self.client.delete(self.collection, filter=_milvus_filter(HasId(tuple(ids))))
 
     def _search_side(
         self, queries: HybridEmbeddings, side: Side, limit: int, condition: Condition | None
@@ -216,7 +205,7 @@ class MilvusEngine(Engine):
             data=self._vectors(queries, side),
             anns_field=side,
             limit=limit,
-            filter="" if condition is None else milvus_filter(condition),
+            filter="" if condition is None else _milvus_filter(condition),
             search_params={"metric_type": self._metric(side)},
             output_fields=["id", "text", "metadata"],
         )
@@ -234,7 +223,7 @@ class MilvusEngine(Engine):
                 anns_field=side,
                 param={"metric_type": self._metric(side)},
                 limit=plan.depth,
-                expr=None if plan.condition is None else milvus_filter(plan.condition),
+                expr=None if plan.condition is None else _milvus_filter(plan.condition),
             )
             for side in SIDES
         ]
@@ -248,7 +237,7 @@ class MilvusEngine(Engine):
 
     def _row(self, records: Records, row: int) -> dict[str, Any]:
         id, text, metadata = records.ids[row], records.text(row), records.metadata_of(row)
-        facets = facets_of(metadata)
+        facets = _facets_of(metadata)
         packed = json.dumps(metadata, ensure_ascii=False)
         for name, value in (("ids", id), ("texts", text or ""), ("metadata", packed)):
             if len(value.encode()) > _MAX_BYTES:

@@ -15,7 +15,7 @@ from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.index.fusion import reciprocal_rank_fusion
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-__all__ = ["PgVectorEngine", "condition_sql", "copied_rows", "fused_hit", "vector_texts"]
+__all__ = ["PgVectorEngine", "condition_sql"]
 
 
 Sql = tuple[str, list[Any]]
@@ -64,7 +64,7 @@ def condition_sql(condition: Condition) -> Sql:
     return _comparison(condition)
 
 
-def _comparison(condition: Comparison) -> Sql:
+def _comparison(condition: Compares) -> Sql:
     """A number among numbers of any size, or a string among strings by code point, which is the order of its bytes."""
     if isinstance(condition.bound, str):
         kind, value, bound = "string", 'metadata ->> %s COLLATE "C"', "%s"
@@ -75,15 +75,11 @@ def _comparison(condition: Comparison) -> Sql:
     return statement, [condition.key, condition.key, str(condition.bound)]
 
 
-def copied_rows(records: Records) -> Iterator[tuple[str | None, ...]]:
-    """Rows for COPY, in text: id, sparse, dense, text, metadata.
-
-    Raises:
-        ValueError: If a text has a NUL, which PostgreSQL cannot keep.
-    """
+def _copied_rows(records: Records) -> Iterator[tuple[str | None, ...]]:
+    """Rows for COPY, in text: id, sparse, dense, text, metadata."""
     hybrid = records.hybrid
-    sparse = vector_texts(hybrid, "sparse")
-    dense = [None] * len(records) if hybrid.dense is None else vector_texts(hybrid, "dense")
+    sparse = _vector_texts(hybrid, "sparse")
+    dense = [None] * len(records) if hybrid.dense is None else _vector_texts(hybrid, "dense")
     for row, id in enumerate(records.ids):
         text = records.text(row)
         if text is not None and "\0" in text:
@@ -91,14 +87,8 @@ def copied_rows(records: Records) -> Iterator[tuple[str | None, ...]]:
         yield id, sparse[row], dense[row], text, json.dumps(records.metadata_of(row), ensure_ascii=False)
 
 
-def vector_texts(embeddings: HybridEmbeddings, side: Side) -> list[str]:
-    """Vectors in pgvector's notation, in which the indices of a sparsevec count from 1.
-
-    >>> from st_keytokens.sparse_embeddings import SparseEmbeddings
-    >>> sparse = SparseEmbeddings.from_dicts([{0: 0.5, 8: 2.0}, {}], vocab_size=9)
-    >>> vector_texts(HybridEmbeddings(None, sparse), "sparse")
-    ['{1:0.5,9:2.0}/9', '{}/9']
-    """
+def _vector_texts(embeddings: HybridEmbeddings, side: Side) -> list[str]:
+    """Vectors in pgvector's notation, in which the indices of a sparsevec count from 1."""
     if side == "sparse":
         vocab_size = embeddings.sparse.vocab_size
         rows = (zip((indices + 1).tolist(), values.tolist(), strict=True) for indices, values in embeddings.sparse)
@@ -106,7 +96,7 @@ def vector_texts(embeddings: HybridEmbeddings, side: Side) -> list[str]:
     return [json.dumps(row) for row in np.asarray(embeddings.dense, np.float32).tolist()]
 
 
-def fused_hit(
+def _fused_hit(
     rank: int,
     id: str,
     text: str | None,
@@ -271,7 +261,7 @@ class PgVectorEngine(Engine):
                 "metadata jsonb) ON COMMIT DELETE ROWS"
             )
             with cursor.copy("COPY keytokens_batch FROM STDIN") as copy:
-                for row in copied_rows(records):
+                for row in _copied_rows(records):
                     copy.write_row(row)
             cursor.execute(  # in one order, so that two writers never wait for each other in a circle
                 self._sql(
@@ -297,7 +287,7 @@ class PgVectorEngine(Engine):
         statement = f"SELECT id, text, metadata, score FROM ({ranked}) ranked JOIN {{table}} USING (id) ORDER BY rank"
         results = []
         with self._transaction(limit) as connection:
-            for query in vector_texts(queries, side):
+            for query in _vector_texts(queries, side):
                 found = connection.execute(self._sql(statement), [query, *parameters, limit]).fetchall()
                 results.append(
                     [
@@ -323,14 +313,14 @@ class PgVectorEngine(Engine):
             "ORDER BY fused DESC, d.rank, s.rank LIMIT %s"
         )
         results = []
-        texts = {side: vector_texts(queries, side) for side in sides}
+        texts = {side: _vector_texts(queries, side) for side in sides}
         with self._transaction(plan.depth) as connection:
             for pair in zip(*texts.values(), strict=True):
                 parameters: list[Any] = []
                 for (side, (_, filtered)), query in zip(sides.items(), pair, strict=True):
                     parameters += [factors[side], query, *filtered, plan.depth]
                 found = connection.execute(self._sql(statement), [*parameters, plan.top_k]).fetchall()
-                results.append([fused_hit(rank, *row) for rank, row in enumerate(found, 1)])
+                results.append([_fused_hit(rank, *row) for rank, row in enumerate(found, 1)])
         return results
 
     def _ranked_sql(self, side: Side, condition: Condition | None) -> tuple[str, list[Any]]:

@@ -17,7 +17,7 @@ from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.files import write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Comparison, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.sparse_embeddings import HybridEmbeddings
@@ -69,7 +69,7 @@ def _filter_body(condition: Condition) -> dict[str, Any]:
         is_empty_list = {"key": "empty_lists", "match": {"value": condition.key}}
         return {"should": [{"must_not": [{"is_empty": {"key": path}}]}, {"is_null": {"key": path}}, is_empty_list]}
     is_no_list = {"is_empty": {"key": f"{path}[]"}}
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Compares):
         if isinstance(condition.bound, str):
             raise ValueError(
                 f"filter {condition.operator} must have a number in Qdrant, got {condition.bound!r:.60}. "

@@ -21,21 +21,7 @@ from st_keytokens.sparse_embeddings import HybridEmbeddings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "FILTER_MAPPING",
-    "FILTER_TEMPLATES",
-    "RELATIVE_ERROR",
-    "STORED_FIELDS",
-    "SearchServerEngine",
-    "as_hit",
-    "dense_score",
-    "dense_vectors",
-    "document_id",
-    "document_source",
-    "feature_weights",
-    "filter_fields",
-    "filter_query",
-]
+__all__ = ["RELATIVE_ERROR", "SearchServerEngine", "document_id", "feature_weights"]
 
 
 RELATIVE_ERROR = 2.0**-9
@@ -86,20 +72,13 @@ def document_id(id: str) -> str:
     return _HASHED + hashlib.sha256(encoded).hexdigest()
 
 
-STORED_FIELDS = ["id", "text", "metadata"]
+_STORED_FIELDS = ["id", "text", "metadata"]
 
 
-def document_source(
+def _document_source(
     records: Records, row: int, weights: Mapping[str, float], dense: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """A document, without the fields that it has nothing for.
-
-    Args:
-        records: Where it is.
-        row: Its row.
-        weights: Its weights by term.
-        dense: All dense vectors, in the form that :func:`dense_vectors` gives them.
-    """
+    """A document, without the fields that it has nothing for; ``dense`` is what :func:`_dense_vectors` gave."""
     metadata = records.metadata_of(row)
     source: dict[str, Any] = {"id": records.ids[row], "sparse": weights}
     if dense is not None:
@@ -107,30 +86,23 @@ def document_source(
     if (text := records.text(row)) is not None:
         source["text"] = text
     if metadata:
-        source |= {"metadata": metadata, **filter_fields(metadata)}
+        source |= {"metadata": metadata, **_filter_fields(metadata)}
     return source
 
 
-def dense_vectors(dense: NDArray[Any], similarity: Similarity) -> NDArray[np.float32]:
-    """Vectors whose inner product is the similarity: of unit length for cosine, zeros where there are only zeros.
-
-    The servers' own cosine refuses zeros.
-    """
+def _dense_vectors(dense: NDArray[Any], similarity: Similarity) -> NDArray[np.float32]:
+    """Vectors whose inner product is the similarity: of unit length for cosine, as the servers' own refuses zeros."""
     checked = checked_dense("embeddings", dense, "float32")
     rows = checked.rows / checked.norms[:, None] if similarity == "cosine" else checked.rows
     return np.asarray(rows, np.float32)
 
 
-def dense_score(score: float) -> float:
-    """An inner product from a server's score of it, which is ``p + 1`` where ``p >= 0`` and ``1 / (1 - p)`` below.
-
-    >>> dense_score(1.5), dense_score(0.5)
-    (0.5, -1.0)
-    """
+def _dense_score(score: float) -> float:
+    """An inner product from a server's score of it: ``p + 1`` where ``p >= 0``, and ``1 / (1 - p)`` below."""
     return score - 1 if score >= 1 else 1 - 1 / score
 
 
-def as_hit(found: Mapping[str, Any], rank: int, side: str, score: float) -> Hit:
+def _as_hit(found: Mapping[str, Any], rank: int, side: str, score: float) -> Hit:
     """A hit from one in a server's answer."""
     source = found["_source"]
     return Hit(source["id"], score, rank, source.get("text"), source.get("metadata") or {}, {side: score})
@@ -139,25 +111,19 @@ def as_hit(found: Mapping[str, Any], rank: int, side: str, score: float) -> Hit:
 _MAX_CHARACTERS = 8_191  # of four bytes each: what Lucene takes as a term
 _PLAIN = {None: "null", True: "true", False: "false"}
 
-FILTER_MAPPING: dict[str, Any] = {
+_FILTER_MAPPING: dict[str, Any] = {
     "facts": {"type": "keyword"},
     "numbers": {"type": "object", "dynamic": True},
     "strings": {"type": "object", "dynamic": True},
 }
-FILTER_TEMPLATES: list[dict[str, Any]] = [
+_FILTER_TEMPLATES: list[dict[str, Any]] = [
     {"numbers": {"path_match": "numbers.*", "mapping": {"type": "double"}}},
     {"strings": {"path_match": "strings.*", "mapping": {"type": "keyword", "ignore_above": _MAX_CHARACTERS}}},
 ]
 
 
-def filter_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written beside a document's metadata.
-
-    Strings of more than 8,191 characters are left out: no filter can ask for them.
-
-    >>> filter_fields({"n": 1, "a.b": "en"})
-    {'facts': ['any:n', '1:n', 'any:a%2Eb'], 'numbers': {'n': 1.0}, 'strings': {'a%2Eb': 'en'}}
-    """
+def _filter_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside a document's metadata for filters; strings that none can ask for are left out."""
     facts: list[str] = []
     numbers: dict[str, float] = {}
     strings: dict[str, str] = {}
@@ -173,24 +139,15 @@ def filter_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"facts": facts, "numbers": numbers, "strings": strings}
 
 
-def filter_query(condition: Condition) -> dict[str, Any]:
-    """A query that gives no scores, for ``bool.filter``.
-
-    Numbers are equal exactly, and greater or less as doubles, in which integers beyond 2^53 are rounded.
-
-    Raises:
-        ValueError: If the filter asks for a string of more than 8,191 characters.
-
-    >>> filter_query(IsIn("language", ("en", 3)))["bool"]["should"]
-    [{'terms': {'facts': ['3:language']}}, {'terms': {'strings.language': ['en']}}]
-    """
+def _filter_query(condition: Condition) -> dict[str, Any]:
+    """A query without scores; numbers are equal exactly, and greater or less as doubles."""
     if isinstance(condition, AllOf):
-        parts = [filter_query(part) for part in condition.parts]
+        parts = [_filter_query(part) for part in condition.parts]
         return {"bool": {"filter": parts}} if parts else {"match_all": {}}
     if isinstance(condition, AnyOf):
-        return _any([filter_query(part) for part in condition.parts])
+        return _any([_filter_query(part) for part in condition.parts])
     if isinstance(condition, Not):
-        return {"bool": {"must_not": [filter_query(condition.part)]}}
+        return {"bool": {"must_not": [_filter_query(condition.part)]}}
     if isinstance(condition, HasId):
         return {"ids": {"values": [document_id(id) for id in condition.ids]}}
     field = _field(condition.key)
@@ -345,14 +302,14 @@ class SearchServerEngine(Engine):
             "text": {"type": "text", "index": False},
             "metadata": {"type": "object", "enabled": False},
             "sparse": self._sparse_mapping(),
-            **FILTER_MAPPING,
+            **_FILTER_MAPPING,
         }
         if settings.embedding_dimension:
             properties["dense"] = self._dense_mapping(settings.embedding_dimension)
         mappings = {
             "dynamic": "strict",
             "_meta": {"keytokens": settings.to_dict()},
-            "dynamic_templates": FILTER_TEMPLATES,
+            "dynamic_templates": _FILTER_TEMPLATES,
             "properties": properties,
         }
         self._make_index(self._index_settings(settings), mappings)
@@ -363,12 +320,12 @@ class SearchServerEngine(Engine):
 
     def _upsert(self, records: Records) -> None:
         dense = records.hybrid.dense
-        vectors = None if dense is None else dense_vectors(dense, self.settings.similarity)
+        vectors = None if dense is None else _dense_vectors(dense, self.settings.similarity)
         operations: Operations = []
         for row, (indices, values) in enumerate(records.hybrid.sparse):
             id = records.ids[row]
             weights = self._document_weights(id, values).tolist()
-            source = document_source(
+            source = _document_source(
                 records, row, dict(zip(map(str, indices.tolist()), weights, strict=True)), vectors
             )
             operations.append((id, [{"index": {"_id": document_id(id)}}, source]))
@@ -378,10 +335,7 @@ class SearchServerEngine(Engine):
         self._write([(id, [{"delete": {"_id": document_id(id)}}]) for id in ids])
 
     def _write(self, operations: Operations) -> None:
-        """Send operations; those that the server refuses for the moment again, and only those.
-
-        A request that is too large is halved.
-        """
+        """Send operations, those that are refused for the moment again; a request that is too large is halved."""
         pending = operations
 
         def send() -> None:
@@ -415,7 +369,7 @@ class SearchServerEngine(Engine):
     ) -> list[list[Hit]]:
         if limit > _MAX_HITS:
             raise ValueError(f"top_k and depth must be at most {_MAX_HITS} in {self.server}, got {limit}.")
-        filter = None if condition is None else filter_query(condition)
+        filter = None if condition is None else _filter_query(condition)
         bodies, factors = [], []
         if side == "sparse":
             for indices, values in queries.sparse:
@@ -423,18 +377,18 @@ class SearchServerEngine(Engine):
                 bodies.append({"query": query})
                 factors.append(factor)
         else:
-            vectors = dense_vectors(np.asarray(queries.dense), self.settings.similarity)
+            vectors = _dense_vectors(np.asarray(queries.dense), self.settings.similarity)
             bodies = [self._dense_query(vector, limit, filter) for vector in vectors.tolist()]
         results = []
         for number, found in enumerate(self._answers(bodies, limit)):
-            scores = [hit["_score"] * factors[number] if factors else dense_score(hit["_score"]) for hit in found]
+            scores = [hit["_score"] * factors[number] if factors else _dense_score(hit["_score"]) for hit in found]
             ranked = enumerate(zip(found, scores, strict=True), 1)
-            results.append([as_hit(hit, rank, side, score) for rank, (hit, score) in ranked])
+            results.append([_as_hit(hit, rank, side, score) for rank, (hit, score) in ranked])
         return results
 
     def _answers(self, bodies: Sequence[dict[str, Any]], limit: int) -> Iterator[list[dict[str, Any]]]:
         """The hits of each search."""
-        common = {"size": limit, "_source": STORED_FIELDS, "track_total_hits": False}
+        common = {"size": limit, "_source": _STORED_FIELDS, "track_total_hits": False}
         answer = self._msearch([line for body in bodies for line in ({}, {**common, **body})])
         for response in answer["responses"]:
             if "error" in response:
@@ -449,11 +403,7 @@ class SearchServerEngine(Engine):
 
 
 def _refused(operations: Operations, answer: Mapping[str, Any]) -> Iterator[tuple[tuple[str, list[Any]], str]]:
-    """Operations that were refused for the moment, with the reason.
-
-    Raises:
-        ValueError: If one was refused for good. The others were done all the same.
-    """
+    """Operations refused for the moment, with the reason; a ValueError if one was refused for good."""
     if not answer["errors"]:
         return
     lasting = []

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllOf",
     "AnyOf",
-    "Comparison",
+    "Compares",
     "Condition",
     "Exists",
     "Filter",
@@ -110,7 +110,7 @@ class IsIn:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compares:
     """The value of a key, a number or a string as the bound is, compares with it; strings by code point."""
 
     key: str
@@ -149,15 +149,12 @@ class HasId:
         return id in self._set
 
 
-Condition = AllOf | AnyOf | Not | IsIn | Comparison | Exists | HasId
+Condition = AllOf | AnyOf | Not | IsIn | Compares | Exists | HasId
 ParsedFilter = Condition | Callable[[Document], bool]
 
 
 def _typed(value: Any) -> tuple[str | None, Any]:
-    """The type by which a value of metadata compares, None for a list or a dictionary, and the value as SQLite has it.
-
-    Whole numbers that do not fit into 64 bits are rounded to a double.
-    """
+    """A value's type by which it compares, None where it never does, and the value as SQLite has it."""
     if value is None:
         return "null", None
     if isinstance(value, bool):
@@ -184,7 +181,7 @@ def parse_filter(filter: Filter) -> ParsedFilter:
         ValueError: If a dictionary has an unknown operator, or a key or value that SQL cannot look for.
 
     >>> parse_filter({"year": {"$gte": 2000}})
-    Comparison(key='year', operator='$gte', bound=2000)
+    Compares(key='year', operator='$gte', bound=2000)
     >>> parse_filter({"language": {"$ne": "en"}})
     Not(part=IsIn(key='language', values=('en',)))
     """
@@ -245,7 +242,7 @@ def _operator(key: str, name: str, operand: Any) -> Condition:
     elif name in _COMPARISONS:
         if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
             raise TypeError(f"filter {name} must have a number or a string, got {type(operand).__name__}.")
-        return Comparison(key, name, *_checked_values([operand]))  # type: ignore[arg-type]  # of _COMPARISONS
+        return Compares(key, name, *_checked_values([operand]))  # type: ignore[arg-type]  # of _COMPARISONS
     else:
         raise ValueError(f"filter operators in a field must be among {', '.join(_OPERATORS)}, got {name!r}.")
     return Not(found) if name in ("$ne", "$nin") else found
@@ -295,7 +292,7 @@ def filter_sql(condition: Condition) -> Sql:
     path = f'$."{condition.key}"'
     if isinstance(condition, Exists):
         return f"({_TYPE} IS NOT NULL)", [path]
-    if isinstance(condition, Comparison):
+    if isinstance(condition, Compares):
         kind, bound = _typed(condition.bound)
         compared = f"{_VALUE} {_SQL_COMPARISONS[condition.operator]} {_OPERAND}"
         parameters = [path, json.dumps(bound, ensure_ascii=False), path]

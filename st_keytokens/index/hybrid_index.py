@@ -30,8 +30,8 @@ from st_keytokens.index.store import (
     Encoder,
     Store,
     as_hybrid,
-    check_embeddings,
     check_settings,
+    check_sizes,
     given_settings,
     settled,
 )
@@ -211,7 +211,7 @@ class HybridIndex:
             given = self._given if not before.next_key else {**self._given, "fingerprint": None}
             settings = settled(before.settings, given, batch)
             vocab_size, dimension = settings["vocab_size"], settings["embedding_dimension"]
-            check_embeddings("embeddings", batch, vocab_size, dimension, needs_dense=True)
+            check_sizes("embeddings", batch, vocab_size, dimension, needs_dense=True)
             self._store.save_settings(connection, settings)
             if names is None:
                 names = self._store.documents.free_ids(connection, before.next_key, size)
@@ -414,7 +414,7 @@ class HybridIndex:
         with self._store.read() as connection:
             snapshot = self._current(connection)
             (key,) = self._store.documents.known_keys(connection, names).values()
-            check_embeddings("query", batch, snapshot.settings["vocab_size"], None, needs_dense=False)
+            check_sizes("query", batch, snapshot.settings["vocab_size"], None, needs_dense=False)
             segment, row = snapshot.place(key)
             return matched_terms(segment.postings, row, batch.sparse, strings)
 
@@ -484,12 +484,9 @@ class HybridIndex:
     def _merge(
         self, connection: sqlite3.Connection, snapshot: Snapshot, numbers: range, new: Segment | None = None
     ) -> None:
-        """Write the living rows of some consecutive segments, and new rows, as one segment in their place.
-
-        An altered file must not be copied: its checksum would be right from then on.
-        """
+        """Write the living rows of consecutive segments, and new rows, as one segment in their place."""
         files = self._store.segment_files(connection)
-        for number in numbers:
+        for number in numbers:  # an altered file must not be copied: its checksum would be right from then on
             name = snapshot.segments[number].name
             verify_segment(self._store.segments / name, files[name])
         parts = [(snapshot.segments[number], snapshot.alive_in(number)) for number in numbers]

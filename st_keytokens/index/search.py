@@ -19,7 +19,7 @@ from st_keytokens.index.documents import MatchedTerm, checked_strings
 from st_keytokens.index.filters import Condition, Filter, ParsedFilter, parse_filter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
 from st_keytokens.index.kernels import Kernel, Ranking
-from st_keytokens.index.store import Encoder, as_hybrid, check_embeddings
+from st_keytokens.index.store import Encoder, as_hybrid, check_sizes
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SearchPlan:
 
     >>> plan = SearchPlan.checked(top_k=1, fusion="score", filter={"year": {"$gte": 2000}})
     >>> plan.depth, plan.condition
-    (100, Comparison(key='year', operator='$gte', bound=2000))
+    (100, Compares(key='year', operator='$gte', bound=2000))
     >>> [hit.id for hit in plan.fused({"dense": [("a", 0.9), ("b", 0.8)], "sparse": [("a", 7.0)]})]
     ['a']
     """
@@ -139,7 +139,7 @@ class SearchPlan:
         mode, weights = self.mode, self.weights
         if mode is None:
             mode = "hybrid" if queries.dense is not None and embedding_dimension else "sparse"
-        check_embeddings("queries", queries, vocab_size, embedding_dimension, needs_dense=mode != "sparse")
+        check_sizes("queries", queries, vocab_size, embedding_dimension, needs_dense=mode != "sparse")
         if mode != "sparse" and queries.dense is None and embedding_dimension is not None:
             raise ValueError("queries must have dense rows for this mode, got none. Use mode='sparse'.")
         if weights is None and encoder is not None and (callable(self.fusion) or self.fusion in FUSIONS):

@@ -37,8 +37,8 @@ __all__ = [
     "Store",
     "Transaction",
     "as_hybrid",
-    "check_embeddings",
     "check_settings",
+    "check_sizes",
     "copy_index",
     "given_settings",
     "settled",
@@ -115,7 +115,7 @@ def settled(saved: Mapping[str, Any], given: Mapping[str, Any], embeddings: Hybr
     return {name: found.get(name) if value is None else value for name, value in known.items()}
 
 
-def check_embeddings(
+def check_sizes(
     name: str,
     embeddings: HybridEmbeddings,
     vocab_size: int | None,

@@ -16,7 +16,7 @@ from conformance import NUM_ROWS, ROWS_PER_BATCH, batches, killed_load, written_
 
 from st_keytokens import SparseEmbeddings
 from st_keytokens.engines import Records, Retry, load
-from st_keytokens.engines.lucene import ImpactScale, LuceneExport, read_collection, read_queries
+from st_keytokens.engines.lucene import ImpactScale, LuceneExport, read_impacts, read_queries
 
 ODD_IDS = ["a b", "", " ", "ü", "日本語", "😀", 'a"b', "a\\b", "a\tb", "x" * 600, "Q0 1 2"]
 
@@ -42,11 +42,11 @@ class TestExport:
     def test_the_largest_weight_is_the_largest_integer(self, export):
         export.upsert(records({1: 5.1, 2: 1.0, 3: 0.005}, {2: 2.0}, {}))
         export.flush()
-        assert dict(read_collection(export.path / "collection")) == {"d0": {1: 255, 2: 50}, "d1": {2: 100}, "d2": {}}
+        assert dict(read_impacts(export.path / "collection")) == {"d0": {1: 255, 2: 50}, "d1": {2: 100}, "d2": {}}
         assert (export.scale.largest, export.scale.bits) == (pytest.approx(5.1), 8)
         export.upsert(records({2: 10.2}, first=3))  # the scale changes, and with it every line
         export.flush()
-        found = dict(read_collection(export.path / "collection"))
+        found = dict(read_impacts(export.path / "collection"))
         assert found == {"d0": {1: 128, 2: 25}, "d1": {2: 50}, "d2": {}, "d3": {2: 255}}
 
     def test_upsert_and_delete(self, export):
@@ -57,7 +57,7 @@ class TestExport:
         export.delete(["d1", "nowhere"])
         export.flush()
         assert export.count() == 1
-        assert dict(read_collection(export.path / "collection")) == {"d0": {3: 255}}
+        assert dict(read_impacts(export.path / "collection")) == {"d0": {3: 255}}
 
     def test_flush_writes_what_has_changed_only(self, export):
         export.upsert(records({1: 1.0}))
@@ -88,7 +88,7 @@ class TestExport:
     def test_ids(self, export):
         export.upsert(Records(ODD_IDS, SparseEmbeddings.from_dicts([{1: 1.0}] * len(ODD_IDS), 100)))
         export.flush()
-        assert {id for id, _ in read_collection(export.path / "collection")} == set(ODD_IDS)
+        assert {id for id, _ in read_impacts(export.path / "collection")} == set(ODD_IDS)
         for bad in ("a\nb", "x" * 32_767):
             with pytest.raises(ValueError, match="ids must have no line breaks and at most 32766 bytes"):
                 export.upsert(Records([bad], SparseEmbeddings.empty(1, 100)))
@@ -101,7 +101,7 @@ class TestExport:
             assert report.num_skipped in (told, told + ROWS_PER_BATCH)  # killed before it could tell of a batch
             assert report.num_loaded == NUM_ROWS - report.num_skipped
             assert export.count() == NUM_ROWS
-            found, scale = dict(read_collection(export.path / "collection")), export.scale
+            found, scale = dict(read_impacts(export.path / "collection")), export.scale
         assert scale.largest == NUM_ROWS  # the last one's weight
         assert list(found) == [f"row/{number}" for number in range(NUM_ROWS)]
         for number in range(NUM_ROWS):
@@ -113,7 +113,7 @@ class TestExport:
         with LuceneExport(tmp_path / "new") as new:
             new.create(vocab_size=shards.vocab_size, fingerprint=shards.fingerprint)
             assert load(new, tmp_path / "shards").num_loaded == new.count() == len(abstracts.ids)
-            found, expected = dict(read_collection(new.path / "collection")), new.scale
+            found, expected = dict(read_impacts(new.path / "collection")), new.scale
         for row, (id, (terms, weights)) in enumerate(zip(abstracts.ids, abstracts.embeddings.sparse, strict=True)):
             pairs = zip(terms.tolist(), expected.impacts(weights).tolist(), strict=True)
             assert found[id] == {term: impact for term, impact in pairs if impact}, row

@@ -13,7 +13,7 @@ from st_keytokens.engines.lucene import (
     ImpactScale,
     document_line,
     query_line,
-    read_collection,
+    read_impacts,
     read_queries,
     read_run_lines,
 )
@@ -64,7 +64,7 @@ class TestFiles:
         line = document_line('a b"\\ü\u2028', "text", np.array([1, 151_935]), np.array([7, 255]))
         assert json.loads(line) == {"id": 'a b"\\ü\u2028', "contents": "text", "vector": {"1": 7, "151935": 255}}
         (tmp_path / "part-0.jsonl").write_text(line + "\n", encoding="utf-8")
-        assert list(read_collection(tmp_path)) == [('a b"\\ü\u2028', {1: 7, 151_935: 255})]
+        assert list(read_impacts(tmp_path)) == [('a b"\\ü\u2028', {1: 7, 151_935: 255})]
 
     def test_queries(self, tmp_path):
         (tmp_path / "queries.tsv").write_text(query_line("q", np.array([5, 9]), np.array([3, 1])) + "\n")
@@ -79,7 +79,7 @@ class TestFiles:
     def test_bad_collections(self, tmp_path, line):
         (tmp_path / "part.jsonl").write_text(line)
         with pytest.raises(ValueError, match=r"part\.jsonl, line 1, must be a document with integer impacts"):
-            list(read_collection(tmp_path))
+            list(read_impacts(tmp_path))
 
     def test_bad_queries_and_runs(self, tmp_path):
         (tmp_path / "bad").write_text("q\tword\n")
