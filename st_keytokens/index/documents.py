@@ -219,7 +219,7 @@ class DocumentTable:
         """
         known = self._known
         try:
-            packed = [known[key] for key in keys]
+            packed = list(map(known.__getitem__, keys))
         except KeyError:
             packed = self._read(connection, keys)
         return [

@@ -21,10 +21,7 @@ __all__ = ["accumulate", "select"]
 def _accumulate(
     terms: Any, indptr: Any, gaps: Any, weights: Any, query_terms: Any, query_weights: Any, scores: Any
 ) -> None:
-    """Add the products of one query with one segment's postings to ``scores``, in ascending order of terms.
-
-    A row beyond the segment, which only an altered file can hold, is passed over.
-    """
+    """Add the products of one query with one segment's postings to ``scores``, in ascending order of terms."""
     num_rows = np.uint64(scores.shape[0])
     for position in range(query_terms.shape[0]):
         term = np.searchsorted(terms, query_terms[position])
@@ -34,7 +31,7 @@ def _accumulate(
         row = np.uint64(0)
         for posting in range(np.uint64(indptr[term]), np.uint64(indptr[term + 1])):
             row += np.uint64(gaps[posting])
-            if row < num_rows:
+            if row < num_rows:  # else the file was altered
                 scores[row] += weight * weights[posting]
 
 
@@ -63,12 +60,10 @@ def _smallest(keys: Any, count: int) -> Any:
 
 
 def _select(scores: Any, mask: Any, limit: int) -> Any:
-    """The best ``limit`` rows above 0 and inside the mask, best first, ties by row, and their scores.
-
-    The ``limit``-th best of the blocks' maxima is a bound that so many rows reach. Floats that are not negative order
-    as their bits do, and maxima of integers compile to vector instructions. A candidate's key is its score's bits,
-    negated, and its row (below 2 ** 32): keys are unique, and ascend as ranks do.
-    """
+    """The best ``limit`` rows above 0 and inside the mask, best first, ties by row, and their scores."""
+    # The limit-th best of the blocks' maxima is a bound that so many rows reach. Floats that are not negative order as
+    # their bits do, and maxima of integers compile to vector instructions. A candidate's key is its score's bits,
+    # negated, and its row (below 2 ** 32): keys are unique, and ascend as ranks do.
     num_blocks = scores.shape[0] // BLOCK
     has_mask = mask.shape[0] > 0
     bits = scores.view(np.int32)

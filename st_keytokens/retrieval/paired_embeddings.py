@@ -64,11 +64,11 @@ class PairedEmbeddings:
 
     def sparse_documents(self, texts: Sequence[str]) -> list[IndicesValues]:
         """Token ids and weights of documents; two empty lists for a text without a term."""
-        return as_lists(self.sparse(texts, "document"))
+        return _as_lists(self.sparse(texts, "document"))
 
     def sparse_query(self, text: str) -> IndicesValues:
         """Token ids and weights of a query, made as the encoder's ``query`` says."""
-        return as_lists(self.sparse([text], "query"))[0]
+        return _as_lists(self.sparse([text], "query"))[0]
 
     def dense(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
         """Dense vectors, float32 ``(N, embedding_dimension)``.
@@ -137,7 +137,7 @@ class _Waiting:
         return row
 
 
-def as_lists(sparse: SparseEmbeddings) -> list[IndicesValues]:
+def _as_lists(sparse: SparseEmbeddings) -> list[IndicesValues]:
     """The rows as lists of token ids and weights."""
     return [(ids.tolist(), weights.tolist()) for ids, weights in sparse]
 
