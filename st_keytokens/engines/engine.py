@@ -235,7 +235,7 @@ class Engine(ABC):
             mode: ``"sparse"``: documents that share a term, by the sum of the products of weights. ``"dense"``: all,
                 by similarity. ``"hybrid"``: both, fused. None: ``"hybrid"`` where collection and queries have dense
                 rows, else ``"sparse"``.
-            top_k: At most so many hits a query.
+            top_k: At most so many hits per query.
             filter: Which documents may be found: a dictionary over the metadata (see
                 :mod:`st_keytokens.index.filters`), or a collection of ids.
             fusion: ``"adaptive"``, ``"score"``, ``"rrf"`` or a function, all as in our index, or another one of

@@ -333,7 +333,7 @@ class HybridIndex:
             mode: ``"sparse"``: documents that share a term, by the sum of the products of weights. ``"dense"``: all,
                 by similarity. ``"hybrid"``: both, fused. None: ``"hybrid"`` where index and queries have dense rows,
                 else ``"sparse"``.
-            top_k: At most so many hits a query.
+            top_k: At most so many hits per query.
             filter: Which documents may be found: a dictionary over the metadata (see
                 :mod:`st_keytokens.index.filters`), a function of a :class:`Document` (slow), or a collection of ids.
             fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's

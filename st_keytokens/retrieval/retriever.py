@@ -93,7 +93,7 @@ class Retriever:
         embedded_texts: Sequence[str] | None = None,
         on_conflict: OnConflict = "error",
     ) -> list[str]:
-        """Adds documents, all or none.
+        """Add documents, all or none.
 
         Args:
             texts: What is kept and comes back with a hit.
@@ -133,7 +133,7 @@ class Retriever:
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         on_conflict: OnConflict = "error",
     ) -> list[str]:
-        """Checks what :meth:`add` would refuse, before another store is written to; nothing is embedded or added.
+        """Check what :meth:`add` would refuse, before another store is written to; nothing is embedded or added.
 
         Arguments and errors are those of :meth:`add`.
 
@@ -159,7 +159,7 @@ class Retriever:
         return [id for id in ids if id in self.index]
 
     def delete(self, ids: Collection[str]) -> int:
-        """Deletes documents; ids that are not there are passed over.
+        """Delete documents; ids that are not there are passed over.
 
         Returns:
             How many were there.
@@ -175,7 +175,7 @@ class Retriever:
         return [replace(document, metadata=restored(document.metadata)) for document in self.index.get(ids)]
 
     def persist(self, path: str | PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
-        """Keeps the index, and settings of an adapter beside it, in a directory; no pickle.
+        """Keep the index, and settings of an adapter beside it, in a directory; no pickle.
 
         What is added afterwards goes into the index at its own path, not into a copy.
 
@@ -214,7 +214,7 @@ class Retriever:
 
     @classmethod
     def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:
-        """Opens what :meth:`persist` kept; further changes go into that directory.
+        """Open what :meth:`persist` kept; further changes go into that directory.
 
         Args:
             path: The directory.
@@ -245,7 +245,7 @@ class Retriever:
         *,
         outside: Sequence[OutsideHit] | None = None,
     ) -> list[RetrievedHit] | list[list[RetrievedHit]]:
-        """Finds the best documents for each query.
+        """Find the best documents for each query.
 
         Args:
             queries: A text, or several, which share the forward passes.
@@ -298,7 +298,7 @@ class Retriever:
         return [outside[hit.outside] for hit in hits if hit.outside is not None]
 
     def check_outside(self, outside: Sequence[OutsideHit], *, is_filtered: bool) -> None:
-        """Checks that a ranking of another store and the index are two sides of one search.
+        """Check that a ranking of another store and the index are two sides of one search.
 
         A store that lost its documents, or an index that never got them, would make a hybrid search one of a single
         side, and nothing would say so.
