@@ -84,15 +84,7 @@ class WeightsWatch:
 
 
 def weights_sample(module: torch.nn.Module, size: int = 256) -> list[float]:
-    """A few weights, for telling models apart whatever floating-point type they are loaded in.
-
-    Args:
-        module: Any module; tensors that :func:`weights_hash` passes over are not sampled.
-        size: About how many values.
-
-    Returns:
-        Values spread over all floating-point tensors.
-    """
+    """A few weights, for telling models apart whatever floating-point type they are loaded in."""
     tensors = [t for n, t in sorted(module.state_dict().items()) if t.is_floating_point() and ".pooler." not in n]
     each = max(1, size // max(1, len(tensors)))
     found: list[float] = []

@@ -648,35 +648,14 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
 
 
 def transformers_of(model: torch.nn.Module, head: torch.nn.Module) -> list[Any]:
-    """The modules with a transformers model that may feed a head.
-
-    Args:
-        model: A SentenceTransformer, or its Transformer module.
-        head: The head; where it is in a route of a ``Router``, only that route counts.
-
-    Returns:
-        One module for each transformers model.
-    """
+    """The modules with a transformers model that may feed a head."""
     route = next((module for module in model.modules() if any(part is head for part in module.children())), model)
     found = {id(module.auto_model): module for module in route.modules() if hasattr(module, "auto_model")}
     return list(found.values())
 
 
 def lm_head_of(model: torch.nn.Module, head: torch.nn.Module, compute_dtype: torch.dtype | None) -> LMHead:
-    """The LM head that a model itself holds.
-
-    Args:
-        model: A SentenceTransformer, or its Transformer module.
-        head: See :func:`transformers_of`.
-        compute_dtype: Dtype of the product, None for the weight's own.
-
-    Returns:
-        The LM head, held.
-
-    Raises:
-        TypeError: If the model inside is not PyTorch's.
-        ValueError: If there is not exactly one model inside, or it does not hold its LM head.
-    """
+    """The LM head that a model itself holds."""
     transformers = transformers_of(model, head)
     if len(transformers) != 1:
         inside = ", ".join(type(module.auto_model).__name__ for module in transformers) or "none"
@@ -689,33 +668,13 @@ def lm_head_of(model: torch.nn.Module, head: torch.nn.Module, compute_dtype: tor
 
 
 def is_own_lm_head(lm_head: LMHead, model: torch.nn.Module, head: torch.nn.Module) -> bool:
-    """Whether an LM head's weight is that of a model's own input embeddings.
-
-    Args:
-        lm_head: The LM head.
-        model: A SentenceTransformer, or its Transformer module.
-        head: See :func:`transformers_of`.
-
-    Returns:
-        False also where the model has no single transformers model.
-    """
+    """Whether an LM head's weight is that of a model's own input embeddings."""
     bodies = [module.auto_model for module in transformers_of(model, head)]
     return len(bodies) == 1 and lm_head.weight is getattr(bodies[0].get_input_embeddings(), "weight", None)
 
 
 def tokenizer_of(model: torch.nn.Module, head: torch.nn.Module) -> Any:
-    """The tokenizer of the texts that a head sees.
-
-    Args:
-        model: A SentenceTransformer, or its Transformer module.
-        head: See :func:`transformers_of`.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ValueError: If there is none, or there are several with different vocabularies.
-    """
+    """The tokenizer of the texts that a head sees."""
     modules: list[Any] = transformers_of(model, head) or [model]
     tokenizers = [tokenizer for module in modules if (tokenizer := getattr(module, "tokenizer", None)) is not None]
     hashes = {Vocabulary.from_tokenizer(tokenizer).hash for tokenizer in tokenizers} if len(tokenizers) > 1 else ()

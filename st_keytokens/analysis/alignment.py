@@ -182,7 +182,7 @@ def alignment_of_embeddings(
 
     Args:
         embeddings: Shape ``(N, embedding_dimension)``, numpy (also memory-mapped) or torch, as the decoder shall see
-            them: ``st_keytokens.calibration.first_component.correct`` corrects them before. Not modified.
+            them: ``st_keytokens.decoding.first_component.correct`` corrects them before. Not modified.
         decoder: Gives logits, such as an ``LMHead``; of 32 embeddings at a time.
         token_ids: Ids of each text's tokens, with repetition.
         vocabulary: Terms are its folded tokens without the masked ones, on both sides. None: terms are the raw tokens,

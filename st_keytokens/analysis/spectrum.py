@@ -135,8 +135,8 @@ class Spectrum:
     """Singular value decomposition of the uncentred matrix of embeddings ``H``, shape ``(N, d)``.
 
     The sign of each right singular vector is fixed as that of
-    :class:`~st_keytokens.first_component.FirstComponent`: the mean of the embeddings projects positively on it; where
-    the mean projection is zero, the entry of largest magnitude is positive. Vectors of equal singular values, and so
+    :class:`~st_keytokens.decoding.first_component.FirstComponent`: the mean of the embeddings projects positively on
+    it; where the mean projection is zero, the entry of largest magnitude is positive. Vectors of equal singular values, and so
     those beyond the rank, are any orthonormal basis of their space.
 
     Attributes:

@@ -108,19 +108,7 @@ def text_chunks(
 
 
 def embedding_chunks(embeddings: Dense | Iterable[Dense], batch_size: int) -> Iterator[Chunk]:
-    """Chunks of stored embeddings.
-
-    Args:
-        embeddings: An array or tensor, shape ``(N, d)``, or batches of rows.
-        batch_size: Rows of an array in a chunk; batches are taken as they are.
-
-    Yields:
-        Chunks without terms.
-
-    Raises:
-        TypeError: If a batch is no array or tensor of floating-point numbers.
-        ValueError: If a shape is wrong.
-    """
+    """Chunks of stored embeddings."""
     batches: Iterable[Dense] = embeddings
     if isinstance(embeddings, Tensor | np.ndarray):
         check_embeddings(embeddings)
@@ -185,15 +173,7 @@ def read_directory(directory: Path) -> State:
 
 
 def write_progress(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], consumed: int, seen: str) -> None:
-    """Write the state file of a fit, atomically.
-
-    Args:
-        path: The file.
-        tensors: Of the calibration.
-        settings: Of the calibration.
-        consumed: Items that were added.
-        seen: Hash of these items.
-    """
+    """Write the state file of a fit, atomically."""
     settings = {**settings, "consumed": consumed, "seen": seen}
     state = json.dumps({**settings, "hash": state_hash(tensors, settings)})
     _write_tensors(path, tensors, {"state": state})

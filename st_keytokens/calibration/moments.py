@@ -100,16 +100,7 @@ class SecondMoments:
         return f"SecondMoments(embedding_dimension={self.embedding_dimension}, count={self.count})"
 
     def update(self, embeddings: Dense) -> None:
-        """Add a batch of embeddings; on an error nothing is added.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, any float dtype and device; memory-mapped arrays
-                are read in blocks. ``batch_size`` may be 0. Not modified.
-
-        Raises:
-            TypeError: If ``embeddings`` is no array or tensor of floating-point numbers.
-            ValueError: If its shape is wrong, or a row holds a NaN or a value that is infinite in float32.
-        """
+        """Add a batch of embeddings; on an error nothing is added."""
         check_embeddings(embeddings, self.embedding_dimension)
         starts = range(0, len(embeddings), _BLOCK_ROWS)
         with torch.no_grad():
@@ -232,17 +223,7 @@ Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
 def affine_statistics(
     moments: SecondMoments, lm_head: LMHead, transform: Callable[[Tensor], Tensor], block_size: int
 ) -> Statistics:
-    """Mean and standard deviation of all logits, exact for affine heads.
-
-    Args:
-        moments: Of the embeddings; not empty.
-        lm_head: An affine one.
-        transform: Affine correction of embeddings, shape ``(n, d)``.
-        block_size: Rows of the head's weight upcast at once.
-
-    Returns:
-        Mean and population standard deviation, float32, shape ``(V,)``; see :meth:`Calibration.logit_statistics`.
-    """
+    """Mean and standard deviation of all logits, exact for affine heads."""
     zero = torch.zeros_like(moments.sum)[None]
     spread = transform(_spread(moments)) - transform(zero)
     hidden = lm_head.hidden_states(spread * lm_head.scale)
@@ -580,13 +561,6 @@ class EmbeddingSample:
 
 
 def float32_rows(embeddings: Dense) -> NDArray[np.float32]:
-    """Embeddings as a C-contiguous array on the CPU.
-
-    Args:
-        embeddings: Array or tensor of floating-point numbers. Not modified.
-
-    Returns:
-        float32, of the same shape.
-    """
+    """Embeddings as a C-contiguous array on the CPU."""
     rows: NDArray[np.float32] = as_tensor(embeddings).to("cpu", torch.float32).contiguous().numpy()
     return rows

@@ -27,20 +27,7 @@ class LogitStatistics:
     def get(
         self, calibration: Calibration, lm_head: LMHead, *, correction: Correction, shift: float
     ) -> tuple[Tensor, Tensor]:
-        """Statistics that are known, or those that the calibration gives.
-
-        Args:
-            calibration: Of the corpus.
-            lm_head: Gives the logits.
-            correction: What is done to embeddings before they are decoded.
-            shift: Signed amount for ``correction="shift"``.
-
-        Returns:
-            Mean and standard deviation, both float32, shape ``(vocab_size,)``, on the CPU.
-
-        Raises:
-            ValueError: If the calibration is empty, or does not fit the head.
-        """
+        """Statistics that are known, or those that the calibration gives."""
         name = fingerprint(
             {
                 "calibration": calibration.hash,

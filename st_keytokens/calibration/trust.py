@@ -50,14 +50,7 @@ class KnownItems:
         self._heap: list[tuple[int, str]] = []  # the smallest hashes, negated
 
     def watch(self, texts: Iterable[str]) -> Iterator[str]:
-        """Passes texts on, and remembers some of them.
-
-        Args:
-            texts: The documents.
-
-        Yields:
-            The same.
-        """
+        """Passes texts on, and remembers some of them."""
         for text in texts:
             if isinstance(text, str):
                 item = -int.from_bytes(_digest(text)[:8], "big"), text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_keytokens.cli.console import Console, UserError, one_line, table
-from st_keytokens.cli.inputs import Corpus, CorpusTexts, read_texts
+from st_keytokens.cli.inputs import CorpusTexts, InputCorpus, read_texts
 from st_keytokens.cli.options import (
     add_batch_size,
     add_command,
@@ -263,7 +263,7 @@ def _pair(arguments: Namespace, console: Console) -> None:
 def _corpus_and_encoder(arguments: Namespace) -> tuple[list[str], KeyTokenEncoder]:
     from st_keytokens.cli.encoders import load_encoder
 
-    with Corpus(arguments.input, arguments) as corpus:
+    with InputCorpus(arguments.input, arguments) as corpus:
         corpus.check_not_empty()
         texts = list(CorpusTexts(corpus))
     return texts, load_encoder(arguments)

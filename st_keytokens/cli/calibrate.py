@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_keytokens.cli.console import Console, UserError, one_line
-from st_keytokens.cli.inputs import Corpus, CorpusTexts
+from st_keytokens.cli.inputs import CorpusTexts, InputCorpus
 from st_keytokens.cli.options import (
     add_batch_size,
     add_command,
@@ -59,7 +59,7 @@ def _run(arguments: Namespace, console: Console) -> None:
         raise UserError(f"--output must be a directory, got the file {output}.")
     if not is_in_place and output.exists() and any(output.iterdir()) and not (output / sidecar.FOLDER).exists():
         raise UserError(f"--output must be a new directory or one of an earlier calibration, got {output}.")
-    with Corpus(arguments.input, arguments) as corpus:
+    with InputCorpus(arguments.input, arguments) as corpus:
         corpus.check_not_empty()
         check_can_calibrate(corpus)
         encoder = load_encoder(arguments)
@@ -87,7 +87,7 @@ def _run(arguments: Namespace, console: Console) -> None:
     )
 
 
-def check_can_calibrate(corpus: Corpus) -> None:
+def check_can_calibrate(corpus: InputCorpus) -> None:
     """Refuses a corpus that is too small for a calibration."""
     if len(corpus) < 2:
         raise UserError(

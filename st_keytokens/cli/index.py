@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from st_keytokens.cli.calibrate import check_can_calibrate
 from st_keytokens.cli.console import Console, UserError, one_line
-from st_keytokens.cli.inputs import Corpus, CorpusTexts, batches
+from st_keytokens.cli.inputs import CorpusTexts, InputCorpus, batches
 from st_keytokens.cli.options import (
     add_batch_size,
     add_calibrate,
@@ -77,7 +77,7 @@ def _index(arguments: Namespace, console: Console) -> None:
 
     directory = Path(arguments.index)
     stored = StoredEncoder(directory)
-    with Corpus(arguments.input, arguments) as corpus:
+    with InputCorpus(arguments.input, arguments) as corpus:
         corpus.check_not_empty()
         if stored.exists:
             stored.check_same_options(arguments)
@@ -126,7 +126,7 @@ def _add(arguments: Namespace, console: Console) -> None:
     from st_keytokens.cli.encoders import load_index_encoder
     from st_keytokens.index import HybridIndex
 
-    with Corpus(arguments.input, arguments) as corpus:
+    with InputCorpus(arguments.input, arguments) as corpus:
         encoder = load_index_encoder(arguments)
         with HybridIndex(arguments.index, encoder=encoder) as opened:
             added = add_documents(
@@ -161,7 +161,7 @@ class Added:
 def add_documents(
     index: HybridIndex,
     encoder: KeyTokenEncoder,
-    corpus: Corpus,
+    corpus: InputCorpus,
     console: Console,
     *,
     batch_size: int,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Corpus:
+class InputCorpus:
     """Documents of an input, read through once at the start, so that a wrong line is found before hours of work.
 
     A document without an id gets one made of its content, the same in every run.
@@ -72,7 +72,7 @@ class Corpus:
         if not self._length:
             raise UserError(f"{self.name} must hold at least one document, got none.")
 
-    def __enter__(self) -> Corpus:
+    def __enter__(self) -> InputCorpus:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -83,7 +83,7 @@ class Corpus:
 class CorpusTexts:
     """The texts of a corpus, as often as they are wanted."""
 
-    corpus: Corpus
+    corpus: InputCorpus
 
     def __len__(self) -> int:
         return len(self.corpus)

@@ -48,7 +48,7 @@ class Source(Protocol):
         """
 
 
-def open_source(
+def source_of(
     name_or_path: str | Path,
     *,
     revision: str | None = None,
@@ -71,7 +71,8 @@ def open_source(
     """
     name = str(name_or_path)
     if name.startswith(("http://", "https://")):
-        return UrlSource(name, token=token if isinstance(token, str) else False)
+        url = name.rstrip("/")
+        return UrlSource(lambda file: f"{url}/{file}", token=token if isinstance(token, str) else False)
     if name and Path(name_or_path).is_dir():
         return LocalSource(Path(name_or_path))
     try:
@@ -116,23 +117,23 @@ class UrlSource:
     Requests go through huggingface_hub's client, with its proxies, certificates, time limit and offline mode.
     """
 
-    def __init__(self, url: str, *, token: bool | str | None = False) -> None:
-        self.url = url.rstrip("/")
+    def __init__(
+        self,
+        where: Callable[[str], str],
+        *,
+        token: bool | str | None = False,
+        answered: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
+        self.where = where  # the URL of a file
+        self.answered = answered  # sees the headers of a good answer
         self.headers: dict[str, str] = {
             **build_hf_headers(token=token, library_name="st-keytokens"),
             "Accept-Encoding": "identity",
         }
 
-    def where(self, name: str) -> str:
-        """The URL of a file."""
-        return f"{self.url}/{name}"
-
     def files(self) -> list[str] | None:
         """Unknown."""
         return None
-
-    def answered(self, headers: Mapping[str, str]) -> None:
-        """See the headers of a good answer."""
 
     def read(self, name: str, start: int, stop: int | None, write: Write) -> None:
         """Read a range of a file; a broken connection is taken up again where it broke."""
@@ -178,7 +179,8 @@ class UrlSource:
                 raise ValueError(_truncated(url, stop))
             if status not in (200, 206) or (status == 206 and not (sent and sent[1] == str(start))):
                 raise ConnectionError(f"HTTP status {status}, Content-Range {answer.get('Content-Range')!r}")
-            self.answered(answer)
+            if self.answered is not None:
+                self.answered(answer)
             skip = start if status == 200 else 0
             wanted = None if stop is None else stop - start
             if skip > _CHUNK:
@@ -196,7 +198,7 @@ class UrlSource:
                 raise ValueError(_truncated(url, stop))
 
 
-class HubSource(UrlSource):
+class HubSource:
     """A model on the Hub: files of the local cache first, everything else by range requests, at one commit."""
 
     def __init__(
@@ -207,7 +209,7 @@ class HubSource(UrlSource):
         token: bool | str | None = None,
         cache_folder: str | Path | None = None,
     ) -> None:
-        super().__init__(repo_id, token=token)
+        self.remote = UrlSource(self.where, token=token, answered=self._stay)
         self.repo_id = repo_id
         self.cache_folder = cache_folder
         self.commit: str | None = None
@@ -219,7 +221,11 @@ class HubSource(UrlSource):
         """The URL of a file on the Hub."""
         return str(huggingface_hub.hf_hub_url(self.repo_id, name, revision=self.commit or self.revision))
 
-    def answered(self, headers: Mapping[str, str]) -> None:
+    def files(self) -> list[str] | None:
+        """Unknown."""
+        return None
+
+    def _stay(self, headers: Mapping[str, str]) -> None:
         """Stay at the commit that the first answer came from."""
         self.commit = self.commit or headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
 
@@ -231,7 +237,7 @@ class HubSource(UrlSource):
         elif cached is not None:
             raise FileNotFoundError(f"{self.where(name)} must exist, but the local cache says that it does not.")
         else:
-            super().read(name, start, stop, write)
+            self.remote.read(name, start, stop, write)
 
     def _cached(self, name: str) -> Any:
         """The path of a cached file, None for an unknown one, or the mark of one that the Hub does not have."""
@@ -241,18 +247,7 @@ class HubSource(UrlSource):
 
 
 def read_whole(source: Source, name: str) -> bytes | None:
-    """Read a whole small file.
-
-    Args:
-        source: Where it is.
-        name: Its name.
-
-    Returns:
-        Its bytes, or None if there is no such file.
-
-    Raises:
-        ValueError: If it is longer than any JSON file of a checkpoint.
-    """
+    """Read a whole small file."""
     content = bytearray()
 
     def write(piece: bytes) -> None:
@@ -336,7 +331,7 @@ class CheckpointTensors:
     ) -> None:
         self.name_or_path = name_or_path
         self.bytes_read = 0
-        self._source: Source = open_source(name_or_path, revision=revision, token=token, cache_folder=cache_folder)
+        self._source: Source = source_of(name_or_path, revision=revision, token=token, cache_folder=cache_folder)
         self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
         self._files = self._locate()
 
@@ -391,17 +386,7 @@ class CheckpointTensors:
         return tensor.to(device=device, dtype=dtype)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Read a JSON file that lies beside the tensors.
-
-        Args:
-            name: Its name, such as ``"config.json"``.
-
-        Returns:
-            Its content, or None if there is no such file.
-
-        Raises:
-            ValueError: If it is not a JSON object.
-        """
+        """Read a JSON file that lies beside the tensors."""
         content = read_whole(self._source, name)
         if content is None:
             return None

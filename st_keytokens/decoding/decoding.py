@@ -32,14 +32,7 @@ class Decoder(Protocol):
         """Whether an embedding twice as long has logits twice as high, so that its length changes no ranking."""
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Decode embeddings.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float32, finite, any device. Not modified.
-
-        Returns:
-            Logits, shape ``(batch_size, vocab_size)``, any float dtype, on the decoder's device.
-        """
+        """Decode embeddings."""
 
 
 Activation = Literal["relu", "log1p", "softplus"]
@@ -79,36 +72,11 @@ class Decoding:
     terms: Tensor
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Scores of all tokens, before folding.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
-
-        Returns:
-            float32 ``(batch_size, vocab_size)``; masked tokens are ``-inf``.
-
-        Raises:
-            TypeError: If embeddings are no floating-point tensor.
-            ValueError: If their shape is wrong, or a value is not finite.
-        """
+        """Scores of all tokens, before folding."""
         return self._scores(self._logits(embeddings))
 
     def key_tokens(self, embeddings: Tensor, k: int, activation: Activation) -> tuple[Tensor, Tensor]:
-        """The best terms of each embedding.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float, any device. Not modified.
-            k: Terms kept.
-            activation: Turns scores into weights; what it leaves at zero is dropped.
-
-        Returns:
-            Term ids, int64, and weights, float32, both ``(batch_size, min(k, vocab_size))``: ids ascending, weights
-            positive, the rest of a row 0. A zero embedding has none.
-
-        Raises:
-            TypeError: See :meth:`scores`.
-            ValueError: See :meth:`scores`.
-        """
+        """The best terms of each embedding."""
         logits = self._logits(embeddings)
         if not len(logits):
             empty = torch.zeros(0, min(k, logits.shape[1]), device=logits.device)
@@ -137,29 +105,13 @@ class Decoding:
 
 
 def prepared(embeddings: Tensor, is_normalizing: bool) -> Tensor:
-    """Embeddings in float32, and of length 1 where that is wanted.
-
-    Args:
-        embeddings: Shape ``(batch_size, embedding_dimension)``, any float dtype and device. Not modified.
-        is_normalizing: Whether they are divided by their length.
-
-    Returns:
-        float32 tensor of the same shape, on the same device. An all-zero row stays zero.
-    """
+    """Embeddings in float32, and of length 1 where that is wanted."""
     embeddings = embeddings.float()
     return torch.nn.functional.normalize(embeddings, dim=-1) if is_normalizing else embeddings
 
 
 def check_finite(embeddings: Tensor, first_row: int = 0) -> None:
-    """Check that no value is NaN or infinite.
-
-    Args:
-        embeddings: Shape ``(batch_size, embedding_dimension)``.
-        first_row: What errors call the first row.
-
-    Raises:
-        ValueError: Naming the first row that is not finite.
-    """
+    """Check that no value is NaN or infinite."""
     finite = torch.isfinite(embeddings).all(dim=1)
     if not finite.all():
         row = first_row + int((~finite).nonzero()[0])

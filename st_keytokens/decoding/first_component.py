@@ -48,14 +48,7 @@ def check_embeddings(embeddings: Dense, embedding_dimension: int | None = None) 
 
 
 def as_tensor(block: Dense) -> Tensor:
-    """Embeddings as a tensor.
-
-    Args:
-        block: Array or tensor of floating-point numbers, any shape. Not modified.
-
-    Returns:
-        A detached tensor: a copy of an array, in float32 or, if it is wider, in float64; a tensor itself.
-    """
+    """Embeddings as a tensor."""
     if isinstance(block, Tensor):
         return block.detach()
     # A copy: a memory-mapped block may be read-only, and every byte order becomes the machine's own.

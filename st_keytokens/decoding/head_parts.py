@@ -47,14 +47,7 @@ class HeadTransform(nn.Module):
         self.norm_eps = norm_eps
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Transform embeddings.
-
-        Args:
-            embeddings: Shape ``(batch_size, embedding_dimension)``, float32, on the device of the weights.
-
-        Returns:
-            Shape ``(batch_size, hidden_size)``, float32.
-        """
+        """Transform embeddings."""
         from transformers.activations import ACT2FN
 
         dense, dense_bias, norm, norm_bias = (

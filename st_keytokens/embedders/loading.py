@@ -305,15 +305,7 @@ def _cache_folder(arguments: Mapping[str, Any]) -> str | None:
 
 
 def with_rows(lm_head: LMHead, rows: int) -> LMHead:
-    """An LM head with at least so many rows; new ones, of tokens that the backbone never had, are zero.
-
-    Args:
-        lm_head: The LM head.
-        rows: How many tokens the embedder's tokenizer has.
-
-    Returns:
-        The head itself where it has as many.
-    """
+    """An LM head with at least so many rows; new ones, of tokens that the backbone never had, are zero."""
     lacking = rows - lm_head.vocab_size
     if lacking <= 0:
         return lm_head

@@ -224,20 +224,7 @@ def find_head(model: SentenceTransformer) -> KeyTokenHead | None:
 
 
 def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, prompt_name: str | None) -> str | None:
-    """The prompt for a role, chosen as sentence-transformers chooses it.
-
-    Args:
-        model: Whose prompts.
-        role: ``"query"`` or ``"document"``.
-        prompt: Given in words; wins.
-        prompt_name: Given by name.
-
-    Returns:
-        The prompt, or None for none.
-
-    Raises:
-        ValueError: If role or prompt_name is unknown.
-    """
+    """The prompt for a role, chosen as sentence-transformers chooses it."""
     check_choice("role", role, _PROMPT_NAMES)
     prompts: dict[str, str] = model.prompts
     if prompt is not None:

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from st_keytokens.index.kernels import best_rows
+from st_keytokens.index.segments import DenseRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DenseRows", "Similarity", "best_dense", "checked_dense"]
+__all__ = ["Similarity", "best_dense", "checked_dense"]
 
 Similarity = Literal["cosine", "dot"]
-_BLOCK_BYTES = 1 << 24
 _SCORE_BYTES = 1 << 26
-
-
-@dataclass(frozen=True, eq=False)
-class DenseRows:
-    """Dense embeddings of consecutive rows.
-
-    Attributes:
-        rows: As they were given, float32 or float16, shape ``(num_rows, embedding_dimension)``.
-        norms: Their Euclidean norms, 1 for a row of zeros, float32, shape ``(num_rows,)``.
-    """
-
-    rows: NDArray[Any]
-    norms: NDArray[np.float32]
-
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Consecutive blocks in float32, each with its place."""
-        step = max(1, _BLOCK_BYTES // (4 * max(1, self.rows.shape[1])))
-        for start in range(0, len(self.rows), step):
-            block = self.rows[start : start + step].astype(np.float32, copy=False)
-            yield slice(start, start + len(block)), block
 
 
 def checked_dense(name: str, dense: NDArray[Any], dtype: str) -> DenseRows:

@@ -15,16 +15,15 @@ import scipy.sparse
 import torch
 
 from st_keytokens.checks import check_choice
+from st_keytokens.index.segments import BLOCK, Postings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from st_keytokens.index.segments import Postings
 
 __all__ = ["Kernel", "KernelName", "Ranking", "best_rows", "padded", "sparse_kernel"]
 
 KernelName = Literal["auto", "numba", "torch", "scipy"]
-BLOCK = 256  # rows whose best score is found together; a score buffer is a whole number of blocks
 
 Ranking = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
 Accumulate = Callable[["Postings", "NDArray[np.int32]", "NDArray[np.float32]", "NDArray[np.float32]"], None]

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import types
 
-from st_keytokens.index.kernels import BLOCK
+from st_keytokens.index.segments import BLOCK
 
 __all__ = ["accumulate", "select"]
 

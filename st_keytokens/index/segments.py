@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import scipy.sparse
-
-from st_keytokens.index.dense import DenseRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +22,28 @@ __all__ = ["MAX_MERGED_ROWS", "Postings", "Segment", "sync_directory", "verify_s
 
 
 _LARGEST_GAP = 65_535
+_BLOCK_BYTES = 1 << 24
+BLOCK = 256  # rows whose best score is found together; a score buffer is a whole number of blocks
+
+
+@dataclass(frozen=True, eq=False)
+class DenseRows:
+    """Dense embeddings of consecutive rows.
+
+    Attributes:
+        rows: As they were given, float32 or float16, shape ``(num_rows, embedding_dimension)``.
+        norms: Their Euclidean norms, 1 for a row of zeros, float32, shape ``(num_rows,)``.
+    """
+
+    rows: NDArray[Any]
+    norms: NDArray[np.float32]
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Consecutive blocks in float32, each with its place."""
+        step = max(1, _BLOCK_BYTES // (4 * max(1, self.rows.shape[1])))
+        for start in range(0, len(self.rows), step):
+            block = self.rows[start : start + step].astype(np.float32, copy=False)
+            yield slice(start, start + len(block)), block
 
 
 @dataclass(frozen=True, eq=False)

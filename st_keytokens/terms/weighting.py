@@ -66,7 +66,7 @@ class Corpus:
         average_length: Mean number of literal terms of a document. The default is about one abstract.
         literal_norm: Root mean square length of the documents' literal vectors, which decoded ones are relative to.
         decoded_trust: How far decoded terms can be trusted beside literal ones, about 1 where the embedder finds
-            documents as well as terms do, see :func:`~st_keytokens.calibration.known_items.decoded_trust`.
+            documents as well as terms do, see :func:`~st_keytokens.calibration.trust.decoded_trust`.
     """
 
     idf: NDArray[np.float32] | None = None
@@ -89,7 +89,7 @@ class Weighting:
         query_decoded_weight: Length of a query's decoded vector at a ``decoded_trust`` of 1; a literal term weighs 1.
         max_document_terms: Terms kept of a document in all, literal and decoded. None: every literal one, and as many
             decoded ones as the head gives. What is kept is not just what weighs most, see
-            :func:`~st_keytokens.term_importance.term_importance`.
+            :func:`~st_keytokens.terms.weighting.term_importance`.
         is_binary_query: Query terms count 1 each, literal and decoded alike, whatever their weights.
         is_scaled: Decoded vectors are brought to these lengths; otherwise they are used as the head gives them.
 

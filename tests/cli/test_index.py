@@ -13,7 +13,7 @@ from st_keytokens.cli import index as adding
 from st_keytokens.cli import main
 from st_keytokens.cli.console import Console
 from st_keytokens.cli.index import COMMIT_SIZE, add_documents
-from st_keytokens.cli.inputs import Corpus
+from st_keytokens.cli.inputs import InputCorpus
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
 
 READING = Namespace(text_field=None, id_field=None, file_format=None)
@@ -192,7 +192,7 @@ class TestAddDocuments:
 
     def test_interruption_keeps_what_is_committed(self, tmp_path):
         source = write_jsonl(tmp_path / "a.jsonl", [{"id": i, "text": str(i)} for i in range(2500)])
-        corpus, quiet = Corpus(str(source), READING), Console(is_quiet=True)
+        corpus, quiet = InputCorpus(str(source), READING), Console(is_quiet=True)
         with HybridIndex(tmp_path / "index") as index:
             with pytest.raises(KeyboardInterrupt):
                 add_documents(index, self.Encoder(calls=18), corpus, quiet, batch_size=32)
@@ -209,7 +209,11 @@ class TestAddDocuments:
         with HybridIndex(tmp_path / "index") as index:
             with pytest.raises(KeyboardInterrupt):
                 add_documents(
-                    index, self.Encoder(calls=2), Corpus(str(source), READING), Console(is_quiet=True), batch_size=8
+                    index,
+                    self.Encoder(calls=2),
+                    InputCorpus(str(source), READING),
+                    Console(is_quiet=True),
+                    batch_size=8,
                 )
             assert len(index) == 64
 

@@ -412,7 +412,7 @@ class TestHub:
     def test_endpoint_and_token_at_one_commit(self, directory, serve, tmp_path):
         server = serve(directory, token="hf_mine")
         code = (
-            "import json; from st_keytokens.lm_head import LMHead\n"
+            "import json; from st_keytokens import LMHead\n"
             "head = LMHead.from_checkpoint('some/model', token='hf_mine', revision='v1')\n"
             "print(json.dumps(head.weight.tolist()))"
         )

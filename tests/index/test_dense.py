@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_keytokens.index import dense
+from st_keytokens.index import dense, segments
 from st_keytokens.index.dense import DenseRows, best_dense, checked_dense
 
 
@@ -27,7 +27,7 @@ def rows():
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 class TestBestDense:
     def test_equals_numpy_in_blocks_and_groups(self, rows, similarity, monkeypatch):
-        monkeypatch.setattr(dense, "_BLOCK_BYTES", 7 * 6 * 4)  # blocks of 7 rows
+        monkeypatch.setattr(segments, "_BLOCK_BYTES", 7 * 6 * 4)  # blocks of 7 rows
         monkeypatch.setattr(dense, "_SCORE_BYTES", 2 * 200 * 4)  # groups of 2 queries
         queries = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
         queries[4] = 0
@@ -78,7 +78,7 @@ class TestCheckedDense:
         assert not rows.any()
 
     def test_blocks_cover_all_rows_in_order(self, monkeypatch):
-        monkeypatch.setattr(dense, "_BLOCK_BYTES", 3 * 2 * 4)
+        monkeypatch.setattr(segments, "_BLOCK_BYTES", 3 * 2 * 4)
         made = DenseRows(np.arange(16, dtype=np.float16).reshape(8, 2), np.ones(8, np.float32))
         places, blocks = zip(*made.blocks(), strict=True)
         assert [(place.start, place.stop) for place in places] == [(0, 3), (3, 6), (6, 8)]
