@@ -136,8 +136,8 @@ class Spectrum:
 
     The sign of each right singular vector is fixed as that of
     :class:`~st_keytokens.decoding.first_component.FirstComponent`: the mean of the embeddings projects positively on
-    it; where the mean projection is zero, the entry of largest magnitude is positive. Vectors of equal singular values, and so
-    those beyond the rank, are any orthonormal basis of their space.
+    it; where the mean projection is zero, the entry of largest magnitude is positive. Vectors of equal singular
+    values, and so those beyond the rank, are any orthonormal basis of their space.
 
     Attributes:
         count: Number ``N`` of embeddings.

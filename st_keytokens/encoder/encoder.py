@@ -380,7 +380,9 @@ class KeyTokenEncoder:
         rows = self.cache.get(keys)
         missing = list(dict.fromkeys(key for key in keys if key not in rows))
         if missing:
-            new = self._encode([key[3] for key in missing], role, prompt, batch_size, show_progress_bar, pool)
+            asked = [key[3] for key in missing]
+            numbers = [texts.index(text) for text in asked] if len(asked) < len(texts) else None
+            new = self._encode(asked, role, prompt, batch_size, show_progress_bar, pool, numbers)
             made: dict[Hashable, Row] = dict(zip(missing, split_rows(new), strict=True))
             self.cache.put(made)
             rows |= made
@@ -451,10 +453,11 @@ class KeyTokenEncoder:
         batch_size: int,
         progress: bool,
         pool: dict[str, Any] | None,
+        numbers: list[int] | None = None,
     ) -> HybridEmbeddings:
         if pool is None:
             with self.lock, torch.inference_mode():
-                dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress)
+                dense, decoded = self.forward_pass.both(texts, role, prompt, batch_size, progress, numbers=numbers)
         else:
             check_pool(pool, self.fingerprint)
             dense, decoded = encode_with_pool(pool, self.forward_pass, texts, role, prompt, batch_size, progress)

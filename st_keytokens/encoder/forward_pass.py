@@ -94,32 +94,37 @@ class ForwardPass:
         )
 
     def both(
-        self, texts: list[str], role: Role, prompt: str | None, batch_size: int = 32, show_progress_bar: bool = False
+        self,
+        texts: list[str],
+        role: Role,
+        prompt: str | None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        *,
+        numbers: Sequence[int] | None = None,
     ) -> tuple[np.ndarray, SparseEmbeddings]:
-        """Dense vectors, float32 ``(N, embedding_dimension)``, and decoded terms, one row a text."""
+        """Dense vectors, float32 ``(N, embedding_dimension)``, and decoded terms, one row per text.
+
+        ``numbers`` is what errors call the texts; None: their places.
+        """
+        named = np.arange(len(texts)) if numbers is None else np.asarray(numbers)
         dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
         decoded, order = [], []
         for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            decoded.append(self._decoded(features["sentence_embedding"], role, positions))
+            pooled = features["sentence_embedding"]
+            check_finite_vectors(pooled, named[positions])
+            decoded.append(as_sparse(self.head.decode(pooled, task=role), self.head.vocabulary))
             order.append(positions)
             for module in self.after:
                 features = module(features)
             vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
+            if self.after:
+                check_finite_vectors(vectors, named[positions])
             dense[positions] = vectors.float().cpu().numpy()
         if len(texts) == 1:
             return dense, decoded[0]
         none = SparseEmbeddings.empty(0, self.head.vocab_size)
         return dense, SparseEmbeddings.concatenate([none, *decoded])[np.argsort(np.concatenate([[], *order]))]
-
-    def _decoded(self, vectors: Tensor, role: Role, positions: np.ndarray) -> SparseEmbeddings:
-        is_finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
-        if not is_finite.all():
-            text = int(positions[~is_finite].min())
-            raise ValueError(
-                f"the model must give finite vectors, got NaN or infinity for text {text}. Run it in float32 or "
-                "bfloat16, or leave that text out."
-            )
-        return as_sparse(self.head.decode(vectors, task=role), self.head.vocabulary)
 
     def pooled(self, texts: list[str], role: Role, batch_size: int = 32, show_progress_bar: bool = False) -> Tensor:
         """Pooled vectors as the head sees them come in, float32 ``(N, pooled_dimension)``, on the CPU."""
@@ -171,6 +176,17 @@ class ForwardPass:
             }
             vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
         return {**features, "sentence_embedding": vectors}
+
+
+def check_finite_vectors(vectors: Tensor, numbers: np.ndarray) -> None:
+    """Raises ValueError, naming the first text, if a vector is not finite."""
+    is_finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
+    if not is_finite.all():
+        text = int(numbers[~is_finite].min())
+        raise ValueError(
+            f"the model must give finite vectors, got NaN or infinity for text {text}. Run it in float32 or bfloat16, "
+            "or leave that text out."
+        )
 
 
 def make_usable(model: SentenceTransformer, rows: int) -> int | None:
