@@ -99,6 +99,13 @@ class TestResults:
             run_comparison(build_collection(), encoder, methods=["bm25-words"])
         assert passes == []
 
+    def test_a_wrong_depth_is_found_before_anything_is_embedded(self, encoder):
+        passes = count_passes(encoder.model)
+        for name in ("depth", "fusion_depth"):
+            with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+                run_comparison(build_collection(), encoder, methods=["dense"], **{name: 0})
+        assert passes == []
+
     def test_cache_embeds_once_for_all_runs(self, encoder, tmp_path):
         passes = count_passes(encoder.model)  # the empty document needs none
         first = run_comparison(build_collection(), encoder, methods=["dense", "key-tokens"], cache=tmp_path)
