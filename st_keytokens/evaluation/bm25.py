@@ -15,7 +15,7 @@ from st_keytokens.evaluation.measures import import_extra, measure_collection
 from st_keytokens.evaluation.runs import Ranking, Run, best, tie_order
 from st_keytokens.terms.weighting import count_terms
 
-__all__ = ["SPLITTERS", "Bm25Check", "bm25_vectors", "check_bm25", "rank_bm25_rankings", "split_words"]
+__all__ = ["Bm25Check"]
 
 _PARAMETERS = {"k1": 1.5, "b": 0.75}  # the defaults of bm25s and of rank-bm25 alike
 
@@ -24,17 +24,7 @@ _CHECKED_QUERIES = 100
 
 
 def split_words(texts: Sequence[str]) -> list[list[str]]:
-    """Words as bm25s finds them: lower-cased, of two characters or more, without its English stop words.
-
-    Args:
-        texts: Any texts.
-
-    Returns:
-        The words of each text, in order and with repetition.
-
-    Raises:
-        ImportError: If bm25s is not installed.
-    """
+    """Words as bm25s finds them: lower-cased, of two characters or more, without its English stop words."""
     found = import_extra("bm25s").tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
     return [list(words) for words in found]
 
@@ -53,19 +43,7 @@ SPLITTERS: dict[str, Callable[[KeyTokenEncoder, list[str]], list[list[str]]]] = 
 def bm25_vectors(
     documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]]
 ) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
-    """Vectors whose dot products are bm25s' scores, with its defaults (Lucene's BM25, k1 = 1.5, b = 0.75).
-
-    Args:
-        documents: Terms of each document, with repetition.
-        queries: Terms of each query; a term that is repeated counts so often.
-
-    Returns:
-        Documents ``(num_documents, num_terms)`` and queries ``(num_queries, num_terms)``, float32; the terms are those
-        of the documents.
-
-    Raises:
-        ImportError: If bm25s is not installed.
-    """
+    """Rows of documents and queries, given by their terms, whose dot products are bm25s' scores (Lucene's BM25)."""
     bm25s = import_extra("bm25s")
     if not any(documents):
         return _empty(len(documents)), _empty(len(queries))
@@ -86,22 +64,10 @@ def _empty(num_rows: int) -> scipy.sparse.csr_matrix:
 def rank_bm25_rankings(
     documents: Sequence[Sequence[str]], queries: Sequence[Sequence[str]], ties: NDArray[np.int64], depth: int
 ) -> list[Ranking]:
-    """Rankings by rank-bm25's ``BM25Okapi`` with its defaults, for small collections: it scores in Python.
+    """Rankings by rank-bm25's ``BM25Okapi``, without documents of a score of 0; it scores in Python, so slowly.
 
     It is an independent implementation with the same k1 and b; its idf is that of Robertson and Sparck Jones with a
-    floor, where bm25s' default has Lucene's. Documents of a score of 0 are not ranked.
-
-    Args:
-        documents: Terms of each document, with repetition.
-        queries: Terms of each query.
-        ties: See ``runs.tie_order``.
-        depth: How many documents are ranked for each query.
-
-    Returns:
-        One ranking per query.
-
-    Raises:
-        ImportError: If rank-bm25 is not installed.
+    floor, where bm25s' default has Lucene's.
     """
     if not any(documents):
         return [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(queries)
@@ -134,20 +100,7 @@ class Bm25Check:
 def check_bm25(
     collection: Collection, encoder: KeyTokenEncoder, runs: Mapping[str, Run], depth: int
 ) -> dict[str, Bm25Check]:
-    """The runs of BM25 beside rank-bm25's over the same terms, where the collection is small enough.
-
-    Args:
-        collection: What was searched.
-        encoder: Of the tokens.
-        runs: By method; ``bm25-words`` and ``bm25-tokens`` are checked.
-        depth: How many documents are ranked for each query.
-
-    Returns:
-        Checks by method; none for a collection of more than 10,000 documents.
-
-    Raises:
-        ImportError: If rank-bm25 is not installed.
-    """
+    """The runs of BM25 by method beside rank-bm25's, where the collection has 10,000 documents or fewer."""
     if len(collection.documents) > _CHECKED_DOCUMENTS:
         return {}
 

@@ -36,17 +36,7 @@ from st_keytokens.evaluation.runs import Run
 from st_keytokens.evaluation.tables import comparison_table, evaluation_table
 from st_keytokens.files import write_atomically
 
-__all__ = [
-    "Comparison",
-    "Difference",
-    "Evaluation",
-    "MacroAverage",
-    "MethodResult",
-    "chosen_methods",
-    "describe_environment",
-    "evaluate",
-    "run_comparison",
-]
+__all__ = ["Comparison", "Difference", "Evaluation", "MacroAverage", "MethodResult", "evaluate", "run_comparison"]
 
 logger = logging.getLogger(__name__)
 
@@ -261,19 +251,7 @@ class Evaluation:
 
 
 def chosen_methods(methods: Sequence[str] | None, baseline: str) -> list[str]:
-    """The methods of a comparison, checked before anything is embedded.
-
-    Args:
-        methods: Of ``COMPARED_METHODS``. None: all of them.
-        baseline: Comes first where it is not among them.
-
-    Returns:
-        Their names.
-
-    Raises:
-        ValueError: If a method is unknown or named twice.
-        ImportError: If ir-measures, or bm25s and rank-bm25 where BM25 is among the methods, are not installed.
-    """
+    """The names of the methods, the baseline among them, checked with the packages they need before any embedding."""
     names = list(COMPARED_METHODS if methods is None else methods)
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"methods must be named once, got {repeated[0]!r} twice.")
@@ -394,15 +372,10 @@ def evaluate(
 
 
 def describe_environment(device: str = "cpu") -> dict[str, object]:
-    """Versions, hardware and date, ready for JSON.
+    """Versions, hardware and date, ready for JSON; a package that is not installed is None.
 
-    Args:
-        device: Where the model ran, as torch writes it.
-
-    Returns:
-        ``date`` (UTC), ``commit``, ``python``, ``platform``, ``cpu``, ``cpu_count``, ``threads``, ``device`` and
-        ``packages``; a package that is not installed is None. The commit is that of the git checkout that this package
-        is in, with ``+`` where its files differ from it, and None where it is in none.
+    The commit is that of the git checkout that this package is in, with ``+`` where its files differ from it, and None
+    where it is in none.
     """
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

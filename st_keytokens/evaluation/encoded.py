@@ -25,15 +25,9 @@ from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.weighting import Weighting
 
-__all__ = ["EncodedCollection", "Stopwatch", "encode_collection", "with_settings"]
-
 
 class Stopwatch:
-    """Seconds of named parts.
-
-    Attributes:
-        seconds: By name; a part that is measured twice is the sum.
-    """
+    """Seconds of named parts; a part that is measured twice is the sum."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -50,17 +44,11 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class EncodedCollection:
-    """Pooled and dense vectors of a collection, from one pass over documents and queries.
+    """Vectors of a collection from one pass over documents and queries, float32, and the encoder as it is calibrated.
 
-    Attributes:
-        collection: As given.
-        encoder: The encoder with the calibration in force.
-        document_pooled: What the head decodes, float32, shape ``(num_documents, pooled_dimension)``.
-        query_pooled: The same of the queries.
-        document_dense: The model's own embeddings, float32, shape ``(num_documents, embedding_dimension)``.
-        query_dense: The same of the queries.
-        seconds: ``encode_documents``, ``encode_queries`` and, where one was fitted, ``calibrate``.
-        batch_size: Rows that are decoded at a time.
+    Pooled vectors, which the head decodes, are ``(N, pooled_dimension)``, dense ones, the model's own embeddings,
+    ``(N, embedding_dimension)``. Seconds are ``encode_documents``, ``encode_queries`` and, where one was fitted,
+    ``calibrate``.
     """
 
     collection: Collection
@@ -103,20 +91,10 @@ def encode_collection(
     cache: str | Path | None = None,
     show_progress_bar: bool = False,
 ) -> EncodedCollection:
-    """Runs every document and every query through the model once.
+    """Runs every document and every query through the model once; arguments are those of ``run_comparison``.
 
-    Args:
-        collection: Which.
-        encoder: With what. Not modified.
-        calibrate: Whether to fit a calibration on the collection's own documents, from the same pass and without
-            labels. None: where the encoder has none with document frequencies.
-        batch_size: Texts per forward pass.
-        cache: Directory that keeps the vectors, in a folder for each model and collection. What is there is not
-            embedded again, and an interrupted run goes on from there; seconds are then those of the first time.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        The vectors that all methods share.
+    ``cache`` keeps the vectors in a folder for each model and collection: what is there is not embedded again, and an
+    interrupted run goes on from there; seconds are then those of the first time.
     """
     watch = Stopwatch()
 
@@ -150,18 +128,9 @@ def encode_collection(
 def with_settings(
     encoder: KeyTokenEncoder, weighting: Weighting, calibration: Calibration | None, **head: Any
 ) -> KeyTokenEncoder:
-    """An encoder that shares the model, LM head and vocabulary of another, with other settings.
+    """An encoder with other settings that shares model, LM head and vocabulary, for decoding what the other embedded.
 
-    It is for decoding what the other has embedded; the other is not modified.
-
-    Args:
-        encoder: The other.
-        weighting: The new weighting.
-        calibration: The new calibration, or the same.
-        **head: Settings of the head; what is not named is :class:`KeyTokenHead`'s default.
-
-    Returns:
-        The encoder.
+    Settings of the head that are not named are :class:`KeyTokenHead`'s defaults.
     """
     changed = copy.copy(encoder)
     changed.head = KeyTokenHead(encoder.head.lm_head, encoder.vocabulary, calibration, **head)

@@ -13,15 +13,7 @@ if TYPE_CHECKING:
     from st_keytokens.evaluation.collections import Collection
     from st_keytokens.evaluation.runs import Ranking
 
-__all__ = [
-    "MEASURES",
-    "bootstrap_interval",
-    "holm",
-    "import_extra",
-    "measure_collection",
-    "measure_queries",
-    "randomization_test",
-]
+__all__ = ["MEASURES", "bootstrap_interval", "holm", "measure_queries", "randomization_test"]
 
 _BLOCK = 1_000_000  # random numbers held at a time
 
@@ -70,18 +62,7 @@ def measure_queries(
 
 
 def measure_collection(collection: Collection, rankings: Sequence[Ranking]) -> dict[str, NDArray[np.float64]]:
-    """Each measure for each query of a collection.
-
-    Args:
-        collection: Whose judgements.
-        rankings: Rows of documents for each query, in the order of the collection's queries, or for the first of them.
-
-    Returns:
-        For each measure one value per ranking, float64.
-
-    Raises:
-        ImportError: If ir-measures is not installed.
-    """
+    """Each measure for each query of a collection, or for the first of them, by the rows that were ranked."""
     ids = collection.query_ids[: len(rankings)]
     found = {
         query_id: [collection.doc_ids[row] for row in rows] for query_id, (rows, _) in zip(ids, rankings, strict=True)
@@ -200,11 +181,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def import_extra(module: str) -> Any:
-    """A package of the extra ``evaluation``.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
+    """A package of the extra ``evaluation``; ImportError says what to install."""
     try:
         return import_module(module)
     except ImportError as err:

@@ -18,7 +18,7 @@ from st_keytokens.index.fusion import FUSIONS, FusionName
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.weighting import METHODS
 
-__all__ = ["COMPARED_METHODS", "ComparedMethod", "MethodRuns", "check_methods", "in_text_weights", "run_methods"]
+__all__ = ["COMPARED_METHODS", "ComparedMethod"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,7 @@ class ComparedMethod:
 
 
 class MethodRuns:
-    """The runs of methods on one collection, each made once, whichever methods need it.
-
-    Attributes:
-        encoded: The collection after its pass.
-        depth: How many documents are ranked for each query.
-        fusion_depth: How many of each part are fused.
-    """
+    """The runs of methods on one collection, each made once, whichever methods need it."""
 
     def __init__(self, encoded: EncodedCollection, depth: int, fusion_depth: int) -> None:
         self.encoded, self.depth, self.fusion_depth = encoded, depth, fusion_depth
@@ -77,22 +71,7 @@ def run_methods(
     fusion_depth: int = 1000,
     show_progress_bar: bool = False,
 ) -> dict[str, Run]:
-    """Runs methods on the same vectors.
-
-    Args:
-        encoded: The collection after its pass.
-        names: Of ``COMPARED_METHODS``.
-        depth: How many documents are ranked for each query.
-        fusion_depth: How many of each part are fused; at most ``depth`` are there.
-        show_progress_bar: Whether to show one.
-
-    Returns:
-        A run for each name, in their order.
-
-    Raises:
-        ValueError: If a name is unknown, or a depth is below 1.
-        ImportError: If a method needs a package that is not installed.
-    """
+    """Runs methods of ``COMPARED_METHODS`` on the same vectors; arguments are those of ``run_comparison``."""
     check_methods(names, depth=depth, fusion_depth=fusion_depth)
     runs = MethodRuns(encoded, depth, fusion_depth)
     bar = tqdm(names, unit="method", desc="Comparing", disable=not show_progress_bar)
@@ -108,16 +87,6 @@ def in_text_weights(
     batch_size: int = 256,
 ) -> SparseEmbeddings:
     """PromptReps' weights: the scores of the tokens that occur in the text, as ``log(1 + relu(score))``.
-
-    Args:
-        encoder: Whose LM head and vocabulary.
-        pooled: Pooled vectors, shape ``(N, pooled_dimension)``.
-        texts: Their texts.
-        max_active_dims: Terms kept of each text.
-        batch_size: Rows decoded at a time; bounds the memory.
-
-    Returns:
-        One row per text.
 
     Source:
         Zhuang et al. 2024 (arXiv 2404.18424). Differs from it in: the vector is an embedder's, not that of a prompt

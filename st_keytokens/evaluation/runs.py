@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_keytokens.index.fusion import FusedHit
 
-__all__ = ["POSTING_BYTES", "Ranking", "Run", "best", "dense_run", "fused_run", "sparse_run", "tie_order"]
+__all__ = ["Ranking", "Run"]
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Rows of documents, best first, and their scores."""
@@ -61,16 +61,7 @@ def tie_order(doc_ids: list[str]) -> NDArray[np.int64]:
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[Any], ties: NDArray[np.int64], depth: int) -> Ranking:
-    """The best of some scored rows: descending, equal scores by ``ties``, exactly also at the cut.
-
-    Args:
-        rows: Rows of documents.
-        scores: Their scores.
-        ties: Of all documents, see :func:`tie_order`.
-        depth: How many are kept.
-
-    Returns:
-        Rows and scores, float64.
+    """Of some rows and their scores the ``depth`` best: descending, equal scores by ``ties``, exactly also at the cut.
 
     >>> best(np.array([0, 1, 2]), np.array([1.0, 2.0, 1.0]), np.array([1, 2, 0]), 2)[0].tolist()
     [1, 2]
@@ -91,18 +82,10 @@ def sparse_run(
     forward_passes: int,
     seconds: dict[str, float],
 ) -> Run:
-    """Ranks by dot product, exactly, term at a time; only documents that share a term with the query are ranked.
+    """Ranks by dot product, exactly; only documents that share a term with the query are ranked.
 
-    Args:
-        documents: Weights above zero, shape ``(num_documents, num_terms)``.
-        queries: Weights above zero, shape ``(num_queries, num_terms)``.
-        ties: See :func:`tie_order`.
-        depth: How many documents are ranked for a query.
-        forward_passes: See :class:`Run`.
-        seconds: Of the parts before this.
-
-    Returns:
-        The run.
+    Documents ``(num_documents, num_terms)`` and queries ``(num_queries, num_terms)`` have weights above zero;
+    ``seconds`` are those of the parts before this.
     """
     start = time.perf_counter()
     postings = documents.T.tocsr()
@@ -131,18 +114,7 @@ def dense_run(
     ties: NDArray[np.int64],
     depth: int,
 ) -> Run:
-    """Ranks all documents by the model's own similarity, exactly. A query whose vector is zero finds nothing.
-
-    Args:
-        model: Whose similarity.
-        documents: Shape ``(num_documents, embedding_dimension)``.
-        queries: Shape ``(num_queries, embedding_dimension)``.
-        ties: See :func:`tie_order`.
-        depth: How many documents are ranked for a query.
-
-    Returns:
-        The run.
-    """
+    """Ranks all documents by the model's own similarity, exactly. A query whose vector is zero finds nothing."""
     start = time.perf_counter()
     every = np.arange(len(documents))
     is_zero = (queries == 0).all(axis=1)
@@ -170,19 +142,9 @@ def fused_run(
     fusion_depth: int,
     weights: Mapping[str, float] | None = None,
 ) -> Run:
-    """Fuses two runs of the same queries.
+    """Fuses the ``fusion_depth`` best of two runs of the same queries by a function of ``FUSIONS``.
 
-    Args:
-        dense: The run by dense vectors.
-        sparse: The run by terms.
-        fuse: ``reciprocal_rank_fusion`` or ``score_fusion``.
-        ties: See :func:`tie_order`.
-        depth: How many documents are ranked for a query.
-        fusion_depth: How many of each part are fused.
-        weights: Factors of ``"dense"`` and ``"sparse"``; None: 1 each.
-
-    Returns:
-        The run. Seconds and bytes are the sums of the parts', and one forward pass serves both.
+    Seconds and bytes are the sums of the parts', and one forward pass serves both.
     """
     start = time.perf_counter()
     rankings = []

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["EmbeddingBatch", "EmbeddingSource"]
+
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingBatch:
