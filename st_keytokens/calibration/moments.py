@@ -15,6 +15,7 @@ from torch import Tensor
 from st_keytokens.checks import checked_int
 from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.terms.weighting import K1
 
 
 class Statistic(Protocol):
@@ -380,7 +381,6 @@ def count_matrix(term_ids: Sequence[NDArray[Any]], vocab_size: int) -> scipy.spa
     return scipy.sparse.csr_array((counts, pairs % vocab_size, starts), shape=(len(rows), vocab_size))
 
 
-_SATURATION = 1.2  # k1 of BM25
 _BLOCK_DOCUMENTS = 2048  # bounds the products that are added at once
 _BLOCK_TERMS = 8192
 _GROWTH = 1.5
@@ -439,7 +439,7 @@ class TermCrossMoments:
         """
         for start in range(0, len(embeddings), _BLOCK_DOCUMENTS):
             block = counts[start : start + _BLOCK_DOCUMENTS]
-            frequencies = block.data * (_SATURATION + 1) / (block.data + _SATURATION)
+            frequencies = block.data * (K1 + 1) / (block.data + K1)
             term_ids, columns = np.unique(block.indices, return_inverse=True)
             narrow = scipy.sparse.csr_array(
                 (frequencies.astype(np.float32), columns, block.indptr), shape=(block.shape[0], len(term_ids))

@@ -54,6 +54,8 @@ def term_importance(
     return total.values if idf is None else total.values / idf[total.indices] ** _RARITY
 
 
+K1, B = 1.2, 0.75  # of BM25: how fast a term's frequency saturates, how strongly a document's length divides it
+
 Terms = Literal["both", "literal", "decoded"]
 
 
@@ -100,8 +102,8 @@ class Weighting:
 
     document_terms: Terms = "both"
     query_terms: Terms = "both"
-    k1: float = 1.2
-    b: float = 0.75
+    k1: float = K1
+    b: float = B
     document_decoded_weight: float = 0.5
     query_decoded_weight: float = 1.0
     max_document_terms: int | None = None

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from small_models import build_sentence_transformer
 
 from st_keytokens.calibration import Calibration
+from st_keytokens.decoding.head_parts import HeadTransform
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
@@ -81,6 +82,34 @@ class TestHeads:
         expected = vectors @ untied_llama.lm_head.weight.T
         seen = torch.isfinite(scores)
         torch.testing.assert_close(scores[seen], expected[seen], rtol=1e-4, atol=1e-5)
+
+
+class TestFingerprintOfHeads:
+    def test_heads_that_differ_in_one_thing_alone(self, embedder):
+        """Activation, epsilon, scale, soft cap, a weight: each changes the hash, and the encoder's fingerprint."""
+        torch.manual_seed(0)
+        output, dense, norm = torch.nn.Linear(32, 640, bias=False), torch.nn.Linear(32, 32), torch.nn.LayerNorm(32)
+        other = copy.deepcopy(output)
+        other.weight.data[0] += 1
+
+        def head(weight=output, activation="gelu", norm_eps=1e-12, **settings):
+            transform = HeadTransform(dense, norm, activation=activation, norm_eps=norm_eps)
+            return LMHead(weight, transform, is_held=False, **settings)
+
+        heads = [
+            head(),
+            head(activation="relu"),
+            head(activation="silu"),
+            head(norm_eps=1e-5),
+            head(scale=0.5),
+            head(soft_cap=30.0),
+            head(weight=other),
+            LMHead(output, is_held=False),
+        ]
+        assert len({each.hash for each in heads}) == len(heads)
+        fingerprints = {KeyTokenEncoder(embedder, backbone=each).fingerprint for each in heads}
+        assert len(fingerprints) == len(heads)
+        assert head().hash == head().hash
 
 
 class TestLiveSettings:
