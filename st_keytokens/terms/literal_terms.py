@@ -63,18 +63,24 @@ def is_word_by_word(tokenizer: Tokenizer) -> bool:
     Args:
         tokenizer: Any; only kinds that are known to be so count.
     """
-    content = json.loads(tokenizer.to_str())
-    if any(token["lstrip"] or token["rstrip"] or " " in token["content"] for token in content["added_tokens"]):
+    added = tokenizer.get_added_tokens_decoder().values()
+    if any(token.lstrip or token.rstrip or " " in token.content for token in added):
         return False
-    if any(part["type"] not in _LOCAL_NORMALIZERS for part in _parts(content["normalizer"], "normalizers")):
+    if any(part["type"] not in _LOCAL_NORMALIZERS for part in _parts(_state(tokenizer.normalizer), "normalizers")):
         return False
-    first: dict[str, Any] = next(_parts(content["pre_tokenizer"], "pretokenizers"), {"type": None})
+    first = next(_parts(_state(tokenizer.pre_tokenizer), "pretokenizers"), {"type": None})
     return (
         first["type"] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
         or (first["type"] == "ByteLevel" and first["use_regex"])
         or (first["type"] == "Metaspace" and first["split"])
         or (first["type"] == "Split" and first["pattern"].get("Regex") in _WORD_PATTERNS and not first["invert"])
     )
+
+
+def _state(component: Any) -> dict[str, Any] | None:
+    """The settings of a tokenizer's component, without those of its vocabulary, which take a second to read."""
+    state: dict[str, Any] | None = None if component is None else json.loads(component.__getstate__())
+    return state
 
 
 def _parts(component: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:
