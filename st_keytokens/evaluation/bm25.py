@@ -29,12 +29,22 @@ def split_words(texts: Sequence[str]) -> list[list[str]]:
     return [list(words) for words in found]
 
 
+def stem_words(texts: Sequence[str]) -> list[list[str]]:
+    """The same words stemmed by Snowball's English stemmer, as bm25s' own examples and LlamaIndex's retriever do."""
+    stemmer = import_extra("Stemmer").Stemmer("english")
+    found = import_extra("bm25s").tokenize(
+        list(texts), stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False
+    )
+    return [list(words) for words in found]
+
+
 def _split_tokens(encoder: KeyTokenEncoder, texts: list[str]) -> list[list[str]]:
     return [list(map(str, ids)) for ids in encoder.literal_terms(texts)]
 
 
 SPLITTERS: dict[str, Callable[[KeyTokenEncoder, list[str]], list[list[str]]]] = {
     "bm25-words": lambda _, texts: split_words(texts),
+    "bm25-stemmed": lambda _, texts: stem_words(texts),
     "bm25-tokens": _split_tokens,
 }
 """What finds the terms of texts, by the method that ranks with them."""

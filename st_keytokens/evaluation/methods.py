@@ -190,11 +190,12 @@ _FUSED_BY: dict[FusionName, str] = {
     "score": "the sum of min-max normalised scores",
     "adaptive": "min-max normalised scores, weighed by the calibration's trust and the query's lead",
 }
-_PARTNERS = ("bm25-words", "bm25-tokens", "key-tokens", "key-tokens-lookup")
+_PARTNERS = ("bm25-words", "bm25-stemmed", "bm25-tokens", "key-tokens", "key-tokens-lookup")
 
 COMPARED_METHODS: dict[str, ComparedMethod] = {
     "dense": ComparedMethod("the model's own embeddings and similarity, exact", _dense),
     "bm25-words": _bm25("bm25-words", "words, English stop words left out"),
+    "bm25-stemmed": _bm25("bm25-stemmed", "stemmed words, English stop words left out"),
     "bm25-tokens": _bm25("bm25-tokens", "the model's own tokens"),
     "nie2025": _key_tokens(
         "Nie et al. 2025, without first-component removal", lambda encoder: _nie2025(encoder, "none")

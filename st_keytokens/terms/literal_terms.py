@@ -68,7 +68,7 @@ def is_word_by_word(tokenizer: Tokenizer) -> bool:
         return False
     if any(part["type"] not in _LOCAL_NORMALIZERS for part in _parts(_state(tokenizer.normalizer), "normalizers")):
         return False
-    first = next(_parts(_state(tokenizer.pre_tokenizer), "pretokenizers"), {"type": None})
+    first: dict[str, Any] = next(_parts(_state(tokenizer.pre_tokenizer), "pretokenizers"), {"type": None})
     return (
         first["type"] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
         or (first["type"] == "ByteLevel" and first["use_regex"])

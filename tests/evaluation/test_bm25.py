@@ -9,7 +9,7 @@ import pytest
 from evaluation_samples import build_collection, build_encoder
 
 from st_keytokens.evaluation import bm25
-from st_keytokens.evaluation.bm25 import bm25_vectors, check_bm25, rank_bm25_rankings, split_words
+from st_keytokens.evaluation.bm25 import bm25_vectors, check_bm25, rank_bm25_rankings, split_words, stem_words
 from st_keytokens.evaluation.encoded import encode_collection
 from st_keytokens.evaluation.methods import run_methods
 from st_keytokens.evaluation.runs import tie_order
@@ -25,6 +25,12 @@ def encoder(llama_embedder):
 @pytest.fixture(scope="module")
 def runs(encoder):
     return run_methods(encode_collection(build_collection(), encoder), ["dense", "bm25-words", "bm25-tokens"])
+
+
+def test_words_are_stemmed():
+    texts = ["The proteins of two genes were measured", "measuring proteins"]
+    assert split_words(texts) == [["proteins", "two", "genes", "were", "measured"], ["measuring", "proteins"]]
+    assert stem_words(texts) == [["protein", "two", "gene", "were", "measur"], ["measur", "protein"]]
 
 
 class TestVectors:

@@ -34,7 +34,7 @@ def runs(encoded):
 
 class TestMethods:
     def test_all_of_them_rank(self, runs, encoded):
-        assert len(runs) == 22
+        assert len(runs) == 26
         for run in runs.values():
             assert len(run.rankings) == 5
             for rows, scores in run.rankings:
@@ -87,7 +87,7 @@ class TestMethods:
 
     def test_passes_and_queries_without_terms(self, runs):
         passes = {name: run.forward_passes for name, run in runs.items()}
-        without = {"bm25-words", "bm25-tokens", "key-tokens-lookup"}
+        without = {"bm25-words", "bm25-stemmed", "bm25-tokens", "key-tokens-lookup"}
         assert {name for name, number in passes.items() if number == 0} == without
         assert runs["bm25-words"].queries_without_terms == 1
         assert runs["dense+bm25-words-rrf"].queries_without_terms == 1
