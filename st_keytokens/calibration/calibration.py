@@ -45,6 +45,7 @@ from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.first_component import Correction, Dense, FirstComponent, check_embeddings, correct
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.hashes import fingerprint
+from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import Corpus
 
 ENOUGH_DOCUMENTS = 1000  # with fewer, the ridge decoder is shrunk: docs/results/quality.md, calibrated elsewhere
@@ -361,11 +362,22 @@ class Calibration:
             ValueError: If no terms are counted.
         """
         if self._idf is None:
-            frequencies = self._check_has_terms().document_frequencies.astype(np.float64)
-            idf = np.log1p((self.document_count - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+            idf = self.idf_values.dense(self._check_has_terms().vocab_size)
             idf.flags.writeable = False
             self._idf = idf
         return self._idf
+
+    @property
+    def idf_values(self) -> TermValues:
+        """:attr:`idf` of the terms that occur, and of all others together: for vocabularies of any size.
+
+        Raises:
+            ValueError: If no terms are counted.
+        """
+        frequencies = self._check_has_terms().frequencies
+        counts = np.append(frequencies.values, 0).astype(np.float64)
+        idf = np.log1p((self.document_count - counts + 0.5) / (counts + 0.5)).astype(np.float32)
+        return TermValues(frequencies.ids, idf[:-1], float(idf[-1]))
 
     @property
     def first_component(self) -> FirstComponent:
@@ -394,9 +406,10 @@ class Calibration:
         if self._corpus is None:
             known: dict[str, Any] = {} if self.decoded_trust is None else {"decoded_trust": self.decoded_trust}
             if self.terms is not None and self.document_count > 0:
-                shares = self.terms.document_frequencies / self.document_count
-                norm = float(np.sqrt((shares * self.idf.astype(np.float64) ** 2).sum()))
-                known |= {"idf": self.idf, "average_length": self.average_length, "literal_norm": norm}
+                idf, shares = self.idf_values, self.terms.frequencies.values / self.document_count
+                norm = float(np.sqrt((shares * idf.values.astype(np.float64) ** 2).sum()))
+                looked_up = self.idf if self.terms.vocab_size <= DENSE else idf
+                known |= {"idf": looked_up, "average_length": self.average_length, "literal_norm": norm}
             self._corpus = Corpus(**known)
         return self._corpus
 
@@ -471,12 +484,12 @@ class Calibration:
         }
         name = fingerprint({"settings": settings, "document_count": self.document_count})
         if self._decoder is None or self._decoder[0] != name:
-            frequencies = self._check_has_terms().document_frequencies
+            frequencies = self._check_has_terms().frequencies
             regression = RidgeRegression(
                 self.moments,
                 self.cross_moments,
-                self.idf,
-                np.flatnonzero(frequencies >= min_document_frequency),
+                self.idf_values,
+                frequencies.ids[frequencies.values >= min_document_frequency],
                 prior=None if lm_head is None else lm_head.weight.detach(),
                 show_progress_bar=show_progress_bar,
             )

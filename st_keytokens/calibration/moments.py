@@ -15,6 +15,7 @@ from torch import Tensor
 from st_keytokens.checks import checked_int
 from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import K1
 
 
@@ -287,14 +288,30 @@ def _widest(lm_head: LMHead) -> torch.dtype:
     return torch.float32 if lm_head.device.type == "mps" else torch.float64
 
 
+def _to_tensors(name: str, values: TermValues, vocab_size: int) -> dict[str, Tensor]:
+    if vocab_size <= DENSE:
+        return {name: torch.from_numpy(values.dense(vocab_size))}
+    ids = {f"{name}_ids": torch.from_numpy(values.ids.copy()), "vocab_size": torch.tensor(vocab_size)}
+    return {name: torch.from_numpy(values.values.copy()), **ids}
+
+
+def _from_tensors(name: str, tensors: Mapping[str, Tensor]) -> tuple[TermValues, int]:
+    values = tensors[name].numpy()
+    if f"{name}_ids" in tensors:
+        return TermValues(tensors[f"{name}_ids"].numpy(), values.copy()), int(tensors["vocab_size"])
+    ids = np.flatnonzero(values)
+    return TermValues(ids, values[ids]), len(values)
+
+
 class TermCounts:
-    """Document frequencies of literal terms, and how many terms there were.
+    """Document frequencies of literal terms, and how many terms there were. Memory grows with the terms that occur.
 
     Args:
         vocab_size: Size ``V`` of the vocabulary, at least 1.
 
     Attributes:
-        document_frequencies: Number of documents that hold each term, int64, shape ``(V,)``.
+        vocab_size: As given.
+        frequencies: Number of documents that hold each term that occurs, int64.
         total: Number of terms in all documents, with repetition.
 
     Raises:
@@ -309,24 +326,29 @@ class TermCounts:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        vocab_size = checked_int("vocab_size", vocab_size, minimum=1)
-        self.document_frequencies: NDArray[np.int64] = np.zeros(vocab_size, dtype=np.int64)
+        self.vocab_size = checked_int("vocab_size", vocab_size, minimum=1)
+        self.frequencies = TermValues(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self.total = 0
+
+    @property
+    def document_frequencies(self) -> NDArray[np.int64]:
+        """Number of documents that hold each term, int64, shape ``(V,)``."""
+        return self.frequencies.dense(self.vocab_size)
 
     def update(self, counts: scipy.sparse.csr_array) -> None:
         """Add documents, as :func:`count_matrix` gives them, shape ``(batch_size, V)``. Not modified."""
-        self.document_frequencies += np.bincount(counts.indices, minlength=counts.shape[1])
+        self.frequencies = self.frequencies.plus(*np.unique(counts.indices, return_counts=True))
         self.total += int(counts.data.sum())
 
     def merge(self, other: TermCounts) -> None:
         """Add everything that ``other``, of the same vocabulary, has seen. ``other`` is not modified."""
-        self.document_frequencies += other.document_frequencies
+        self.frequencies = self.frequencies.plus(other.frequencies.ids, other.frequencies.values)
         self.total += other.total
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The whole state as CPU tensors ``document_frequencies`` and ``total`` (int64 scalar)."""
         return {
-            "document_frequencies": torch.from_numpy(self.document_frequencies.copy()),
+            **_to_tensors("document_frequencies", self.frequencies, self.vocab_size),
             "total": torch.tensor(self.total, dtype=torch.int64),
         }
 
@@ -337,10 +359,9 @@ class TermCounts:
         Raises:
             KeyError: If a tensor is missing.
         """
-        frequencies = tensors["document_frequencies"]
-        terms = cls(len(frequencies))
-        terms.document_frequencies[:] = frequencies.numpy()
-        terms.total = int(tensors["total"])
+        frequencies, vocab_size = _from_tensors("document_frequencies", tensors)
+        terms = cls(vocab_size)
+        terms.frequencies, terms.total = frequencies, int(tensors["total"])
         return terms
 
 
@@ -398,7 +419,7 @@ class TermCrossMoments:
         vocab_size: Size ``V`` of the vocabulary, at least 1.
 
     Attributes:
-        weights: Sum of each term's saturated frequencies, float64, shape ``(V,)``; 0 for a term that does not occur.
+        weights: Sum of each term's saturated frequencies, float64; 0 for a term that does not occur.
 
     Raises:
         TypeError: If an argument is not an integer.
@@ -414,16 +435,16 @@ class TermCrossMoments:
 
     def __init__(self, embedding_dimension: int, vocab_size: int) -> None:
         embedding_dimension = checked_int("embedding_dimension", embedding_dimension, minimum=1)
-        vocab_size = checked_int("vocab_size", vocab_size, minimum=1)
-        self.weights: NDArray[np.float64] = np.zeros(vocab_size)
-        self._row_numbers: NDArray[np.int64] = np.full(vocab_size, -1)
+        self.vocab_size = checked_int("vocab_size", vocab_size, minimum=1)
+        self.weights = TermValues(np.zeros(0, np.int64), np.zeros(0))
+        self._row_numbers = TermValues(np.zeros(0, np.int64), np.zeros(0, np.int64), -1)
         self._row_count = 0
         self._rows: NDArray[np.float32] = np.zeros((0, embedding_dimension), dtype=np.float32)
 
     @property
     def term_ids(self) -> NDArray[np.int64]:
         """Terms that occur, ascending."""
-        return np.flatnonzero(self._row_numbers >= 0)
+        return self._row_numbers.ids
 
     def rows(self, term_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """A copy of the sums of terms that occur, shape ``(len(term_ids), d)``."""
@@ -445,7 +466,8 @@ class TermCrossMoments:
                 (frequencies.astype(np.float32), columns, block.indptr), shape=(block.shape[0], len(term_ids))
             )
             self._add(term_ids, narrow.T @ float32_rows(embeddings[start : start + _BLOCK_DOCUMENTS]))
-            self.weights[term_ids] += np.bincount(columns, weights=frequencies, minlength=len(term_ids))
+            sums = np.bincount(columns, weights=frequencies, minlength=len(term_ids))
+            self.weights = self.weights.plus(term_ids, sums)
 
     def merge(self, other: TermCrossMoments) -> None:
         """Add everything that ``other``, of the same sizes, has seen. ``other`` is not modified."""
@@ -453,24 +475,28 @@ class TermCrossMoments:
         for start in range(0, len(term_ids), _BLOCK_TERMS):
             block = term_ids[start : start + _BLOCK_TERMS]
             self._add(block, other.rows(block))
-        self.weights += other.weights
+        self.weights = self.weights.plus(other.weights.ids, other.weights.values)
 
     def _add(self, term_ids: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         new = term_ids[self._row_numbers[term_ids] < 0]
         needed = self._row_count + len(new)
         if needed > len(self._rows):
-            capacity = max(needed, min(len(self.weights), int(_GROWTH * needed)))
+            capacity = max(needed, min(self.vocab_size, int(_GROWTH * needed)))
             grown = np.zeros((capacity, self._rows.shape[1]), dtype=np.float32)
             grown[: self._row_count] = self._rows[: self._row_count]
             self._rows = grown
-        self._row_numbers[new] = np.arange(self._row_count, needed)
-        self._row_count = needed
+        if len(new):
+            every = np.union1d(self._row_numbers.ids, new)
+            numbers = self._row_numbers[every]
+            numbers[np.searchsorted(every, new)] = np.arange(self._row_count, needed)
+            self._row_numbers = TermValues(every, numbers, -1)
+            self._row_count = needed
         self._rows[self._row_numbers[term_ids]] += rows
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The whole state as tensors ``weights`` and ``rows``, those of terms that occur, by ascending term."""
         return {
-            "weights": torch.from_numpy(self.weights.copy()),
+            **_to_tensors("weights", self.weights, self.vocab_size),
             "rows": torch.from_numpy(self.rows(self.term_ids)),
         }
 
@@ -482,14 +508,13 @@ class TermCrossMoments:
             KeyError: If a tensor is missing.
             ValueError: If the tensors do not fit together.
         """
-        weights: NDArray[Any] = tensors["weights"].numpy()
         rows: NDArray[Any] = tensors["rows"].numpy()
-        term_ids = np.flatnonzero(weights)
-        if len(rows) != len(term_ids):
+        weights, vocab_size = _from_tensors("weights", tensors)
+        if len(rows) != len(weights.ids):
             raise ValueError(f"tensors must hold a row for each weight that is not 0, got {len(rows)} rows.")
-        cross_moments = cls(rows.shape[1], len(weights))
+        cross_moments = cls(rows.shape[1], vocab_size)
         cross_moments.weights, cross_moments._rows, cross_moments._row_count = weights, rows, len(rows)
-        cross_moments._row_numbers[term_ids] = np.arange(len(rows))
+        cross_moments._row_numbers = TermValues(weights.ids, np.arange(len(rows)), -1)
         return cross_moments
 
 

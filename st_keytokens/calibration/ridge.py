@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from st_keytokens.calibration.moments import SecondMoments, TermCrossMoments
 from st_keytokens.decoding.first_component import check_embeddings
+from st_keytokens.terms.term_values import TermValues
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,7 @@ class RidgeRegression:
     Args:
         moments: Of the embeddings; not empty.
         cross_moments: Of the same embeddings and their terms.
-        idf: Of each term, shape ``(V,)``.
+        idf: Of each term.
         term_ids: The terms wanted, of those that occur.
         prior: What the solution is shrunk towards, one row a token, shape ``(V, d)``, any float dtype and device;
             None: zero.
@@ -144,7 +145,7 @@ class RidgeRegression:
         self,
         moments: SecondMoments,
         cross_moments: TermCrossMoments,
-        idf: NDArray[np.float32],
+        idf: TermValues,
         term_ids: NDArray[np.int64],
         *,
         prior: Tensor | None = None,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from st_keytokens.checks import checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.terms.term_values import TermValues
 
 # Found on the collections of docs/results/quality.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by less than 1 %.
 _EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
@@ -27,7 +28,10 @@ _LACKING = 2.0  # a query has many more decoded terms than literal ones, so each
 
 
 def term_importance(
-    texts: Sequence[np.ndarray], literal: SparseEmbeddings, decoded: SparseEmbeddings, idf: NDArray[np.float32] | None
+    texts: Sequence[np.ndarray],
+    literal: SparseEmbeddings,
+    decoded: SparseEmbeddings,
+    idf: NDArray[np.float32] | TermValues | None,
 ) -> NDArray[np.float32]:
     """How much a term is worth keeping: its weight, divided by powers of its idf and of its place in the text.
 
@@ -51,7 +55,8 @@ def term_importance(
     middles = np.repeat([max(1.0, len(terms) / 2) for terms in texts], decoded.active_dims)
     early = literal.with_values(literal.values / places**_EARLINESS)
     total = early.add(decoded.with_values(_LACKING * decoded.values / middles**_EARLINESS))
-    return total.values if idf is None else total.values / idf[total.indices] ** _RARITY
+    values = total.values if idf is None else total.values / idf[total.indices] ** _RARITY
+    return values.astype(np.float32, copy=False)
 
 
 K1, B = 1.2, 0.75  # of BM25: how fast a term's frequency saturates, how strongly a document's length divides it
@@ -64,14 +69,15 @@ class Corpus:
     """What weights need to know of the corpus; the defaults stand in where no calibration has counted it.
 
     Args:
-        idf: Inverse document frequency of each term, float32 ``(vocab_size,)``. None: all terms count alike.
+        idf: Inverse document frequency of each term, float32 ``(vocab_size,)``, or by term where the vocabulary is
+            large. None: all terms count alike.
         average_length: Mean number of literal terms of a document. The default is about one abstract.
         literal_norm: Root mean square length of the documents' literal vectors, which decoded ones are relative to.
         decoded_trust: How far decoded terms can be trusted beside literal ones, about 1 where the embedder finds
             documents as well as terms do, see :func:`~st_keytokens.calibration.trust.decoded_trust`.
     """
 
-    idf: NDArray[np.float32] | None = None
+    idf: NDArray[np.float32] | TermValues | None = None
     average_length: float = 150.0
     literal_norm: float = 10.0
     decoded_trust: float = 0.5
