@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
+import Stemmer
 from numpy.typing import NDArray
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
@@ -31,7 +32,7 @@ def split_words(texts: Sequence[str]) -> list[list[str]]:
 
 def stem_words(texts: Sequence[str]) -> list[list[str]]:
     """The same words stemmed by Snowball's English stemmer, as bm25s' own examples and LlamaIndex's retriever do."""
-    stemmer = import_extra("Stemmer").Stemmer("english")
+    stemmer = Stemmer.Stemmer("english")
     found = import_extra("bm25s").tokenize(
         list(texts), stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False
     )

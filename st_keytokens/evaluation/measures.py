@@ -185,8 +185,7 @@ def import_extra(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as err:
-        what = "Measuring" if module == "ir_measures" else "BM25"
-        package = {"Stemmer": "PyStemmer"}.get(module, module.replace("_", "-"))
+        what, package = "Measuring" if module == "ir_measures" else "BM25", module.replace("_", "-")
         raise ImportError(f'{what} needs {package}: pip install "st-keytokens[evaluation]"') from err
 
 

@@ -1,0 +1,184 @@
+"""Terms that are words: found by Unicode's rules, lower-cased, stemmed, and named by a hash of what is left.
+
+A word that nobody has seen before has an id, too, so that a name in a new document is found. Ids are 29 bits wide, as
+much as every engine takes; among a million different words some 900 pairs share one.
+"""
+
+from __future__ import annotations
+
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import regex
+import Stemmer
+from numpy.typing import NDArray
+
+from st_keytokens.checks import check_choice
+from st_keytokens.hashes import fingerprint
+
+__all__ = ["WordSpan", "Words"]
+
+VERSION = 1  # counts up whenever the same text gives other terms than before
+_BITS = 29
+_BOUNDARY = regex.compile(r"(?V1w)\b")  # word boundaries of Unicode Standard Annex 29
+_WORD = regex.compile(r"\w")
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々〆]"
+_RUNS = regex.compile(rf"({_UNSPACED}[{_UNSPACED[1:-1]}\p{{M}}]*)")
+_INVISIBLE = regex.compile(r"[\p{Cf}]")  # soft hyphens, joiners, marks of direction
+_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
+_DOTTED = str.maketrans({"\u0130": "i", "I": "\u0131"})
+_REMEMBERED, _LONGEST = 1 << 17, 64  # strings between white space, and characters of one
+
+
+class WordSpan(NamedTuple):
+    """A term in a text.
+
+    Attributes:
+        term: Its id.
+        start: Where it begins, in characters.
+        end: Where it ends.
+    """
+
+    term: int
+    start: int
+    end: int
+
+
+class Words:
+    """Finds the terms of texts that are written in words. Safe for threads, and picklable.
+
+    Where a script is written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese), terms are what ``split``
+    makes of a run of it, such as a model's own tokens; without it, each two characters in a row.
+
+    Args:
+        language: Name of one of Snowball's stemmers, such as ``"english"`` (:func:`Stemmer.algorithms`), which also
+            decides how letters become lower case; None: words as they are, in lower case.
+        split: Cuts a run of a script without spaces; its name is not part of :attr:`hash`.
+
+    Attributes:
+        language: As given.
+        vocab_size: Number of ids, ``2 ** 29``.
+        hash: Names all that decides which term a word is.
+
+    Raises:
+        ValueError: If there is no stemmer of that name.
+
+    Examples:
+        >>> words = Words("english")
+        >>> [words.stem(word) for word in ("Proteins", "measured", "Müller’s", "4402", "snake_case")]
+        ['protein', 'measur', 'müller', '4402', 'snake_case']
+        >>> text = "The proteins' genomes"
+        >>> [text[start:end] for _, start, end in words.spans(text)]
+        ['The', 'proteins', 'genomes']
+    """
+
+    def __init__(self, language: str | None = None, split: Callable[[str], Sequence[str]] | None = None) -> None:
+        if language is not None:
+            check_choice("language", language, Stemmer.algorithms())
+        self.language = language
+        self.vocab_size = 1 << _BITS
+        self.hash = fingerprint({"words": VERSION, "language": language, "bits": _BITS})
+        self._split = split
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._stemmer = None if self.language is None else Stemmer.Stemmer(self.language, 0)
+        self._lock = threading.Lock()  # a stemmer works for one thread at a time
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, texts: Iterable[str]) -> list[NDArray[np.int64]]:
+        """Terms of each text, int64, in order and with repetition; empty for a text without a word."""
+        return [np.array(self._terms(text), dtype=np.int64) for text in texts]
+
+    def _terms(self, text: str) -> list[int]:
+        terms: list[int] = []
+        for part in text.split():  # white space always ends a word
+            found = self._known.get(part)
+            terms += self._add(part) if found is None else found
+        return terms
+
+    def _add(self, part: str) -> list[int]:
+        found = [self.term(word) for word, _ in self._words(part)]
+        if len(part) <= _LONGEST:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[part] = found
+        return found
+
+    def spans(self, text: str) -> list[WordSpan]:
+        """Where in a text its terms are, in order.
+
+        Args:
+            text: The text.
+
+        Returns:
+            A span for each term, with repetition.
+        """
+        return [WordSpan(self.term(word), start, start + len(word)) for word, start in self._words(text)]
+
+    def stem(self, word: str) -> str:
+        """What is left of a word; two words that leave the same are one term."""
+        if not word.isascii():
+            word = unicodedata.normalize("NFC", _INVISIBLE.sub("", word)).translate(_APOSTROPHES)
+        lower = (word.translate(_DOTTED) if self.language == "turkish" else word).lower()
+        if self._stemmer is None or not lower.replace("'", "").isalpha():  # codes and numbers stay as they are
+            return lower
+        with self._lock:
+            return str(self._stemmer.stemWord(lower))
+
+    def term(self, word: str) -> int:
+        """The id of a word."""
+        return _id(self.stem(word))
+
+    def collisions(self, words: Iterable[str]) -> int:
+        """How many terms share their id with another one.
+
+        Args:
+            words: Words, in any form.
+
+        Returns:
+            The number of different terms less that of different ids.
+        """
+        stems = {self.stem(word) for word in words}
+        return len(stems) - len(set(map(_id, stems)))
+
+    def _words(self, text: str) -> Iterator[tuple[str, int]]:
+        """The words of a text and where they begin."""
+        start = 0
+        for number, run in enumerate(_RUNS.split(text)):
+            place = start
+            for piece in self._cut(run) if number % 2 else _BOUNDARY.split(run):
+                if number % 2:
+                    place = text.index(piece, place)
+                if _WORD.search(piece):
+                    yield piece, place
+                place += 1 if number % 2 and self._split is None else len(piece)
+            start += len(run)
+
+    def _cut(self, run: str) -> list[str]:
+        """Pieces of a run of a script without spaces, in order, as they stand in it."""
+        if self._split is None:
+            return [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        pieces, place = [], 0
+        for piece in self._split(run):
+            found = run.find(piece, place) if piece else -1
+            if found >= 0:
+                pieces.append(piece)
+                place = found + len(piece)
+        return pieces
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("language", "vocab_size", "hash", "_split")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_up()
+
+
+def _id(stem: str) -> int:
+    digest = blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> (32 - _BITS)

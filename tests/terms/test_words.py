@@ -1,0 +1,119 @@
+"""Words as Unicode, Snowball and people understand them."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import string
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from st_keytokens.terms.words import Words
+
+ENGLISH, PLAIN = Words("english"), Words()
+
+
+def found(words, text):
+    return [text[start:end] for _, start, end in words.spans(text)]
+
+
+class TestSegmentation:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("The proteins' genomes.", ["The", "proteins", "genomes"]),
+            ("don't O\u2019Neill's l'homme", ["don't", "O\u2019Neill's", "l'homme"]),
+            ("hydrogen-like carbon", ["hydrogen", "like", "carbon"]),
+            ("part XK-4402/7b, v2.0.1", ["part", "XK", "4402", "7b", "v2.0.1"]),
+            ("3.14 and 1,000 %", ["3.14", "and", "1,000"]),
+            ("snake_case camelCase", ["snake_case", "camelCase"]),
+            ("mail a.b@example.org now", ["mail", "a.b", "example.org", "now"]),
+            ("cafe\u0301 na\u00efve", ["cafe\u0301", "na\u00efve"]),
+            (
+                "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e9\u05dc\u05d5\u05dd",
+                ["\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "\u05e9\u05dc\u05d5\u05dd"],
+            ),
+            ("\u05e6\u05d4\u05f4\u05dc", ["\u05e6\u05d4\u05f4\u05dc"]),
+            (
+                "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+                ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092d\u093e\u0937\u093e"],
+            ),
+            ("  ... !? \U0001f600 ", []),
+            ("", []),
+        ],
+    )
+    def test_words(self, text, expected):
+        assert found(PLAIN, text) == expected
+
+    def test_scripts_without_spaces_by_pairs_of_characters(self):
+        assert found(PLAIN, "\u6771\u4eac\u90fd is big") == ["\u6771\u4eac", "\u4eac\u90fd", "is", "big"]
+        assert found(PLAIN, "\u5927") == ["\u5927"]
+        assert found(PLAIN, "x\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35y")[0] == "x"
+
+    def test_scripts_without_spaces_as_they_are_split(self):
+        words = Words(split=lambda run: [run[:2], run[2:]])
+        text = "in \u6771\u4eac\u90fd \u6771\u4eac"
+        assert found(words, text) == ["in", "\u6771\u4eac", "\u90fd", "\u6771\u4eac"]
+        assert words([text])[0][1] == words([text])[0][3]
+
+    @given(st.text(max_size=60))
+    def test_spans_and_terms_are_the_same(self, text):
+        spans = ENGLISH.spans(text)
+        assert [span.term for span in spans] == ENGLISH([text])[0].tolist()
+        assert all(0 <= span.start < span.end <= len(text) for span in spans)
+        starts = [span.start for span in spans]
+        assert starts == sorted(starts)
+
+
+class TestStems:
+    def test_forms_are_one_term(self):
+        assert len({ENGLISH.term(word) for word in ("protein", "Proteins", "PROTEINS", "protein\u2019s")}) == 1
+        assert len({ENGLISH.term(word) for word in ("measure", "measured", "measuring")}) == 1
+        assert len({PLAIN.term(word) for word in ("protein", "Protein", "proteins")}) == 2
+
+    def test_codes_and_numbers_stay_as_they_are(self):
+        assert ENGLISH.stem("4402s") == "4402s" and ENGLISH.stem("v2.0.1") == "v2.0.1"
+        assert ENGLISH.term("4402") != ENGLISH.term("4403")
+
+    def test_composed_and_decomposed_are_one(self):
+        assert PLAIN.term("caf\u00e9") == PLAIN.term("cafe\u0301")
+        assert PLAIN.term("wi\u00adfi") == PLAIN.term("wifi")
+
+    def test_lower_case_as_its_language_does(self):
+        assert Words("turkish").stem("I\u015eIK")[0] == "\u0131"
+        assert PLAIN.stem("I") == "i"
+        assert Words("german").stem("H\u00e4user") == Words("german").stem("haus".replace("a", "\u00e4") + "er")
+
+    def test_other_languages_are_other_terms(self):
+        assert len({Words(name).hash for name in (None, "english", "german", "french")}) == 4
+        with pytest.raises(ValueError, match=r"language must be one of 'arabic'.*, got 'klingon'"):
+            Words("klingon")
+
+
+class TestIds:
+    def test_are_the_same_everywhere(self):
+        """Saved indexes name terms by these."""
+        assert [PLAIN.term(word) for word in ("protein", "\u6771\u4eac")] == [439387546, 146018647]
+        assert PLAIN.vocab_size == 2**29
+
+    def test_collisions_are_as_few_as_a_hash_has(self):
+        generator = random.Random(0)
+        words = {"".join(generator.choices(string.ascii_lowercase, k=8)) for _ in range(300_000)}
+        expected = len(words) ** 2 / 2 / 2**29  # 84
+        assert 0.6 * expected < PLAIN.collisions(words) < 1.4 * expected
+        assert PLAIN.collisions(["one", "One", "two"]) == 0
+
+
+def test_threads_and_pickle():
+    texts = [f"proteins {i} measured genes" for i in range(200)]
+    words = Words("english")
+    expected = Words("english")(texts)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: words(texts), range(16)))
+    assert all(np.array_equal(a, b) for each in results for a, b in zip(each, expected, strict=True))
+    again = pickle.loads(pickle.dumps(words))
+    assert again.hash == words.hash and np.array_equal(again(texts)[7], expected[7])
