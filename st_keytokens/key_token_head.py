@@ -30,6 +30,7 @@ from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.head_parts import DTYPES
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.terms.vocabulary import Vocabulary
+from st_keytokens.terms.words import WordVocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -143,7 +144,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
     def __init__(
         self,
         lm_head: LMHead | None = None,
-        vocabulary: Vocabulary | None = None,
+        vocabulary: Vocabulary | WordVocabulary | None = None,
         calibration: Calibration | None = None,
         **settings: Unpack[HeadSettings],
     ) -> None:
@@ -335,7 +336,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         return self.lm_head
 
     @property
-    def bound_vocabulary(self) -> Vocabulary:
+    def bound_vocabulary(self) -> Vocabulary | WordVocabulary:
         """The vocabulary of a bound head."""
         return self._check_bound()
 
@@ -391,7 +392,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}
 
-    def _check_bound(self) -> Vocabulary:
+    def _check_bound(self) -> Vocabulary | WordVocabulary:
         if self.vocabulary is None or self._width is None:
             raise RuntimeError(
                 "KeyTokenHead is not bound to a model, so it has no LM head. Call head.bind(model) once after the "
@@ -444,6 +445,8 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         scores = decoding.scores(embeddings)
         if not self.is_ridge:
             return scores
+        if isinstance(self.vocabulary, WordVocabulary):
+            raise ValueError("decode_scores gives scores of tokens, but terms are words here. Use terms='tokens'.")
         every = scores.new_full((len(scores), self.vocab_size), float("-inf"))
         return every.index_copy_(1, decoding.terms, scores)
 
@@ -596,7 +599,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 self._ready = state, self._by_ridge() if self.is_ridge else self._by_lm_head(vocabulary)
         return self._ready[1]
 
-    def _by_lm_head(self, vocabulary: Vocabulary) -> Decoding:
+    def _by_lm_head(self, vocabulary: Vocabulary | WordVocabulary) -> Decoding:
         calibration, lm_head, correction = self.calibration, self.decoder, self.active_correction
         if calibration is None and (correction != "none" or self.standardize):
             raise ValueError(
@@ -630,7 +633,9 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
                 "decode_with='lm_head'."
             )
-        ridge = self.calibration.ridge_decoder(lm_head=self.lm_head).with_normalized_terms()
+        is_of_tokens = self.calibration.vocab_size == self._check_bound().token_count
+        prior = self.lm_head if is_of_tokens else None
+        ridge = self.calibration.ridge_decoder(lm_head=prior).with_normalized_terms()
         dtype = DTYPES[self._compute_dtype or "float32"] if self.lm_head is None else self.lm_head.compute_dtype
         ridge = ridge.to(self.device, dtype)
         terms = torch.from_numpy(ridge.term_ids).to(self.device)
@@ -687,7 +692,9 @@ def tokenizer_of(model: torch.nn.Module, head: torch.nn.Module) -> Any:
     return tokenizers[0]
 
 
-def check_fit(lm_head: LMHead | None, vocabulary: Vocabulary | None, calibration: Calibration | None) -> None:
+def check_fit(
+    lm_head: LMHead | None, vocabulary: Vocabulary | WordVocabulary | None, calibration: Calibration | None
+) -> None:
     """Check that the parts of a head, as far as they are there, are one model's.
 
     Args:
@@ -698,9 +705,9 @@ def check_fit(lm_head: LMHead | None, vocabulary: Vocabulary | None, calibration
     Raises:
         ValueError: If they are of different sizes or vocabularies, or the calibration is empty.
     """
-    if lm_head is not None and vocabulary is not None and vocabulary.vocab_size != lm_head.vocab_size:
+    if lm_head is not None and vocabulary is not None and vocabulary.token_count != lm_head.vocab_size:
         raise ValueError(
-            f"vocabulary has {vocabulary.vocab_size} tokens, but the LM head has {lm_head.vocab_size} rows. "
+            f"vocabulary has {vocabulary.token_count} tokens, but the LM head has {lm_head.vocab_size} rows. "
             "Pass Vocabulary.from_tokenizer(tokenizer, lm_head.vocab_size) with the model's own tokenizer."
         )
     if calibration is None:

@@ -16,7 +16,7 @@ from st_keytokens.checks import checked_float, checked_int
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from st_keytokens.terms.vocabulary import Vocabulary
+    from st_keytokens.terms.vocabulary import ReadableTerms
 
 
 def integer_array(name: str, value: ArrayLike, ndim: int) -> NDArray[Any]:
@@ -462,7 +462,7 @@ class SparseEmbeddings:
         self._check_vocabulary(other)
         return np.asarray((self._csr() @ other._csr().T).toarray(), dtype=np.float32)
 
-    def decode(self, vocabulary: Vocabulary, top_k: int | None = None) -> list[list[tuple[str, float]]]:
+    def decode(self, vocabulary: ReadableTerms, top_k: int | None = None) -> list[list[tuple[str, float]]]:
         """Readable terms of every row with their weights, heaviest first (ties: smaller token id first).
 
         Args:

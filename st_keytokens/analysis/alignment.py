@@ -24,6 +24,7 @@ from st_keytokens.markdown import markdown_table
 from st_keytokens.sparse_embeddings import check_range, integer_array
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
+from st_keytokens.terms.words import token_vocabulary
 
 __all__ = [
     "BASELINE",
@@ -565,9 +566,10 @@ def _headed_encoders(
 
 
 def _vocabulary_of(encoder: KeyTokenEncoder, *, fold: bool) -> Vocabulary:
-    if encoder.vocabulary.fold == fold:
-        return encoder.vocabulary
-    return Vocabulary.from_tokenizer(encoder.model.tokenizer, encoder.vocabulary.vocab_size, fold=fold)
+    vocabulary = token_vocabulary(encoder.vocabulary)
+    if vocabulary.fold == fold:
+        return vocabulary
+    return Vocabulary.from_tokenizer(encoder.model.tokenizer, vocabulary.vocab_size, fold=fold)
 
 
 def _ids_of_texts(

@@ -20,6 +20,7 @@ from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role, as_sparse
 from st_keytokens.markdown import printable, table_cells
 from st_keytokens.terms.literal_terms import check_texts
+from st_keytokens.terms.words import Words, token_vocabulary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -350,13 +351,16 @@ def literal_spans(encoder: KeyTokenEncoder, text: str) -> list[Span]:
     backend = getattr(encoder.model.tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return []
+    if isinstance(encoder.literal_terms, Words):
+        return [Span(start, end, (term,)) for term, start, end in encoder.literal_terms.spans(text)]
+    vocabulary = token_vocabulary(encoder.vocabulary)
     backend = Tokenizer.from_str(backend.to_str())  # a copy: the model's own is told to truncate and to pad
     backend.no_truncation()
     backend.no_padding()
     wanted, stripped = encoder.literal_terms([text])[0].tolist(), text.lstrip()
     for prefix in ("", " "):  # literal terms are found after a space where the tokenizer adds none itself
         encoding = backend.encode(prefix + stripped, add_special_tokens=False)
-        found = [encoder.vocabulary.term_ids([token]).tolist() for token in encoding.ids]
+        found = [vocabulary.term_ids([token]).tolist() for token in encoding.ids]
         if [term for terms in found for term in terms] == wanted:
             moved = len(text) - len(stripped) - len(prefix)
             offsets = [(start + moved, end + moved) for start, end in encoding.offsets]

@@ -18,6 +18,7 @@ from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
+from st_keytokens.terms.vocabulary import TermStrings
 
 __all__ = ["InstructedText", "InstructionComparison", "InstructionEffect", "compare_instructions"]
 
@@ -213,7 +214,7 @@ def _compared(
     now: dict[int, float],
     vector_before: NDArray[np.float32],
     vector_now: NDArray[np.float32],
-    strings: Sequence[str],
+    strings: TermStrings,
 ) -> InstructedText:
     def pairs(terms: dict[int, float], others: Container[int] = ()) -> Pairs:
         return tuple((strings[term], weight) for term, weight in terms.items() if term not in others)

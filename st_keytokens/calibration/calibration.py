@@ -47,6 +47,7 @@ from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.hashes import fingerprint
 from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import Corpus
+from st_keytokens.terms.words import WordNames, Words
 
 ENOUGH_DOCUMENTS = 1000  # with fewer, the ridge decoder is shrunk: docs/results/quality.md, calibrated elsewhere
 _SHRINKAGE = 3.0
@@ -74,6 +75,7 @@ class Calibration:
         vocab_size: As given.
         vocabulary_hash: As given.
         model_name: As given.
+        names: The words behind the terms, where terms are words; else None.
 
     Raises:
         TypeError: If ``embedding_dimension`` or ``vocab_size`` is not an integer.
@@ -106,6 +108,7 @@ class Calibration:
         self.vocab_size = vocab_size
         self.vocabulary_hash = vocabulary_hash
         self.model_name = model_name
+        self.names: WordNames | None = None
         self._first_component: FirstComponent | None = None  # each of these as it was last computed
         self._idf: NDArray[np.float32] | None = None
         self._corpus: Corpus | None = None
@@ -161,8 +164,11 @@ class Calibration:
             raise unequal(len(embeddings), total)
         vocabulary = encoder.vocabulary
         items = KnownItems()
+        words = getattr(vocabulary, "words", None)
+        names = None if words is None else WordNames(words)
+        watched = items.watch(texts if names is None else names.watch(texts))
         calibration = _stream(
-            text_chunks(encoder, items.watch(texts), embeddings, checked_int("batch_size", batch_size, minimum=1)),
+            text_chunks(encoder, watched, embeddings, checked_int("batch_size", batch_size, minimum=1)),
             partial(
                 cls,
                 vocab_size=vocabulary.vocab_size,
@@ -174,6 +180,7 @@ class Calibration:
             resume_from=resume_from,
             save_every=checked_int("save_every", save_every, minimum=1),
         )
+        calibration.names = names
         calibration.decoded_trust = decoded_trust(
             encoder, items.pairs, calibration.corpus, vocabulary.vocab_size, batch_size
         )
@@ -281,6 +288,8 @@ class Calibration:
         both = [(each.decoded_trust, each.document_count) for each in (self, other)]
         for name, statistic in self.statistics.items():
             statistic.merge(other.statistics[name])
+        if self.names is not None and other.names is not None:
+            self.names.merge(other.names)
         self._forget()
         trusts = [(trust, count) for trust, count in both if trust is not None]
         if total := sum(count for _, count in trusts):
@@ -623,6 +632,8 @@ class Calibration:
             for name, statistic in self.statistics.items()
             for key, tensor in statistic.to_tensors().items()
         }
+        if self.names is not None:
+            tensors |= {f"names.{key}": tensor for key, tensor in self.names.to_tensors().items()}
         names = (
             "embedding_dimension",
             "document_count",
@@ -633,6 +644,8 @@ class Calibration:
             "decoded_trust",
         )
         settings = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
+        if self.names is not None:
+            settings["language"] = self.names.words.language
         if has_first_component and bool(self.moments.second_moment.any()):
             component = self.first_component
             tensors["first_component.direction"] = component.direction
@@ -665,6 +678,11 @@ class Calibration:
             own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
             setattr(calibration, name, type(statistic).from_tensors(own))
         calibration.decoded_trust = settings["decoded_trust"]
+        if "language" in settings:
+            calibration.names = WordNames(Words(settings["language"]))
+            calibration.names.read_tensors(
+                {key.removeprefix("names."): tensor for key, tensor in tensors.items() if key.startswith("names.")}
+            )
         if "first_component.direction" in tensors:
             calibration._first_component = FirstComponent(
                 tensors["first_component.direction"], settings["coefficient"], settings["singular_value"]

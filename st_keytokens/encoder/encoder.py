@@ -47,12 +47,14 @@ from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
+from st_keytokens.terms.words import Words, WordVocabulary, token_vocabulary
 
 logger = logging.getLogger(__name__)
 
 SCORING_VERSION = 3  # counts up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
+Terms = Literal["tokens", "words"]
 QUERIES: tuple[Query, ...] = get_args(Query)
 
 
@@ -72,6 +74,8 @@ class KeyTokenEncoder:
             is calibrated.
         recipe: How the model at the name or path embeds, by the id of a known embedder
             (``st_keytokens.embedders.known_embedders``), such as ``"prompteol"`` for any causal language model.
+        terms: What a term is: ``"tokens"``, those of the model's tokenizer, or ``"words"``, which need none.
+        language: Of the words' stemmer, such as ``"english"``; None: words as they are, in lower case.
         calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
         method: Name of a method (see ``weighting.METHODS``).
         weighting: Overrides the method's weighting.
@@ -106,6 +110,8 @@ class KeyTokenEncoder:
         head: KeyTokenHead | None = None,
         backbone: str | PathLike[str] | LMHead | None = None,
         recipe: str | EmbedderRecipe | None = None,
+        terms: Terms | None = None,
+        language: str | None = None,
         calibration: Calibration | None = None,
         method: str | None = None,
         weighting: Weighting | None = None,
@@ -118,6 +124,8 @@ class KeyTokenEncoder:
         changes = without_none(
             head=head,
             backbone=backbone,
+            terms=terms,
+            language=language,
             calibration=calibration,
             method=method,
             weighting=weighting,
@@ -151,6 +159,8 @@ class KeyTokenEncoder:
         *,
         head: KeyTokenHead | None = None,
         backbone: str | PathLike[str] | LMHead | None = None,
+        terms: Terms = "tokens",
+        language: str | None = None,
         calibration: Calibration | None = None,
         method: str = "default",
         weighting: Weighting | None = None,
@@ -158,6 +168,7 @@ class KeyTokenEncoder:
         **dims: int,
     ) -> None:
         check_method(method)
+        check_choice("terms", terms, get_args(Terms))
         check_choice("query", query, QUERIES)
         self.model = model
         self.weighting = METHODS[method].weighting if weighting is None else weighting
@@ -185,9 +196,14 @@ class KeyTokenEncoder:
             self.head = head
         self.head.bind(model, needs_lm_head=False)
         self.head.eval()
+        self.vocabulary: Vocabulary | WordVocabulary = self.head.bound_vocabulary
+        if isinstance(self.vocabulary, Vocabulary):
+            self.literal_terms: LiteralTokenizer | Words = LiteralTokenizer(model.tokenizer, self.vocabulary)
+            if terms == "words":
+                if existing is not None:
+                    raise ValueError("terms must be 'tokens' where the model holds a KeyTokenHead, got 'words'.")
+                self._use_words(language)
         self.forward_pass = ForwardPass(model, self.head)
-        self.vocabulary: Vocabulary = self.head.bound_vocabulary
-        self.literal_terms = LiteralTokenizer(model.tokenizer, self.vocabulary)
         self.cache = EmbeddingCache(cache_size)
         self.lock = threading.RLock()
         self._weights = WeightsWatch(self.forward_pass.headless)
@@ -198,6 +214,13 @@ class KeyTokenEncoder:
             self.calibration = calibration
         elif existing is None:
             self._check_calibration(self.head.calibration)
+
+    def _use_words(self, language: str | None) -> None:
+        """Makes the terms words, of the head's decoded tokens too."""
+        words = Words(language, _Split(self.model.tokenizer))
+        vocabulary = WordVocabulary(words, token_vocabulary(self.head.bound_vocabulary))
+        self.head.vocabulary = self.vocabulary = vocabulary
+        self.literal_terms = words
 
     def _set_up_as_saved(
         self, model: SentenceTransformer, cache_size: int, saved: Sidecar, changes: dict[str, Any], *, is_changed: bool
@@ -237,6 +260,12 @@ class KeyTokenEncoder:
         self._check_calibration(calibration)
         with self.lock:
             self.head.set_calibration(calibration)
+            if (
+                isinstance(self.vocabulary, WordVocabulary)
+                and calibration is not None
+                and calibration.names is not None
+            ):
+                self.vocabulary.names.update(calibration.names.best())
             self.cache.clear()
 
     def _check_calibration(self, calibration: Calibration | None) -> None:
@@ -714,10 +743,13 @@ class KeyTokenEncoder:
         Raises:
             OSError: If it cannot be written.
         """
+        words = self.vocabulary.words if isinstance(self.vocabulary, WordVocabulary) else None
         Sidecar(
             folder=Path(folder),
             head=self.head,
             query=self.query,
+            terms="tokens" if words is None else "words",
+            language=None if words is None else words.language,
             weighting=sidecar.weighting_fields(self.weighting),
             fingerprint=self.fingerprint,
             vocabulary_hash=self.vocabulary.hash,
@@ -834,6 +866,23 @@ class KeyTokenEncoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.RLock()
+
+
+class _Split:
+    """Cuts a run of a script without spaces as a model's tokenizer does."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, run: str) -> list[str]:
+        offsets = self.tokenizer(run, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        pieces: list[str] = []
+        end = 0
+        for start, stop in offsets:
+            if stop > max(start, end):  # a character may be several tokens
+                pieces.append(run[max(start, end) : stop])
+                end = stop
+        return pieces
 
 
 def without_none(**settings: Any) -> dict[str, Any]:

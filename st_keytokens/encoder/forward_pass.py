@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.sparse_embeddings import SparseEmbeddings
-from st_keytokens.terms.vocabulary import Vocabulary
+from st_keytokens.terms.vocabulary import ReadableTerms
 
 Role = Literal["query", "document"]
+_LOW = 1 << 16
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
 
 
@@ -44,7 +45,8 @@ class ForwardPass:
         place = modules.index(head) if head in modules else head_place(modules)
         self.before = modules[:place]
         self.after = [module for module in modules[place:] if module is not head]
-        self._unknown_token = make_usable(model, head.vocab_size)
+        self._rows = head.bound_vocabulary.token_count
+        self._unknown_token = make_usable(model, head.bound_vocabulary.token_count)
         self._to_pooled = model if place == len(modules) else self.chain(self.before)
         widths = [m.get_embedding_dimension() for m in self.before if hasattr(m, "get_embedding_dimension")]
         if widths and widths[-1] not in (None, self.pooled_dimension):
@@ -157,7 +159,7 @@ class ForwardPass:
                 features = self.model.preprocess([texts[i] for i in positions], prompt=prompt, task=role)
                 if self._unknown_token is not None and "input_ids" in features:
                     ids = features["input_ids"]
-                    features["input_ids"] = ids.masked_fill(ids >= self.head.vocab_size, self._unknown_token)
+                    features["input_ids"] = ids.masked_fill(ids >= self._rows, self._unknown_token)
                 yield positions, self._run(batch_to_device(features, self.model.device), role)
                 bar.update(len(positions))
 
@@ -225,7 +227,7 @@ def head_place(modules: list[torch.nn.Module]) -> int:
     return place
 
 
-def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: Vocabulary | None) -> SparseEmbeddings:
+def as_sparse(pairs: tuple[Tensor, Tensor], vocabulary: ReadableTerms | None) -> SparseEmbeddings:
     """Sparse rows of what ``KeyTokenHead.decode`` gives."""
     ids, weights = pairs[0].cpu().numpy(), pairs[1].detach().cpu().numpy()
     is_term = weights > 0
@@ -256,12 +258,13 @@ def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, pr
 class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
     """Joins dense vector, key token ids and weights into one row, since a pool's workers return one array.
 
-    The ids travel as float32, which is exact up to 2**24.
+    The ids travel as two numbers each, since float32 is exact up to 2**24.
     """
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Replaces ``sentence_embedding`` by the joined row."""
-        parts = (features["sentence_embedding"], features["key_token_ids"], features["key_token_weights"])
+        ids = features["key_token_ids"]
+        parts = (features["sentence_embedding"], ids // _LOW, ids % _LOW, features["key_token_weights"])
         features["sentence_embedding"] = torch.cat([part.float() for part in parts], dim=1)
         return features
 
@@ -313,6 +316,9 @@ def encode_with_pool(
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
         )
-        dense[full] = rows[:, : rows.shape[1] - 2 * k][:, : dense.shape[1]]
-        ids[full], weights[full] = rows[:, -2 * k : -k].astype(np.int64), rows[:, -k:]
+        vectors, high, low, found = np.split(
+            rows, [rows.shape[1] - 3 * k, rows.shape[1] - 2 * k, rows.shape[1] - k], axis=1
+        )
+        dense[full] = vectors[:, : dense.shape[1]]
+        ids[full], weights[full] = high.astype(np.int64) * _LOW + low.astype(np.int64), found
     return dense, SparseEmbeddings.from_pairs(ids, weights, head.vocab_size)

@@ -38,6 +38,8 @@ class Sidecar:
         vocabulary_hash: Of its vocabulary.
         weights_hash: Of the model's weights.
         weights_sample: A few of them.
+        terms: What a term is.
+        language: Of the words' stemmer.
     """
 
     folder: Path
@@ -48,6 +50,8 @@ class Sidecar:
     vocabulary_hash: str
     weights_hash: str
     weights_sample: list[float]
+    terms: str = "tokens"
+    language: str | None = None
 
     def save(self) -> None:
         """Writes the folder; what an earlier save left there is replaced."""
@@ -69,7 +73,11 @@ class Sidecar:
             settings = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
             if settings["format"] != FORMAT:
                 raise ValueError(f"its format is {settings['format']}, not {FORMAT}")
-            saved = cls(folder, KeyTokenHead.load(str(folder)), **{name: settings[name] for name in _SETTINGS})
+            saved = cls(
+                folder,
+                KeyTokenHead.load(str(folder)),
+                **{name: settings[name] for name in _SETTINGS if name in settings or name not in _OPTIONAL},
+            )
             if "type" not in saved.weighting:
                 Weighting(**saved.weighting)
         except (KeyError, TypeError, ValueError, OSError) as err:
@@ -101,9 +109,11 @@ class Sidecar:
                     f"{self.weighting['type']!r}. Pass weighting={self.weighting['type']}(...)."
                 )
             changes["weighting"] = Weighting(**self.weighting)
-        return {"query": self.query, "head": KeyTokenHead(lm_head, **config), **changes}
+        terms = {"terms": self.terms, "language": self.language} if self.terms == "words" else {}
+        return {**terms, "query": self.query, "head": KeyTokenHead(lm_head, **config), **changes}
 
 
+_OPTIONAL = ("terms", "language")  # not in folders of the first format
 _SETTINGS = [field.name for field in fields(Sidecar) if field.name not in ("folder", "head")]
 
 

@@ -133,7 +133,9 @@ def with_settings(
     Settings of the head that are not named are :class:`KeyTokenHead`'s defaults.
     """
     changed = copy.copy(encoder)
-    changed.head = KeyTokenHead(encoder.head.lm_head, encoder.vocabulary, calibration, **head)
+    settings: Any = {**KeyTokenHead().get_config_dict(), **head}
+    changed.head = encoder.head.with_settings(**settings)
+    changed.head.set_calibration(calibration)
     changed.head.eval()
     changed.weighting = weighting
     return changed

@@ -21,6 +21,7 @@ from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
 from st_keytokens.index.kernels import Kernel, Ranking
 from st_keytokens.index.store import Encoder, as_hybrid, check_sizes
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.terms.vocabulary import TermStrings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -235,7 +236,7 @@ def ranked_rows(
 
 
 def matched_terms(
-    postings: Postings, row: int, query: SparseEmbeddings, strings: Sequence[str] | None
+    postings: Postings, row: int, query: SparseEmbeddings, strings: TermStrings | None
 ) -> list[MatchedTerm]:
     """The terms that the first query shares with a row, by falling contribution, ties by term id."""
     matched = []

@@ -78,9 +78,10 @@ class Postings:
         >>> [array.tolist() for array in (postings.terms, postings.indptr, postings.gaps, postings.weights)]
         [[2, 7], [0, 1, 3], [3, 1, 2], [1.0, 0.5, 2.0]]
         """
-        parts = (embeddings.values, embeddings.indices, embeddings.indptr)
-        columns = scipy.sparse.csr_matrix(parts, shape=embeddings.shape).tocsc()
-        return cls._made(len(embeddings), np.arange(embeddings.vocab_size), columns)
+        terms, places = np.unique(embeddings.indices, return_inverse=True)
+        parts = (embeddings.values, places, embeddings.indptr)
+        columns = scipy.sparse.csr_matrix(parts, shape=(len(embeddings), len(terms))).tocsc()
+        return cls._made(len(embeddings), terms, columns)
 
     @classmethod
     def _made(cls, num_rows: int, terms: NDArray[Any], compressed: Any) -> Postings:

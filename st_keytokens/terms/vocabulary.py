@@ -8,7 +8,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["TokenKind", "Vocabulary"]
+__all__ = ["ReadableTerms", "TermStrings", "TokenKind", "Vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,23 @@ _CONTROL = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 _ADDED_CONTROL = re.compile(r"<.+>|\[.+\]|\|\|\|.+\|\|\|", re.DOTALL)  # <think>, [INST], |||EMAIL_ADDRESS|||
+
+
+class TermStrings(Protocol):
+    """Readable terms by id."""
+
+    def __getitem__(self, term: int, /) -> str:
+        """The term with an id."""
+
+
+class ReadableTerms(Protocol):
+    """What reading sparse embeddings asks of a vocabulary."""
+
+    vocab_size: int
+
+    @property
+    def strings(self) -> TermStrings:
+        """Readable terms by id."""
 
 
 class Vocabulary:
@@ -108,6 +125,10 @@ class Vocabulary:
         rows = [_read(row, token, kind, row in special, row in added) for row, token in enumerate(tokens)]
         self.strings = [row.string for row in rows]
         self.is_masked: NDArray[np.bool_] = np.array([row.is_masked for row in rows])
+        is_marked = kind in ("byte-level", "metaspace")  # by a space before a word; else by what continues one
+        self.begins_word: NDArray[np.bool_] = np.array(
+            [row.has_space if is_marked else not (row.fold_key or (False,))[0] for row in rows]
+        )
         self.terms = _fold(rows) if fold else np.arange(self.vocab_size, dtype=np.int64)
 
     @classmethod
@@ -156,6 +177,11 @@ class Vocabulary:
         kind = (_kind_of_parts(backend) if isinstance(backend, Tokenizer) else None) or _kind_of_tokens(row_of)
         special_ids, added_ids = ([row for row in rows if row < size] for rows in (special, added))
         return cls(tokens, kind=kind, special_ids=special_ids, added_ids=added_ids, fold=fold)
+
+    @property
+    def token_count(self) -> int:
+        """Number of rows of the LM head: here, of terms as well."""
+        return self.vocab_size
 
     def __len__(self) -> int:
         return self.vocab_size

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 import regex
 import Stemmer
+import torch
 from numpy.typing import NDArray
 
 from st_keytokens.checks import check_choice
 from st_keytokens.hashes import fingerprint
+from st_keytokens.terms.vocabulary import Vocabulary
 
-__all__ = ["WordSpan", "Words"]
+__all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words", "token_vocabulary"]
 
 VERSION = 1  # counts up whenever the same text gives other terms than before
 _BITS = 29
@@ -63,6 +67,7 @@ class Words:
         language: As given.
         vocab_size: Number of ids, ``2 ** 29``.
         hash: Names all that decides which term a word is.
+        seen: A word of each term that was found in a text.
 
     Raises:
         ValueError: If there is no stemmer of that name.
@@ -81,7 +86,7 @@ class Words:
             check_choice("language", language, Stemmer.algorithms())
         self.language = language
         self.vocab_size = 1 << _BITS
-        self.hash = fingerprint({"words": VERSION, "language": language, "bits": _BITS})
+        self.hash = "words:" + fingerprint({"words": VERSION, "language": language, "bits": _BITS})
         self._split = split
         self._set_up()
 
@@ -89,6 +94,7 @@ class Words:
         self._stemmer = None if self.language is None else Stemmer.Stemmer(self.language, 0)
         self._lock = threading.Lock()  # a stemmer works for one thread at a time
         self._known: dict[str, list[int]] = {}
+        self.seen: dict[int, str] = {}
 
     def __call__(self, texts: Iterable[str]) -> list[NDArray[np.int64]]:
         """Terms of each text, int64, in order and with repetition; empty for a text without a word."""
@@ -102,7 +108,10 @@ class Words:
         return terms
 
     def _add(self, part: str) -> list[int]:
-        found = [self.term(word) for word, _ in self._words(part)]
+        found = []
+        for word, _ in self._words(part):
+            found.append(term := self.term(word))
+            self.seen.setdefault(term, word.lower())
         if len(part) <= _LONGEST:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -177,6 +186,134 @@ class Words:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._set_up()
+
+
+class WordNames:
+    """The words behind terms, as they stand in texts, and how often: what people are shown instead of stems.
+
+    Args:
+        words: Finds the words.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.counts: dict[int, Counter[str]] = {}
+
+    def watch(self, texts: Iterable[str]) -> Iterator[str]:
+        """Passes texts on, and counts their words."""
+        for text in texts:
+            if isinstance(text, str):
+                for term, start, end in self.words.spans(text):
+                    self.counts.setdefault(term, Counter())[text[start:end].lower()] += 1
+            yield text
+
+    def merge(self, other: WordNames) -> None:
+        """Adds the counts of ``other``, which is not modified."""
+        for term, names in other.counts.items():
+            self.counts.setdefault(term, Counter()).update(names)
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """The whole state as tensors ``terms`` and ``counts`` (int64), and ``words`` (UTF-8, one per line)."""
+        rows = [
+            (term, word, count) for term, names in sorted(self.counts.items()) for word, count in sorted(names.items())
+        ]
+        text = "\n".join(word for _, word, _ in rows).encode("utf-8", "surrogatepass")
+        return {
+            "terms": torch.tensor([term for term, _, _ in rows], dtype=torch.int64),
+            "counts": torch.tensor([count for _, _, count in rows], dtype=torch.int64),
+            "words": torch.frombuffer(bytearray(text or b"\n"), dtype=torch.uint8),
+        }
+
+    def read_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes over what :meth:`to_tensors` gave.
+
+        Raises:
+            KeyError: If a tensor is missing.
+            ValueError: If they do not fit together.
+        """
+        terms, counts = tensors["terms"].tolist(), tensors["counts"].tolist()
+        words = tensors["words"].numpy().tobytes().decode("utf-8", "surrogatepass").split("\n") if terms else []
+        self.counts = {}
+        for term, word, count in zip(terms, words, counts, strict=True):
+            self.counts.setdefault(term, Counter())[word] = count
+
+    def best(self) -> dict[int, str]:
+        """The most frequent word of each term, in lower case; of two, the one that comes first in the alphabet."""
+        return {term: min(names, key=lambda name: (-names[name], name)) for term, names in self.counts.items()}
+
+
+class WordVocabulary:
+    """What a head decodes to where terms are words: of the LM head's tokens, those that are a word alone.
+
+    Has the members of :class:`~st_keytokens.terms.vocabulary.Vocabulary` that decoding and reading need.
+
+    Args:
+        words: Finds the words of texts.
+        tokens: The vocabulary of the model's tokenizer.
+        names: Words by term, see :meth:`WordNames.best`.
+
+    Attributes:
+        vocab_size: Number of terms, far more than occur.
+        hash: Of the words.
+        fold: True: all forms of a word are one term.
+    """
+
+    kind = "words"
+    fold = True
+
+    def __init__(self, words: Words, tokens: Vocabulary, names: Mapping[int, str] | None = None) -> None:
+        self.words, self.tokens, self.names = words, tokens, dict(names or {})
+        self.vocab_size, self.hash = words.vocab_size, words.hash
+        self.strings = _Strings(self)
+
+    @property
+    def token_count(self) -> int:
+        """Number of rows of the LM head."""
+        return self.tokens.vocab_size
+
+    @cached_property
+    def terms(self) -> NDArray[np.int64]:
+        """The term of each token that is a word, int64, shape ``(token_count,)``; 0 for all others."""
+        terms = np.zeros(self.token_count, dtype=np.int64)
+        for row in np.flatnonzero(self.tokens.begins_word & ~self.tokens.is_masked).tolist():
+            string = self.tokens.strings[row]
+            spans = self.words.spans(string)
+            if len(spans) == 1 and spans[0].end - spans[0].start == len(string):
+                terms[row] = spans[0].term
+                self.names.setdefault(spans[0].term, string.lower())
+        return terms
+
+    @cached_property
+    def is_masked(self) -> NDArray[np.bool_]:
+        """Whether a token is none of these, bool, shape ``(token_count,)``."""
+        masked: NDArray[np.bool_] = self.terms == 0
+        return masked
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"WordVocabulary(language={self.words.language!r}, hash={self.hash[:12]!r})"
+
+
+def token_vocabulary(vocabulary: Vocabulary | WordVocabulary) -> Vocabulary:
+    """The vocabulary of an analysis of tokens; ValueError where terms are words."""
+    if isinstance(vocabulary, WordVocabulary):
+        raise ValueError(
+            "terms must be tokens for this analysis, got words. Use KeyTokenEncoder(model, terms='tokens')."
+        )
+    return vocabulary
+
+
+class _Strings:
+    """Readable words by term: as texts have them, or as they were last seen."""
+
+    def __init__(self, vocabulary: WordVocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def __getitem__(self, term: int) -> str:
+        name = self._vocabulary.names.get(int(term)) or self._vocabulary.words.seen.get(int(term))
+        return f"<{term}>" if name is None else name
 
 
 def _id(stem: str) -> int:

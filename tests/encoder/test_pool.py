@@ -31,12 +31,12 @@ class TestPackOutputs:
     def test_one_row_holds_everything(self):
         features = {
             "sentence_embedding": torch.tensor([[0.5, -1.0]], dtype=torch.bfloat16),
-            "key_token_ids": torch.tensor([[7, 2**24 - 1]]),
+            "key_token_ids": torch.tensor([[7, 2**29 - 1]]),
             "key_token_weights": torch.tensor([[0.25, 3.0]]),
         }
         row = PackOutputs()(features)["sentence_embedding"]
         assert row.dtype == torch.float32
-        assert row.tolist() == [[0.5, -1.0, 7, 2**24 - 1, 0.25, 3.0]]
+        assert row.tolist() == [[0.5, -1.0, 0, 2**13 - 1, 7, 2**16 - 1, 0.25, 3.0]]
 
 
 class TestEncodeWithPool:
