@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
+from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from st_keytokens.calibration import Calibration
@@ -44,7 +45,7 @@ from st_keytokens.hashes import (
 )
 from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
-from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
+from st_keytokens.terms.literal_terms import LiteralTokenizer, TokenSplit, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
 from st_keytokens.terms.words import Words, WordVocabulary, token_vocabulary
@@ -217,7 +218,8 @@ class KeyTokenEncoder:
 
     def _use_words(self, language: str | None) -> None:
         """Makes the terms words, of the head's decoded tokens too."""
-        words = Words(language, _Split(self.model.tokenizer))
+        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        words = Words(language, TokenSplit(backend) if isinstance(backend, Tokenizer) else None)
         vocabulary = WordVocabulary(words, token_vocabulary(self.head.bound_vocabulary))
         self.head.vocabulary = self.vocabulary = vocabulary
         self.literal_terms = words
@@ -866,23 +868,6 @@ class KeyTokenEncoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.RLock()
-
-
-class _Split:
-    """Cuts a run of a script without spaces as a model's tokenizer does."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, run: str) -> list[str]:
-        offsets = self.tokenizer(run, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        pieces: list[str] = []
-        end = 0
-        for start, stop in offsets:
-            if stop > max(start, end):  # a character may be several tokens
-                pieces.append(run[max(start, end) : stop])
-                end = stop
-        return pieces
 
 
 def without_none(**settings: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,31 @@ class LiteralTokenizer:
         if len(texts) == 1:  # without the cost of starting threads
             return [self._fast.encode(texts[0], add_special_tokens=False).ids]
         return [encoding.ids for encoding in self._fast.encode_batch(texts, add_special_tokens=False)]
+
+
+class TokenSplit:
+    """Cuts a run of a script without spaces as a tokenizer does.
+
+    Args:
+        tokenizer: The model's; a copy is used, made with the first run: its own is told to truncate and to pad.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, run: str) -> list[str]:
+        """The pieces, in order; a character that is several tokens is one piece."""
+        pieces: list[str] = []
+        end = 0
+        for start, stop in self._copy.encode(run, add_special_tokens=False).offsets:
+            if stop > max(start, end):
+                pieces.append(run[max(start, end) : stop])
+                end = stop
+        return pieces
+
+    @cached_property
+    def _copy(self) -> Tokenizer:
+        copied = Tokenizer.from_str(self._tokenizer.to_str())
+        copied.no_truncation()
+        copied.no_padding()
+        return copied

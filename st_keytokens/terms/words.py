@@ -275,12 +275,14 @@ class WordVocabulary:
     def terms(self) -> NDArray[np.int64]:
         """The term of each token that is a word, int64, shape ``(token_count,)``; 0 for all others."""
         terms = np.zeros(self.token_count, dtype=np.int64)
+        shortest: dict[int, str] = {}
         for row in np.flatnonzero(self.tokens.begins_word & ~self.tokens.is_masked).tolist():
             string = self.tokens.strings[row]
             spans = self.words.spans(string)
             if len(spans) == 1 and spans[0].end - spans[0].start == len(string):
-                terms[row] = spans[0].term
-                self.names.setdefault(spans[0].term, string.lower())
+                terms[row] = term = spans[0].term
+                shortest[term] = min(string.lower(), shortest.get(term, string.lower()), key=len)
+        self.names = {**shortest, **self.names}
         return terms
 
     @cached_property
