@@ -27,7 +27,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file atomically: a reader finds the old content or the new, whenever the process dies."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that died, or a link
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

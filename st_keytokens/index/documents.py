@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
@@ -175,6 +176,7 @@ class DocumentTable:
         "CREATE TABLE documents (key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, metadata TEXT)",
         "CREATE TABLE texts (key INTEGER PRIMARY KEY, text BLOB NOT NULL)",  # apart: a filter need not read them
     )
+    CHECKSUMS = "CREATE TABLE checksums (key INTEGER PRIMARY KEY, checksum BLOB NOT NULL)"
 
     def __init__(self) -> None:
         self._known: dict[int, PackedFields] = {}
@@ -236,7 +238,10 @@ class DocumentTable:
             chunk = unknown[start : start + _CHUNK]
             statement = f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})"
             for key, name, text, metadata in connection.execute(statement, chunk):
-                read[key] = _unpacked(name), None if text is None else _unpacked(text), metadata
+                try:
+                    read[key] = _unpacked(name), None if text is None else _unpacked(text), metadata
+                except (AttributeError, UnicodeDecodeError) as err:
+                    raise ValueError(f"the index is damaged: its document {key} cannot be read.") from err
         self._remember(read)
         found |= read
         try:
@@ -268,12 +273,14 @@ class DocumentTable:
         texts: Sequence[str] | None,
         metadata: Sequence[str | None],
     ) -> None:
-        """Insert documents under consecutive keys."""
-        rows = ((first_key + i, _packed(name), metadata[i]) for i, name in enumerate(ids))
+        """Insert documents under consecutive keys, and their checksums."""
+        rows = [(first_key + i, _packed(name), metadata[i]) for i, name in enumerate(ids)]
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?)", rows)
-        if texts is not None:
-            pairs = ((first_key + i, _packed(text)) for i, text in enumerate(texts))
-            connection.executemany("INSERT INTO texts VALUES (?, ?)", pairs)
+        pairs = [] if texts is None else [(first_key + i, _packed(text)) for i, text in enumerate(texts)]
+        connection.executemany("INSERT INTO texts VALUES (?, ?)", pairs)
+        packed = [None] * len(rows) if texts is None else [text for _, text in pairs]
+        sums = ((row[0], _checksum(*row, text)) for row, text in zip(rows, packed, strict=True))
+        connection.executemany("INSERT INTO checksums VALUES (?, ?)", sums)
         connection.execute("UPDATE state SET next_key = ?", (first_key + len(ids),))
 
     def delete(self, connection: sqlite3.Connection, keys: Iterable[int]) -> None:
@@ -281,6 +288,25 @@ class DocumentTable:
         singles = [(key,) for key in keys]
         connection.executemany("DELETE FROM documents WHERE key = ?", singles)
         connection.executemany("DELETE FROM texts WHERE key = ?", singles)
+        connection.executemany("DELETE FROM checksums WHERE key = ?", singles)
+
+    def altered(self, connection: sqlite3.Connection, first_key: int) -> int | None:
+        """The first key from some on whose document does not have its checksum; None where there is none."""
+        statement = (
+            "SELECT d.key, id, metadata, text, checksum FROM documents d LEFT JOIN texts t ON t.key = d.key "
+            "LEFT JOIN checksums c ON c.key = d.key WHERE d.key >= ? ORDER BY d.key"
+        )
+        for key, name, metadata, text, checksum in connection.execute(statement, (first_key,)):
+            if _checksum(key, name, metadata, text) != checksum:
+                return int(key)
+        return None
+
+
+def _checksum(key: int, name: object, metadata: object, text: object) -> bytes:
+    """A checksum of a document as SQLite gives it: types and values."""
+    digest = hashlib.blake2b(repr((key, name, metadata)).encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(text if isinstance(text, bytes) else repr(text).encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 def _packed(text: str) -> bytes:

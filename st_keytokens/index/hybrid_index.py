@@ -7,9 +7,11 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -115,7 +117,7 @@ class HybridIndex:
             raise ValueError("path must be an index to be read, got None. Leave out read_only for a temporary one.")
         timeout = checked_float("timeout", timeout, minimum=0)
         defaults = {**self._given, "similarity": similarity or "cosine", "dense_dtype": dense_dtype or "float32"}
-        self.path = Path(tempfile.mkdtemp(prefix="keytokens-") if path is None else path)
+        self.path = Path(os.path.abspath(tempfile.mkdtemp(prefix="keytokens-") if path is None else path))
         self._store = Store(self.path, defaults, read_only=read_only, is_durable=path is not None, timeout=timeout)
         self._closer = weakref.finalize(self, _close, self._store, self.path if path is None else None, os.getpid())
         self._local = threading.local()
@@ -206,7 +208,7 @@ class HybridIndex:
         new = Segment("", np.arange(size), Postings.from_sparse(batch.sparse), dense)
         if not size:
             return []
-        with self._store.write() as connection:
+        with closing(self._store.write()) as change, change as connection:
             before = self._load(connection)
             given = self._given if not before.next_key else {**self._given, "fingerprint": None}
             settings = settled(before.settings, given, batch)
@@ -242,7 +244,7 @@ class HybridIndex:
             TypeError: If it is a single string, or holds something else than strings.
         """
         names = checked_strings("ids", ids)
-        with self._store.write() as connection:
+        with closing(self._store.write()) as change, change as connection:
             known = self._store.documents.keys(connection, names)
             self._store.delete(connection, known.values())
         return len(known)
@@ -260,7 +262,7 @@ class HybridIndex:
         """
         first = 0
         while True:
-            with self._store.write() as connection:
+            with closing(self._store.write()) as change, change as connection:
                 snapshot = self._load(connection)
                 for number, group in enumerate(snapshot.groups()):
                     if number >= first and (len(group) > 1 or any(snapshot.alive_in(n) is not None for n in group)):
@@ -419,9 +421,12 @@ class HybridIndex:
             return matched_terms(segment.postings, row, batch.sparse, strings)
 
     def verify(self) -> None:
-        """Compare every file with its checksum, and the rows of the segments with the documents. Reads everything.
+        """Compare everything that an answer depends on with its checksum. Reads everything.
 
-        Beside a writer, it verifies one commit: where segments are replaced meanwhile, a newer one.
+        That is every file of a segment, the id, text and metadata of every document, the list of segments, the
+        deleted rows and the settings; the database's own structure is checked too. Documents that a version before
+        0.2 added have no checksum of id, text and metadata: a warning says how many. Beside a writer, it verifies one
+        commit: where segments are replaced meanwhile, a newer one.
 
         Raises:
             ValueError: If something differs or is missing, or the index is closed.
@@ -438,7 +443,13 @@ class HybridIndex:
                 except FileNotFoundError as err:
                     self._store.renew(connection, err)
                 else:
-                    self._store.check(connection, keys)
+                    if num_unknown := self._store.check(connection, keys):
+                        warnings.warn(
+                            f"{num_unknown} documents of {self.path} have no checksum of their id, text and metadata, "
+                            "as an earlier version added them. Add them again to have these verified too.",
+                            UserWarning,
+                            stacklevel=2,
+                        )
                     return
 
     def close(self) -> None:
@@ -471,6 +482,7 @@ class HybridIndex:
             if snapshot is not None and snapshot.generation == generation:
                 return snapshot
             try:
+                self._store.check_catalog(connection)
                 snapshot = self._snapshot = self._load(connection)
                 return snapshot
             except FileNotFoundError as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import scipy.sparse
 
+from st_keytokens.index.directory import check_regular
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st_keytokens.sparse_embeddings import SparseEmbeddings
 
-__all__ = ["MAX_MERGED_ROWS", "Postings", "Segment", "sync_directory", "verify_segment", "write_segment"]
+__all__ = [
+    "MAX_MERGED_ROWS",
+    "SEGMENT_FILES",
+    "Postings",
+    "Segment",
+    "segment_files_of",
+    "sync_directory",
+    "verify_segment",
+    "write_segment",
+]
 
 
 _LARGEST_GAP = 65_535
@@ -185,6 +197,17 @@ _DTYPES = {
     "gaps.npy": "uint16",
     "weights.npy": "float32",
 }
+SEGMENT_FILES = (*_DTYPES, "dense.npy", "norms.npy")
+
+
+def segment_files_of(text: object) -> Files | None:
+    """Sizes and SHA-256 sums of a segment's files from JSON; None where they are not those of a segment."""
+    try:
+        entries = dict(json.loads(text))  # type: ignore[arg-type]
+        files = {name: (int(size), str(checksum)) for name, (size, checksum) in entries.items()}
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return files if set(files) in (set(_DTYPES), set(SEGMENT_FILES)) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,17 +238,22 @@ class Segment:
             ValueError: If a file has another size or form than was written.
         """
         arrays = {}
+        check_regular(directory, is_directory=True)
         for name, (size, _) in files.items():
             file = directory / name
-            if file.stat().st_size != size:
-                raise _damaged(file, f"it must have {size} bytes and has {file.stat().st_size}")
+            if (found := check_regular(file).st_size) != size:
+                raise _damaged(file, f"it must have {size} bytes and has {found}")
             try:
                 arrays[name] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-            except ValueError as err:
+            except FileNotFoundError:  # a writer removed it
+                raise
+            except Exception as err:  # a header is parsed as Python, which fails in as many ways as bytes can be wrong
                 raise _damaged(file, str(err)) from err
             if name in _DTYPES and (arrays[name].ndim != 1 or arrays[name].dtype != _DTYPES[name]):
                 raise _damaged(file, f"it must hold one-dimensional {_DTYPES[name]}")
         keys, terms, indptr, gaps, weights = (arrays[name] for name in _DTYPES)
+        if not len(keys):
+            raise _damaged(directory / "keys.npy", "it must hold a key")
         is_whole = len(indptr) == len(terms) + 1 and len(weights) == len(gaps)
         if not is_whole or indptr[0] != 0 or indptr[-1] != len(gaps) or (indptr[1:] < indptr[:-1]).any():
             raise _damaged(directory / "indptr.npy", f"it must rise from 0 to {len(gaps)}, term by term")
@@ -286,6 +314,7 @@ def verify_segment(directory: Path, files: Files) -> None:
     """
     for name, (_, expected) in files.items():
         file = directory / name
+        check_regular(file)
         with file.open("rb") as stream:
             actual = _sha256(stream)
         if actual != expected:

@@ -1,22 +1,21 @@
 """What an index keeps in SQLite: documents, settings, deleted rows, and the list of live segments.
 
 A change is one transaction: segment files are on the disk before it commits, and exist because it commits. SQLite's
-write lock is the index's write lock.
+write lock is the index's write lock. Only what an index has named itself is ever removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import socket
 import sqlite3
 import tempfile
-import threading
 import uuid
-import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,22 +23,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from st_keytokens.checks import check_choice, checked_int
+from st_keytokens.index.database import Database, Transaction
+from st_keytokens.index.directory import (
+    DATABASE,
+    SEGMENTS,
+    SETTINGS_FILE,
+    IndexDirectory,
+    check_regular,
+    is_segment_name,
+)
 from st_keytokens.index.documents import DocumentTable
-from st_keytokens.index.segments import Files, sync_directory
+from st_keytokens.index.segments import SEGMENT_FILES, Files, segment_files_of, sync_directory
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Database",
+    "Change",
     "Encoder",
     "Store",
-    "Transaction",
     "as_hybrid",
     "check_settings",
     "check_sizes",
     "copy_index",
+    "finish_copy",
     "given_settings",
     "settled",
 ]
@@ -158,245 +166,41 @@ def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> Hyb
     return embeddings
 
 
-FileState = tuple[int, int, int]
-
-# A forked process must not use or close its parent's connections, nor open another to a file that they have open:
-# SQLite would take the parent's locks for its own. So idle ones are closed before a fork, and opened anew after it.
-_pools = threading.RLock()  # held over a fork, so that none is opened meanwhile
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_inherited: list[Transaction] = []  # kept, so that their connections are not closed
-_unsafe_files: set[tuple[int, int]] = set()
-
-
-class Database:
-    """A pool of connections. A transaction takes one for itself, so threads and processes do not meet in one.
-
-    The file is in write-ahead mode: readers see the state of one commit and never wait for the writer.
-
-    Args:
-        file: The SQLite file, made where it is missing, unless read only.
-        read_only: Whether writing is refused.
-        is_durable: Whether a commit waits for the disk.
-        timeout: Seconds to wait for another writer.
-    """
-
-    def __init__(self, file: Path, *, read_only: bool, is_durable: bool, timeout: float) -> None:
-        self.file, self.read_only, self.is_durable, self.timeout = file, read_only, is_durable, timeout
-        self._idle: list[sqlite3.Connection] = []
-        self._running: set[Transaction] = set()
-        self._is_closed = False
-        self._frozen: FileState | None = None  # what the file was when it was found that nobody can be writing to it
-        with _pools:
-            _databases.add(self)
-
-    @property
-    def _index(self) -> str:
-        return f"the index {self.file.parent}"
-
-    def close(self) -> None:
-        """Close every connection; those in use close when they are done."""
-        self._is_closed = True
-        self._close_idle()
-
-    def _close_idle(self) -> None:
-        with _pools:
-            while self._idle:
-                self._idle.pop().close()
-
-    def _lent(self, transaction: Transaction) -> sqlite3.Connection:
-        with _pools:
-            if self._is_closed:
-                raise ValueError(f"{self._index} is closed. Open it again.")
-            if self._frozen is not None and self._frozen != self._state():
-                self._close_idle()
-                self._frozen = None
-            self._running.add(transaction)
-            transaction.frozen = self._frozen
-            if self._idle:
-                return self._idle.pop()
-        return self._connected(transaction)
-
-    def _taken_back(self, transaction: Transaction, connection: sqlite3.Connection | None) -> None:
-        with _pools:
-            self._running.discard(transaction)
-            if connection is not None:
-                if transaction.frozen == self._frozen:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
-            if self._is_closed:
-                self._close_idle()
-
-    @property
-    def _holder(self) -> Path:
-        return self.file.with_name("writer")
-
-    def _connected(self, transaction: Transaction) -> sqlite3.Connection:
-        if _unsafe_files and _identity(self.file) in _unsafe_files:
-            raise RuntimeError(
-                f"{self._index} must not be in use when a process is forked, but it was, by a search or a change. "
-                "Fork at another time, or start processes by spawn."
-            )
-        if self.read_only:
-            connection = self._connected_read_only(transaction)
-        else:
-            connection = self._connected_to_write()
-        connection.execute("PRAGMA cache_size = -32768")  # 32 MiB, taken as needed
-        connection.execute(f"PRAGMA mmap_size = {1 << 30}")  # halves the time to read a document for the first time
-        return connection
-
-    def _connected_to_write(self) -> sqlite3.Connection:
-        is_new = not self.file.exists() or not self.file.stat().st_size
-        connection = self._opened("mode=rwc")
-        try:
-            if is_new:
-                connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self.is_durable else 'OFF'}")
-            connection.execute(f"PRAGMA journal_size_limit = {1 << 26}")
-            return connection
-        except BaseException:
-            connection.close()
-            raise
-
-    def _connected_read_only(self, transaction: Transaction) -> sqlite3.Connection:
-        if transaction.frozen is None:
-            state = self._state()
-            connection = self._opened("mode=ro")
-            try:
-                connection.execute("SELECT count(*) FROM sqlite_master")
-                return connection
-            except sqlite3.OperationalError:  # no shared memory can be made beside the file: then nobody writes to it
-                connection.close()
-                if state[2]:
-                    raise
-            with _pools:
-                transaction.frozen = self._frozen = state
-        return self._opened("mode=ro&immutable=1")
-
-    def _state(self) -> FileState:
-        """Time and size of the file, and size of the write-ahead log."""
-        status, log = self.file.stat(), self.file.with_name(self.file.name + "-wal")
-        return status.st_mtime_ns, status.st_size, log.stat().st_size if log.exists() else 0
-
-    def _opened(self, options: str) -> sqlite3.Connection:
-        uri = f"{self.file.absolute().as_uri()}?{options}"
-        return sqlite3.connect(uri, uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False)
-
-    def _clear_error(self, err: sqlite3.Error) -> Exception:
-        message = str(err)
-        if "locked" in message or "busy" in message:
-            holder = "another writer"
-            with suppress(OSError):
-                holder = self._holder.read_text()
-            return TimeoutError(
-                f"{self._index} is being written by {holder}; waited {self.timeout} s. "
-                "Try again later, or open it with a longer timeout."
-            )
-        if "readonly" in message:
-            return PermissionError(f"{self._index} must be writable: {message}.")
-        if isinstance(err, sqlite3.OperationalError):
-            return OSError(f"{self._index} could not be read or written: {message}. Nothing was changed.")
-        return ValueError(f"{self._index} is damaged: {message}. Restore it from a copy.")
-
-
-class Transaction:
-    """A context that lends a connection in a transaction, which is rolled back at the end if it was not committed.
-
-    The errors come when it is entered or left. A class, as a generator would cost a search more time.
-
-    Args:
-        database: The pool.
-        begin: ``"BEGIN"`` to read the state of the last commit, ``"BEGIN IMMEDIATE"`` to hold the write lock.
-
-    Raises:
-        OSError: If the disk is full or fails.
-        PermissionError: If the file cannot be written.
-        RuntimeError: If this process was forked inside a transaction.
-        TimeoutError: If another writer holds the lock for longer than the timeout.
-        ValueError: If the database is closed or damaged.
-    """
-
-    __slots__ = ("_begin", "_connection", "_database", "frozen")
-
-    def __init__(self, database: Database, begin: str = "BEGIN") -> None:
-        self._database, self._begin = database, begin
-        self.frozen: FileState | None = None
-        self._connection: sqlite3.Connection | None = None
-
-    def __enter__(self) -> sqlite3.Connection:
-        database = self._database
-        try:
-            connection = self._connection = database._lent(self)
-            connection.execute(self._begin)
-            if self._begin != "BEGIN":
-                with suppress(OSError):  # only to be named in another process's error
-                    database._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            return connection
-        except BaseException as err:
-            database._taken_back(self, self._connection)
-            if isinstance(err, sqlite3.Error):
-                raise database._clear_error(err) from err
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        database, connection = self._database, self._connection
-        if connection is None or self not in database._running:  # the process was forked in between
-            return
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        finally:
-            database._taken_back(self, connection)
-        if isinstance(err, sqlite3.Error):
-            raise database._clear_error(err) from err
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    """What SQLite knows a file by."""
-    status = file.stat()
-    return status.st_dev, status.st_ino
-
-
-def _before_fork() -> None:
-    _pools.acquire()
-    for database in list(_databases):
-        database._close_idle()
-
-
-def _after_fork_in_child() -> None:
-    for database in list(_databases):
-        if database._running:
-            _inherited.extend(database._running)
-            database._running.clear()
-            with suppress(OSError):
-                _unsafe_files.add(_identity(database.file))
-    _pools.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_pools.release, after_in_child=_after_fork_in_child)
-
-
-_DATABASE, _SEGMENTS = "index.sqlite", "segments"
 APPLICATION_ID = 0x53544B54  # "STKT"
-FORMAT = 2
-SCHEMA = (
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
+FORMAT = 3
+_OLDER_FORMAT = 2  # has no catalog, and no checksums of documents; the first change adds them
+_OLDER_SCHEMA = (
     "CREATE TABLE state (generation INTEGER NOT NULL, next_key INTEGER NOT NULL, settings TEXT NOT NULL)",
     *DocumentTable.SCHEMA,
     "CREATE TABLE segments (first_key INTEGER PRIMARY KEY, name TEXT NOT NULL, files TEXT NOT NULL)",
     "CREATE TABLE tombstones (key INTEGER PRIMARY KEY)",
 )
+_ADDED_SCHEMA = (
+    DocumentTable.CHECKSUMS,
+    # The index's own name; the first key whose document has a checksum; the sum over the tombstones; and a checksum of
+    # all this, the state and the segments.
+    "CREATE TABLE catalog (identity TEXT NOT NULL, first_key INTEGER NOT NULL, tombstones INTEGER NOT NULL, "
+    "checksum BLOB NOT NULL)",
+)
+
+
+def _tombstone_sum(keys: Iterable[int]) -> int:
+    """A sum of hashes, to which keys are added and from which they are taken, as 64 bits with a sign."""
+    mixed = np.fromiter(keys, np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64).astype(np.int64))
+
+
+def _as_signed(number: int) -> int:
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 class Store:
     """The database and the segment directories of one index.
 
     Args:
-        directory: The index.
+        directory: The index, absolute.
         settings: Settings to save where the index is new.
         read_only: Whether writing is refused.
         is_durable: Whether a commit waits for the disk.
@@ -409,18 +213,19 @@ class Store:
         FileNotFoundError: If there is nothing to read, or the parent directory is missing.
         NotADirectoryError: If the path is a file.
         PermissionError: If the directory cannot be written.
-        ValueError: If the directory is no index, or one of another format.
+        ValueError: If the directory is no index, one of another format, or damaged.
     """
 
     def __init__(
         self, directory: Path, settings: dict[str, Any], *, read_only: bool, is_durable: bool, timeout: float
     ) -> None:
-        self.directory, self.segments = directory, directory / _SEGMENTS
+        finish_copy(directory)
+        self.directory, self.segments = directory, directory / SEGMENTS
         self.read_only, self.is_durable = read_only, is_durable
-        file = directory / _DATABASE
+        file = directory / DATABASE
         if directory.exists() and not directory.is_dir():
             raise NotADirectoryError(f"path must be a directory, got the file {directory}.")
-        if not file.exists():
+        if not os.path.lexists(file):
             if read_only:
                 raise FileNotFoundError(f"path must be an index to be read, got {directory}, which holds none.")
             if directory.exists() and any(directory.iterdir()):
@@ -431,13 +236,30 @@ class Store:
             sync_directory(directory.parent)
         if not read_only and not os.access(directory, os.W_OK):
             raise PermissionError(f"path must be writable, got {directory}. Open it with read_only=True.")
+        self._check_not_emptied()
+        if not read_only and (not os.path.lexists(file) or not file.stat().st_size):
+            _create_database(file, timeout)
         self.documents = DocumentTable()
-        self._database = Database(file, read_only=read_only, is_durable=is_durable, timeout=timeout)
+        self._made: list[str] = []  # names of segments that the change under way has begun
+        self._identity = ""  # only while the lock is held
+        self._place = IndexDirectory(directory)
+        self._database = Database(self._place, read_only=read_only, is_durable=is_durable, timeout=timeout)
         try:
             self._create_or_check(settings)
         except BaseException:
             self.close()
             raise
+
+    def _check_not_emptied(self) -> None:
+        """Refuse a database without content beside what it should name: it is no beginning, but a loss."""
+        file = self.directory / DATABASE
+        log = file.with_name(f"{DATABASE}-wal")
+        if os.path.lexists(file) and not check_regular(file).st_size and self._has_remains(log):
+            raise self._damage(f"{file} is empty, but its segments or its log are not")
+
+    def _has_remains(self, log: Path | None = None) -> bool:
+        has_segments = self.segments.is_dir() and any(self.segments.iterdir())
+        return has_segments or (log is not None and log.is_file() and log.stat().st_size > 0)
 
     def _create_or_check(self, settings: dict[str, Any]) -> None:
         def number(pragma: str) -> int:
@@ -445,21 +267,40 @@ class Store:
 
         with self.read() as connection:
             is_blank = number("schema_version") == 0
+        if is_blank and self._has_remains():
+            raise self._damage(f"{self._database.file} holds nothing, but there are segments")
         if is_blank and not self.read_only:
-            with Transaction(self._database, "BEGIN IMMEDIATE") as connection:
+            with closing(Transaction(self._database, "BEGIN IMMEDIATE")) as transaction, transaction as connection:
                 if number("schema_version") == 0:  # no other process was faster
-                    for statement in SCHEMA:
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    for statement in _OLDER_SCHEMA:
                         connection.execute(statement)
                     connection.execute("INSERT INTO state VALUES (1, 0, ?)", (json.dumps(settings),))
+                    self._add_checksums(connection)
+                    self._seal(connection)
                     connection.execute("COMMIT")
         with self.read() as connection:
             if number("application_id") != APPLICATION_ID:
                 raise ValueError(f"path must be an index of st-keytokens, got {self.directory} with another database.")
-            if (found := number("user_version")) != FORMAT:
-                raise ValueError(f"the index {self.directory} has format {found}, but this version reads {FORMAT}.")
+            if (found := number("user_version")) not in (_OLDER_FORMAT, FORMAT):
+                raise ValueError(
+                    f"the index {self.directory} has format {found}, but this version reads {_OLDER_FORMAT} and "
+                    f"{FORMAT}."
+                )
+            self._check_schema(connection)
         if not self.read_only:
+            self._place.check()
             self.segments.mkdir(exist_ok=True)
             sync_directory(self.directory)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Check that the tables are tables, and exactly those that an index makes."""
+        held = dict(connection.execute("SELECT sql, type FROM sqlite_master WHERE sql IS NOT NULL"))
+        wanted = _OLDER_SCHEMA + (_ADDED_SCHEMA if self._has_checksums(connection) else ())
+        if any(held.get(statement) != "table" for statement in wanted):
+            raise self._damage("its tables are not those of an index")
+        if {"view", "trigger"} & set(held.values()):
+            raise self._damage("it has a view or a trigger, which no index has")
 
     def close(self) -> None:
         """Close every connection."""
@@ -469,81 +310,77 @@ class Store:
         """A connection that sees the state of one commit."""
         return Transaction(self._database)
 
+    def write(self) -> Change:
+        """A connection that holds the write lock, and whose changes are committed together at the end, or not at all.
+
+        Raises:
+            PermissionError: If the index is read-only.
+        """
+        if self.read_only:
+            raise PermissionError(f"the index {self.directory} was opened with read_only=True. Open it without.")
+        return Change(self)
+
     def renew(self, connection: sqlite3.Connection, missing: FileNotFoundError) -> None:
         """Let a reading connection see the newest commit, after a segment's file was not found.
 
         Raises:
-            ValueError: If that commit has the segment still, so that no writer removed it.
+            ValueError: If there is no newer one, so that no writer removed it.
         """
+        self._place.check()
+        before = self.generation(connection)
         connection.execute("ROLLBACK")
         connection.execute("BEGIN")
-        if Path(missing.filename).parent.name in self.segment_files(connection):
-            raise self._damaged(missing) from missing
+        if self.generation(connection) == before:
+            raise self._damage(f"{missing.filename} is missing") from missing
 
-    def _damaged(self, missing: FileNotFoundError) -> ValueError:
-        return ValueError(
-            f"the index {self.directory} is damaged: {missing.filename} is missing. Restore it from a copy."
-        )
-
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A connection that holds the write lock, and whose changes are committed together at the end, or not at all.
-
-        Raises:
-            OSError: If the disk is full or fails.
-            PermissionError: If the index is read-only.
-            TimeoutError: If another writer holds the lock for longer than the timeout.
-            ValueError: If a file is missing.
-        """
-        if self.read_only:
-            raise PermissionError(f"the index {self.directory} was opened with read_only=True. Open it without.")
-        with Transaction(self._database, "BEGIN IMMEDIATE") as connection:
-            before = set(self.segment_files(connection))
-            is_committing = False
-            try:
-                self._remove_segments_but(before)  # what a writer left that died
-                yield connection
-                connection.execute("UPDATE state SET generation = generation + 1")
-                after = set(self.segment_files(connection))
-                is_committing = True
-                connection.execute("COMMIT")
-            except BaseException as err:
-                # The lock is still held, so nobody else's segment is half written. A commit that fails may still be
-                # found in the log after a crash, so its segments are left to the next writer.
-                if connection.in_transaction and not is_committing:
-                    self._remove_segments_but(before)
-                if isinstance(err, FileNotFoundError):  # no other writer can have removed it
-                    raise self._damaged(err) from err
-                if isinstance(err, OSError):
-                    raise OSError(err.errno, f"{err.strerror}: nothing was changed in", str(self.directory)) from err
-                raise
-        for name in before - after:
-            shutil.rmtree(self.segments / name, ignore_errors=True)
-
-    def _remove_segments_but(self, names: set[str]) -> None:
-        for entry in self.segments.iterdir():
-            if entry.name not in names:  # what cannot be removed now, the next writer removes
-                shutil.rmtree(entry, ignore_errors=True)
+    def _damage(self, reason: str) -> ValueError:
+        return ValueError(f"the index {self.directory} is damaged: {reason}. Restore it from a copy.")
 
     def new_segment(self) -> Path:
-        """A directory name that was never used."""
-        return self.segments / uuid.uuid4().hex
+        """A directory name that was never used, and that tells which index made it. Only in a change."""
+        name = f"{self._identity}-{uuid.uuid4().hex}"
+        self._made.append(name)
+        return self.segments / name
 
     # What follows works inside a transaction, on its connection.
 
     def state(self, connection: sqlite3.Connection) -> tuple[int, int, dict[str, Any]]:
-        """Generation, next key, settings."""
-        generation, next_key, settings = connection.execute("SELECT * FROM state").fetchone()
-        return generation, next_key, json.loads(settings)
+        """Generation, next key, settings.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        rows = connection.execute("SELECT generation, next_key, settings FROM state").fetchall()
+        try:
+            ((generation, next_key, settings),) = rows
+            return int(generation), int(next_key), dict(json.loads(settings))
+        except (TypeError, ValueError, RecursionError) as err:
+            raise self._damage("its settings cannot be read") from err
 
     def generation(self, connection: sqlite3.Connection) -> int:
-        """The number of the last commit."""
-        return int(connection.execute("SELECT generation FROM state").fetchone()[0])
+        """The number of the last commit.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        row = connection.execute("SELECT generation FROM state").fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise self._damage("its state cannot be read")
+        return row[0]
 
     def segment_files(self, connection: sqlite3.Connection) -> dict[str, Files]:
-        """Names of the live segments in order, and their files."""
-        rows = connection.execute("SELECT name, files FROM segments ORDER BY first_key")
-        return {name: json.loads(files) for name, files in rows}
+        """Names of the live segments in order, and their files.
+
+        Raises:
+            ValueError: If a name is not one that an index gives.
+        """
+        found: dict[str, Files] = {}
+        for name, text in connection.execute("SELECT name, files FROM segments ORDER BY first_key"):
+            files = segment_files_of(text)
+            if files is None or not is_segment_name(name) or name in found:
+                raise self._damage(f"it names a segment {name!r:.80} or files of it as no index does")
+            found[name] = files
+        return found
 
     def tombstones(self, connection: sqlite3.Connection) -> list[int]:
         """Keys of the rows that segments hold and that are deleted, ascending."""
@@ -553,90 +390,368 @@ class Store:
         """Replace the settings."""
         connection.execute("UPDATE state SET settings = ?", (json.dumps(settings),))
 
-    def check(self, connection: sqlite3.Connection, keys: NDArray[np.int64]) -> None:
-        """Check the database, and that it holds the documents of these keys and no others.
+    def _has_checksums(self, connection: sqlite3.Connection) -> bool:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0]) == FORMAT
+
+    def _add_checksums(self, connection: sqlite3.Connection) -> None:
+        """Make a new index, or one of the older format, one that keeps checksums of what is added from now on."""
+        for statement in _ADDED_SCHEMA:
+            connection.execute(statement)
+        (next_key,) = connection.execute("SELECT next_key FROM state").fetchone()
+        entry = uuid.uuid4().hex[:16], next_key, _tombstone_sum(self.tombstones(connection)), b""
+        connection.execute("INSERT INTO catalog VALUES (?, ?, ?, ?)", entry)
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _catalog_sum(self, connection: sqlite3.Connection) -> tuple[Any, bytes]:
+        """The catalog's entry, and the checksum that it should have."""
+        entry = connection.execute("SELECT identity, first_key, tombstones, checksum FROM catalog").fetchone()
+        content = [
+            None if entry is None else entry[:-1],
+            connection.execute("SELECT * FROM state").fetchall(),
+            connection.execute("SELECT * FROM segments ORDER BY first_key").fetchall(),
+        ]
+        return entry, hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
+
+    def _seal(self, connection: sqlite3.Connection) -> None:
+        _, checksum = self._catalog_sum(connection)
+        connection.execute("UPDATE catalog SET checksum = ?", (checksum,))
+
+    def check_catalog(self, connection: sqlite3.Connection) -> None:
+        """Compare state and list of segments with their checksum, which an index of the older format has not.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        if self._has_checksums(connection):
+            entry, checksum = self._catalog_sum(connection)
+            if entry is None or entry[3] != checksum:
+                raise self._damage("its state and its list of segments do not have the checksum that they had")
+
+    def begin_change(self, connection: sqlite3.Connection) -> set[str]:
+        """Check that this is the index that was opened, and as it was left; names of the segments."""
+        self._place.check()
+        self._place.check_single()
+        if not self._has_checksums(connection):
+            self._add_checksums(connection)
+            self._seal(connection)
+        self.check_catalog(connection)
+        (self._identity,) = connection.execute("SELECT identity FROM catalog").fetchone()
+        self._made = []
+        names = set(self.segment_files(connection))
+        own = f"{self._identity}-"
+        self.remove_segments({name for name in self._place.segment_names() if name.startswith(own)} - names)
+        self._place.write_holder(f"process {os.getpid()} on {socket.gethostname()}")
+        return names
+
+    def end_change(self, connection: sqlite3.Connection) -> set[str]:
+        """Count the change, and seal it; names of the segments."""
+        connection.execute("UPDATE state SET generation = generation + 1")
+        self._seal(connection)
+        names = set(self.segment_files(connection))
+        self._place.check()
+        return names
+
+    def remove_segments(self, names: Iterable[str] | None = None) -> None:
+        """Remove segments: those named, or those that the change under way has begun."""
+        for name in list(self._made) if names is None else names:
+            self._place.remove_segment(name, SEGMENT_FILES)
+
+    def clear_error(self, err: BaseException) -> BaseException:
+        """The documented error for one that ended a change."""
+        if isinstance(err, sqlite3.Error):
+            return self._database.clear_error(err)
+        if isinstance(err, FileNotFoundError):  # no other writer can have removed it
+            try:
+                self._place.check()
+            except ValueError as replaced:
+                return replaced
+            return self._damage(f"{err.filename} is missing")
+        if isinstance(err, OSError) and err.errno is not None:
+            return OSError(err.errno, f"{err.strerror}: nothing was changed in", str(self.directory))
+        return err
+
+    def check(self, connection: sqlite3.Connection, keys: NDArray[np.int64]) -> int:
+        """Check the database, and that it holds the documents of these keys and no others, each as it was added.
+
+        Returns:
+            How many documents have no checksum, as an earlier version added them.
 
         Raises:
             ValueError: If it does not.
         """
+        self._check_schema(connection)
+        self.check_catalog(connection)
         (report,) = connection.execute("PRAGMA integrity_check").fetchone()
-        held = connection.execute("SELECT key FROM documents ORDER BY key").fetchall()
-        if report != "ok" or not np.array_equal(np.array(held, np.int64).reshape(-1), keys):
-            reason = report if report != "ok" else "its documents are not those of its segments"
-            raise ValueError(f"the index {self.directory} is damaged: {reason}. Restore it from a copy.")
+        if report != "ok":
+            raise self._damage(str(report))
+        held = [key for (key,) in connection.execute("SELECT key FROM documents ORDER BY key")]
+        if not np.array_equal(np.array(held, np.int64), keys):
+            raise self._damage("its documents are not those of its segments")
+        if not self._has_checksums(connection):
+            return len(held)
+        first_key, total = connection.execute("SELECT first_key, tombstones FROM catalog").fetchone()
+        if _tombstone_sum(self.tombstones(connection)) != total:
+            raise self._damage("its deleted rows do not have the checksum that they had")
+        if (altered := self.documents.altered(connection, first_key)) is not None:
+            raise self._damage(f"the document with the key {altered} does not have the checksum that it had")
+        return sum(key < first_key for key in held)
 
     def delete(self, connection: sqlite3.Connection, keys: Collection[int]) -> None:
         """Delete documents; their rows in segments become tombstones."""
         self.documents.delete(connection, keys)
         connection.executemany("INSERT INTO tombstones VALUES (?)", [(key,) for key in keys])
+        self._count_tombstones(connection, _tombstone_sum(keys))
+
+    def _count_tombstones(self, connection: sqlite3.Connection, change: int) -> None:
+        (total,) = connection.execute("SELECT tombstones FROM catalog").fetchone()
+        connection.execute("UPDATE catalog SET tombstones = ?", (_as_signed(total + change),))
 
     def replace_segments(
         self,
         connection: sqlite3.Connection,
         old: Sequence[str],
         new: tuple[Path, int, Files] | None,
-        dead: Iterable[int],
+        dead: Sequence[int],
     ) -> None:
         """Let one segment, with its first key, stand for some others whose deleted rows it no longer holds."""
         connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in old])
         connection.executemany("DELETE FROM tombstones WHERE key = ?", [(key,) for key in dead])
+        self._count_tombstones(connection, -_tombstone_sum(dead))
         if new is not None:
             directory, first_key, files = new
             connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (first_key, directory.name, json.dumps(files)))
 
 
+class Change:
+    """A context that lends a connection with the write lock; what was done with it is committed when it is left.
+
+    Enter it within ``contextlib.closing`` too: an interrupt at the very moment at which it is left is then made up
+    for. Segments that were begun and not committed are removed, those that the commit replaced as well. Where it is
+    not known whether the commit came about, the next change does that.
+
+    Args:
+        store: The index.
+
+    Raises:
+        OSError: If the disk is full or fails.
+        TimeoutError: If another writer holds the lock for longer than the timeout.
+        ValueError: If a file is missing or damaged, or the path leads to another index now.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._transaction = Transaction(store._database, "BEGIN IMMEDIATE")
+        self._before: set[str] = set()
+        self._replaced: set[str] = set()
+        self._is_committing = self._has_begun = False
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            connection = self._transaction.__enter__()
+            self._before = self._store.begin_change(connection)
+            self._has_begun = True
+            return connection
+        except BaseException as err:
+            self._close_after(err)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if err is None:
+                self._commit()
+        except BaseException as failure:
+            self._close_after(failure)
+            raise
+        self._close_after(err)
+
+    def _commit(self) -> None:
+        connection = self._transaction.connection
+        if connection is None or not self._transaction.is_running:  # the process was forked in between
+            return
+        after = self._store.end_change(connection)
+        self._is_committing = True
+        connection.execute("COMMIT")
+        self._replaced = self._before - after
+
+    def _close_after(self, err: BaseException | None) -> None:
+        self.close()
+        if err is not None and (clear := self._store.clear_error(err)) is not err:
+            raise clear from err
+
+    def close(self) -> None:
+        """End the change where it was not ended."""
+        if not self._transaction.is_running:
+            return
+        try:
+            if self._has_begun and not self._is_committing:
+                self._store.remove_segments()
+            self._store.remove_segments(self._replaced)
+        finally:
+            self._transaction.close()
+
+
+def _create_database(file: Path, timeout: float) -> None:
+    """Make an empty database in write-ahead mode, without a journal on the disk."""
+    uri = f"{file.as_uri()}?mode=rwc"
+    with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)) as connection:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = MEMORY")
+                connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+        except sqlite3.OperationalError:
+            if not file.stat().st_size:  # else another process was faster
+                raise
+
+
 _COPY_TIMEOUT = 30.0  # seconds to wait for a writer
+_REPLACED = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "writer", SETTINGS_FILE)
 
 
-def copy_index(source: Path, target: Path) -> None:
+def copy_index(source: Path, target: Path, files: Mapping[str, bytes] | None = None) -> None:
     """Copy the last commit of an index into a directory, whose index, if it has one, is replaced as a whole.
 
-    Writers of the source wait; an open index on the target has to be opened anew.
+    Writers of the source wait; an open index on the target has to be opened anew. Whenever the process dies, the
+    target is the old index or the new one: if it was to be renamed next, whoever opens it does so first. Files that
+    lie beside the index in the target and are none of its own stay there.
 
     Args:
         source: The directory of an index.
         target: Directory; made where it is missing, with its parents.
+        files: Contents of files to be put beside the index in the same step, by name.
 
     Raises:
+        FileNotFoundError: If the source is no index.
         OSError: If it cannot be written, or a writer does not finish in time; the old one is kept.
-        ValueError: If the target holds other files, but no index.
+        ValueError: If the target holds other files, but no index, or the source is damaged.
     """
-    if target.exists() and not (target / _DATABASE).exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"path must be an index, an empty directory or new, got {target} with other files.")
+    source, target = Path(os.path.abspath(source)), Path(os.path.realpath(target))
+    for path in (source, target):
+        finish_copy(path)
+    _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        new, old = Path(folder, "new"), Path(folder, "old")
+        new = Path(folder, "new")
         new.mkdir()
-        try:
-            _copy(source, new)
-        except sqlite3.OperationalError as err:
-            raise OSError(f"the index {source} could not be copied: {err}. Nothing was changed; try again.") from err
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        sync_directory(target.parent)
+        _copy(source, new)
+        for name, content in (files or {}).items():
+            with open(new / name, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_directory(new)
+        _install(new, target)
+
+
+def _check_replaceable(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or (not os.path.lexists(target / DATABASE) and any(target.iterdir())):
+        raise ValueError(f"path must be an index, an empty directory or new, got {target} with other files.")
+    if os.path.lexists(target / DATABASE):
+        check_regular(target / DATABASE)
+        uri = f"{(target / DATABASE).as_uri()}?mode=ro"
+        found: object = None
+        with closing(sqlite3.connect(uri, uri=True, timeout=_COPY_TIMEOUT)) as connection, suppress(sqlite3.Error):
+            (found,) = connection.execute("PRAGMA application_id").fetchone()
+        if found != APPLICATION_ID:
+            raise ValueError(
+                f"path must be an index, an empty directory or new, got {target} with a database that is another's "
+                "or damaged. Remove it first."
+            )
 
 
 def _copy(source: Path, new: Path) -> None:
-    with (
-        closing(sqlite3.connect(source / _DATABASE, timeout=_COPY_TIMEOUT, isolation_level=None)) as writer,
-        closing(sqlite3.connect(source / _DATABASE)) as reader,
-        closing(sqlite3.connect(new / _DATABASE)) as copy,
-    ):
-        writer.execute("BEGIN IMMEDIATE")  # nobody changes segments meanwhile
-        (new / _SEGMENTS).mkdir()
-        for (name,) in writer.execute("SELECT name FROM segments"):  # what is beside them is about to be removed
-            shutil.copytree(source / _SEGMENTS / name, new / _SEGMENTS / name, copy_function=_copy_file)
-        reader.backup(copy)
-        writer.execute("ROLLBACK")
+    database = Database(IndexDirectory(source), read_only=False, is_durable=True, timeout=_COPY_TIMEOUT)
+    writing, reading = Transaction(database, "BEGIN IMMEDIATE"), Transaction(database)
+    try:
+        with (
+            closing(database),
+            closing(writing),
+            writing as writer,  # nobody changes segments meanwhile
+            reading as reader,
+            closing(sqlite3.connect(new / DATABASE)) as copy,
+        ):
+            (new / SEGMENTS).mkdir()
+            for name, text in writer.execute("SELECT name, files FROM segments"):  # what is beside them is leftovers
+                files = segment_files_of(text)
+                if files is None or not is_segment_name(name):
+                    raise ValueError(
+                        f"the index {source} is damaged: it names a segment {name!r:.80} as no index does."
+                    )
+                (new / SEGMENTS / name).mkdir()
+                for file in files:
+                    _copy_file(source / SEGMENTS / name / file, new / SEGMENTS / name / file)
+                sync_directory(new / SEGMENTS / name)
+            sync_directory(new / SEGMENTS)
+            reader.backup(copy)
+    except TimeoutError as err:
+        reason = err.__cause__ or err
+        raise OSError(f"the index {source} could not be copied: {reason}. Nothing was changed; try again.") from err
 
 
-def _copy_file(source: str, target: str) -> None:
+def _copy_file(source: Path, target: Path) -> None:
+    check_regular(source)
     shutil.copyfile(source, target)
     with open(target, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where a new index waits to take the place of an old one, and where the old one goes."""
+    return target.with_name(f".{target.name}.keytokens-new"), target.with_name(f".{target.name}.keytokens-old")
+
+
+def _install(new: Path, target: Path) -> None:
+    """Let a new index take the place of what is at the target, in steps that :func:`finish_copy` can finish."""
+    waiting, old = _beside(target)
+    _remove_index(waiting)  # of a process that died before it began to replace
+    try:
+        new.rename(waiting)
+        sync_directory(target.parent)
+        if target.exists():
+            target.rename(old)
+        waiting.rename(target)
+    except BaseException as err:
+        is_in_place = target.exists() and not waiting.exists()  # finished by somebody who opened it meanwhile
+        if not target.exists() and old.exists():
+            old.rename(target)
+        if not (is_in_place and isinstance(err, FileNotFoundError)):
+            if not is_in_place:
+                _remove_index(waiting)
+            finish_copy(target)
+            raise
+    sync_directory(target.parent)
+    finish_copy(target)
+
+
+def finish_copy(target: Path) -> None:
+    """Finish what a process left that died while it replaced the index at this path by a copy."""
+    waiting, old = _beside(target)
+    with suppress(OSError):  # where it cannot be written, or another process was faster
+        for kept in (waiting, old):
+            if not os.path.lexists(target) and os.path.lexists(kept / DATABASE):
+                kept.rename(target)
+                sync_directory(target.parent)
+        if os.path.lexists(target / DATABASE) and os.path.lexists(old):
+            for entry in list(old.iterdir()):
+                if entry.name not in (*_REPLACED, SEGMENTS) and not os.path.lexists(target / entry.name):
+                    entry.rename(target / entry.name)
+            _remove_index(old)
+
+
+def _remove_index(directory: Path) -> None:
+    """Remove the files of an index, and its directory if nothing else is in it."""
+    with suppress(OSError):
+        check_regular(directory, is_directory=True)
+        for segment in (directory / SEGMENTS).glob("*"):
+            if is_segment_name(segment.name) and not segment.is_symlink():
+                for name in SEGMENT_FILES:
+                    (segment / name).unlink(missing_ok=True)
+                segment.rmdir()
+        for name in _REPLACED:
+            (directory / name).unlink(missing_ok=True)
+        if (directory / SEGMENTS).is_dir():
+            (directory / SEGMENTS).rmdir()
+        directory.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +19,11 @@ from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.files import write_atomically
 from st_keytokens.index import Document, HybridIndex
+from st_keytokens.index.directory import SETTINGS_FILE, check_regular
 from st_keytokens.index.documents import checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
 from st_keytokens.index.search import Mode, SearchPlan
-from st_keytokens.index.store import copy_index
+from st_keytokens.index.store import copy_index, finish_copy
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
@@ -32,7 +34,6 @@ __all__ = ["OnConflict", "Retriever"]
 
 OnConflict = Literal["error", "replace"]
 
-SETTINGS_FILE = "retriever.json"
 _DEFAULTS = SearchSettings()
 
 
@@ -190,10 +191,12 @@ class Retriever:
             ValueError: If the directory holds other files, but no index.
         """
         content = json.dumps(dict(settings or {}), indent=2).encode()
-        target = Path(path)
-        if not target.exists() or not target.samefile(self.index.path):
-            copy_index(self.index.path, target)
-        write_atomically(target / SETTINGS_FILE, content)
+        target = Path(os.path.abspath(path))
+        len(self.index)  # refused where the index's own directory was replaced
+        if target.exists() and target.samefile(self.index.path):
+            write_atomically(target / SETTINGS_FILE, content)
+        else:
+            copy_index(self.index.path, target, {SETTINGS_FILE: content})
 
     @staticmethod
     def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
@@ -203,14 +206,15 @@ class Retriever:
             FileNotFoundError: If there are none.
             ValueError: If they are damaged.
         """
-        file = Path(path, SETTINGS_FILE)
-        if not file.is_file():
+        file = Path(os.path.abspath(path), SETTINGS_FILE)
+        finish_copy(file.parent)
+        if not os.path.lexists(file):
             raise FileNotFoundError(f"path must hold a persisted retriever, got {path} without {SETTINGS_FILE}.")
+        check_regular(file)
         try:
-            settings = json.loads(file.read_bytes())
-        except ValueError as err:
+            return dict(json.loads(file.read_bytes()))
+        except (TypeError, ValueError, RecursionError) as err:
             raise ValueError(f"{file} must be JSON, got an error: {err}. Persist the retriever again.") from err
-        return dict(settings)
 
     @classmethod
     def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:

@@ -534,15 +534,21 @@ class TestPersistence:
         path = tmp_path / "index"
         with HybridIndex(path) as index:
             index.add(embeddings=sparse_rows(3, rng))
-        leftover = path / "segments" / "0123"
-        leftover.mkdir()
-        (leftover / "gaps.npy").write_bytes(b"half")
+        (live,) = (path / "segments").iterdir()
+        leftover = live.with_name(f"{live.name[:16]}-{'0' * 32}")
+        others = [live.with_name(name) for name in ("0123", "0" * 32, f"{'0' * 16}-{'0' * 32}", "notes")]
+        for directory in (leftover, *others):
+            directory.mkdir()
+            (directory / "gaps.npy").write_bytes(b"half")
         with HybridIndex(path, read_only=True) as index:
             assert len(index) == 3
         assert leftover.exists()
         with HybridIndex(path) as index:
             index.delete(["0"])
             assert not leftover.exists()
+            assert all(
+                (other / "gaps.npy").read_bytes() == b"half" for other in others
+            )  # the index made none of these
             index.verify()
 
 
