@@ -90,6 +90,10 @@ class IndexDirectory:
         while self._files:
             os.close(self._files.pop())
 
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptors"):
+            self.close()
+
     @property
     def number(self) -> tuple[int, int]:
         """Device and inode of the database."""

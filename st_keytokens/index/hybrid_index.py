@@ -117,16 +117,17 @@ class HybridIndex:
             raise ValueError("path must be an index to be read, got None. Leave out read_only for a temporary one.")
         timeout = checked_float("timeout", timeout, minimum=0)
         defaults = {**self._given, "similarity": similarity or "cosine", "dense_dtype": dense_dtype or "float32"}
-        self.path = Path(os.path.abspath(tempfile.mkdtemp(prefix="keytokens-") if path is None else path))
-        self._store = Store(self.path, defaults, read_only=read_only, is_durable=path is not None, timeout=timeout)
-        self._closer = weakref.finalize(self, _close, self._store, self.path if path is None else None, os.getpid())
         self._local = threading.local()
-        self._filter_masks = FilterMasks(self._store)
         self._snapshot: Snapshot | None = None
+        self.path = Path(os.path.abspath(tempfile.mkdtemp(prefix="keytokens-") if path is None else path))
+        temporary = self.path if path is None else None
         try:
+            self._store = Store(self.path, defaults, read_only=read_only, is_durable=path is not None, timeout=timeout)
+            self._filter_masks = FilterMasks(self._store)
+            self._closer = weakref.finalize(self, _close, self._store, temporary, os.getpid())
             check_settings(self.settings, self._given, f"the index {self.path} has")
         except BaseException:
-            self.close()
+            _close(getattr(self, "_store", None), temporary, os.getpid())
             raise
 
     def __enter__(self) -> HybridIndex:
@@ -512,7 +513,8 @@ class HybridIndex:
         self._store.replace_segments(connection, [snapshot.segments[number].name for number in numbers], written, dead)
 
 
-def _close(store: Store, temporary: Path | None, owner: int) -> None:
-    store.close()
+def _close(store: Store | None, temporary: Path | None, owner: int) -> None:
+    if store is not None:
+        store.close()
     if temporary is not None and os.getpid() == owner:  # not in a forked process
         shutil.rmtree(temporary, ignore_errors=True)

@@ -12,10 +12,9 @@ import os
 import shutil
 import socket
 import sqlite3
-import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -267,7 +266,8 @@ class Store:
 
         with self.read() as connection:
             is_blank = number("schema_version") == 0
-        if is_blank and self._has_remains():
+            (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not num_tables and self._has_remains():
             raise self._damage(f"{self._database.file} holds nothing, but there are segments")
         if is_blank and not self.read_only:
             with closing(Transaction(self._database, "BEGIN IMMEDIATE")) as transaction, transaction as connection:
@@ -631,8 +631,10 @@ def copy_index(source: Path, target: Path, files: Mapping[str, bytes] | None = N
         finish_copy(path)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        new = Path(folder, "new")
+    new = target.with_name(f".{target.name}.keytokens-{uuid.uuid4().hex}")
+    with ExitStack() as stack:
+        for _ in range(2):  # twice, so that an interrupt of the first leaves nothing either
+            stack.callback(shutil.rmtree, new, ignore_errors=True)
         new.mkdir()
         _copy(source, new)
         for name, content in (files or {}).items():
