@@ -62,8 +62,8 @@ def flip(samples, folder, rng):
     """Flip a bit at a random place of a random file; the file, the place, whether it is found, whether it matters."""
     shutil.copytree(samples, folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "writer")
-    sizes = [file.stat().st_size for file in files]
-    file = rng.choices(files, [size if file.suffix == ".sqlite" else 4 * size for file, size in zip(files, sizes)])[0]
+    weights = [file.stat().st_size * (1 if file.suffix == ".sqlite" else 4) for file in files]
+    file = rng.choices(files, weights)[0]
     content = bytearray(file.read_bytes())
     held = [place for place, byte in enumerate(content) if byte]  # most of a small database is empty
     place = rng.choice(held) if rng.random() < 0.75 else rng.randrange(len(content))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,10 +199,39 @@ def test_some_moments(samples, tmp_path, change):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["audit", "lines"])
-def test_all_moments(samples, tmp_path, kind):
-    trials = [interrupt_at(samples, tmp_path, kind, change, 75) for change in CHANGES]
+@pytest.mark.parametrize(("kind", "most", "least"), [("audit", 10_000, 500), ("lines", 150, 1000)])
+def test_all_moments(samples, tmp_path, kind, most, least):
+    """Every audit event, and a hundred and fifty lines of each change."""
+    trials = [interrupt_at(samples, tmp_path, kind, change, most) for change in CHANGES]
     num_trials, num_raised = (sum(column) for column in zip(*trials, strict=True))
     sys.stderr.write(f"\n{kind}: {num_trials} interrupts, {num_raised} seen by the caller\n")
     assert num_raised > num_trials * 0.8
-    assert num_trials >= 500
+    assert num_trials >= least
+
+
+class TestSignals:
+    def test_while_it_waits_for_the_lock(self, tmp_path):
+        with HybridIndex(tmp_path / "index") as holder, HybridIndex(tmp_path / "index", timeout=60) as index:
+            with holder._store.write():
+                threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+                start = time.monotonic()
+                with pytest.raises(KeyboardInterrupt):
+                    index.add(["a"], ["a"], embeddings=ROWS[:1])
+                assert time.monotonic() - start < 10  # not the sixty seconds
+            index.add(["a"], ["a"], embeddings=ROWS[:1])
+            holder.add(["b"], ["b"], embeddings=ROWS[:1])
+            assert len(index) == 2
+
+    @pytest.mark.parametrize("delay", [0.001, 0.004, 0.01, 0.03])
+    def test_while_it_writes(self, tmp_path, delay):
+        with HybridIndex(tmp_path / "index") as index, HybridIndex(tmp_path / "index", timeout=0) as other:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+            added = 0
+            with pytest.raises(KeyboardInterrupt):
+                while True:
+                    index.add([f"{added}"], ["text"], embeddings=ROWS[:1])
+                    added += 1
+            assert len(other) in (added, added + 1)
+            other.add(["other"], embeddings=ROWS[:1])
+            index.add(["index"], embeddings=ROWS[:1])
+            index.verify()
