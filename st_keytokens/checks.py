@@ -63,13 +63,16 @@ def checked_float(name: str, value: float, minimum: float = -math.inf, maximum: 
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r:.60}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.copysign(math.inf, value)
     if not (math.isfinite(number) and minimum <= number <= maximum):
         if math.isfinite(maximum):
             rule = f"between {minimum} and {maximum}"
         else:
             rule = "finite" if math.isinf(minimum) else f"finite and >= {minimum}"
-        raise ValueError(f"{name} must be {rule}, got {value}.")
+        raise ValueError(f"{name} must be {rule}, got {value if math.isfinite(number) else number}.")
     return number
 
 

@@ -95,8 +95,9 @@ def convert(
         ImportError: If pyarrow is not installed.
         OSError: If something cannot be read or written.
         TypeError: If the embeddings are no floating-point numbers.
-        ValueError: If an argument is out of range, a row cannot be decoded, a text is missing, or the directory is
-            of another encoder, source or role.
+        ValueError: If an argument is out of range, a row cannot be decoded, a text is missing, the directory is of
+            another encoder, source or role or being written by another process, or its manifest and the source do not
+            have the same number of rows in the end.
     """
     check_choice("role", role, get_args(Role))
     checked_int("batch_size", batch_size, minimum=1)
@@ -108,7 +109,8 @@ def convert(
         source=about,
         shard_rows=shard_rows,
     ) as writer:
-        start = writer.rows
+        start = rows = writer.rows
+        _check_start(writer, source)
         began = time.perf_counter()
         if not writer.is_complete:
             for batch in sparse_rows(
@@ -123,8 +125,28 @@ def convert(
                 show_progress_bar=show_progress_bar,
             ):
                 writer.add(batch.ids, batch.sparse, batch.position)
+                rows += len(batch.ids)
+        if source.rows not in (None, rows):
+            raise ValueError(
+                f"{path} must get the {source.rows} rows of {source.name}, got {rows}: the source was changed "
+                "meanwhile, or an earlier run's manifest was. Convert into a new directory."
+            )
         manifest = writer.finish()
         return Converted(manifest, manifest.rows - start, time.perf_counter() - began)
+
+
+def _check_start(writer: ShardWriter, source: EmbeddingSource) -> None:
+    """Check that what an earlier run left can be gone on from."""
+    if source.rows is not None and writer.rows > source.rows:
+        raise ValueError(
+            f"{source.name} must have the {writer.rows} rows that an earlier run wrote, got {source.rows}. Convert "
+            "into a new directory."
+        )
+    if not writer.is_complete and bool(writer.rows) != (writer.position is not None):
+        raise ValueError(
+            f"the directory must say where to go on after its {writer.rows} rows, got the position "
+            f"{writer.position!r:.60}. Convert into a new directory."
+        )
 
 
 def sparse_rows(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from st_keytokens.checks import checked_int
-from st_keytokens.files import write_atomically
+from st_keytokens.files import WriterLock, read_json, write_atomically
 from st_keytokens.imports import imported
-from st_keytokens.sparse_embeddings import SparseEmbeddings, boundaries
+from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, SparseEmbeddings, boundaries
 
 __all__ = ["Manifest", "Shard", "ShardWriter", "collect_shards", "read_batches", "read_manifest", "verify"]
 
@@ -27,6 +30,7 @@ _MANIFEST = "manifest.json"
 _COLUMNS = ("id", "indices", "values")
 _SUMS = ("rows", "terms", "bytes")  # of a manifest, over its shards
 _TEMPORARY = ".tmp"
+_LOCK = ".writer.lock"
 _GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least
 _BLOCK = 1 << 20  # bytes read at a time: of a file to be hashed, of a column
 
@@ -91,6 +95,7 @@ class ShardWriter:
 
     A shard counts once the manifest names it; what a killed run left besides is written again. Rows added since the
     last whole shard are lost with the process, so a run goes on from :attr:`position`, and no row is there twice.
+    A directory has one writer at a time, which holds a lock file until it is closed, has finished, or is dead.
 
     Args:
         path: The directory, new, empty or begun earlier.
@@ -105,8 +110,9 @@ class ShardWriter:
 
     Raises:
         ImportError: If pyarrow is not installed.
-        TypeError: If source is nothing that JSON can hold.
-        ValueError: If the directory holds other files, or rows of another encoder or source.
+        TypeError: If source is nothing that JSON can hold, or the fingerprint no string.
+        ValueError: If another writer is at work in the directory, in any process (nothing is touched then), or the
+            directory holds other files, rows of another encoder or source, or shards that its manifest does not name.
 
     Example:
         Rows of any origin, as those of a cluster::
@@ -128,19 +134,26 @@ class ShardWriter:
     ) -> None:
         self._shard_rows = checked_int("shard_rows", shard_rows, minimum=1)
         self._parquet = imported("pyarrow.parquet")
-        self._path = Path(path)
-        self._path.mkdir(parents=True, exist_ok=True)
+        self._path = Path(path).absolute()
+        self._lock: WriterLock | None = None
         about = _as_json(dict(source or {}))
-        self.manifest = wanted = Manifest(checked_int("vocab_size", vocab_size, minimum=1), fingerprint, source=about)
-        if (self._path / _MANIFEST).is_file():
-            self.manifest = read_manifest(self._path)
-            self._check_same(wanted)
-        elif any(self._path.iterdir()):
-            raise ValueError(f"{path} must be a new directory or one of sparse embeddings, got one of other files.")
-        else:
-            _write_manifest(self._path, wanted)
-        for left in self._path.glob(f".part-*{_TEMPORARY}"):
-            left.unlink()
+        vocab_size = checked_int("vocab_size", vocab_size, minimum=1, maximum=MAX_VOCAB_SIZE)
+        if not isinstance(fingerprint, str):
+            raise TypeError(f"fingerprint must be a string, got {type(fingerprint).__name__}.")
+        wanted = Manifest(vocab_size, fingerprint, source=about)
+        self.manifest = self._found(wanted)
+        if not self.is_complete:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self._path)
+            try:
+                self.manifest = self._found(wanted)  # whoever had the lock may have written it
+                if not (self._path / _MANIFEST).is_file():
+                    _write_manifest(self._path, wanted)
+                if not self.is_complete:
+                    self._remove_left()
+            except BaseException:
+                self._unlock()
+                raise
         self._open: Any = None
         self._pending: list[Any] = []
         self._pending_rows = 0
@@ -162,6 +175,32 @@ class ShardWriter:
         """The position that was added with the last of them; None at the start."""
         return self.manifest.position
 
+    def _found(self, wanted: Manifest) -> Manifest:
+        """The manifest that is there, checked, or the one that is wanted; nothing is touched."""
+        if (self._path / _MANIFEST).is_file():
+            found = read_manifest(self._path)
+            self._check_same(found, wanted)
+            _check_named(self._path, found)
+            return found
+        names = {file.name for file in self._path.iterdir()} if self._path.is_dir() else set()
+        is_another_at_work = self._lock is None and not names.isdisjoint({_LOCK, _MANIFEST})  # the lock will tell
+        if not is_another_at_work and not all(_is_left(name) for name in names):
+            raise ValueError(
+                f"{self._path} must be a new directory or one of sparse embeddings, got one of other files."
+            )
+        return wanted
+
+    def _remove_left(self) -> None:
+        """Removes what a run that was killed left: a temporary file, a shard that no manifest names."""
+        for left in self._path.glob(f".part-*{_TEMPORARY}"):
+            left.unlink()
+        (self._path / self._name).unlink(missing_ok=True)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     def add(self, ids: Sequence[str], sparse: SparseEmbeddings, position: Any = None) -> None:
         """Adds rows.
 
@@ -173,9 +212,11 @@ class ShardWriter:
         Raises:
             OSError: If the disk is full.
             TypeError: If an id is not a string, or the position nothing that JSON can hold.
-            ValueError: If ids, rows and vocabulary do not fit, the directory is complete, or another process has
-                written into it.
+            ValueError: If ids, rows and vocabulary do not fit, or the directory is complete, closed, or has been
+                written into by another process.
         """
+        if not self.is_complete and self._lock is None:
+            raise ValueError(f"{self._path} must be open to be added to, got a closed writer. Open a new one.")
         if self.is_complete:
             raise ValueError(f"{self._path} must not be complete to be added to, got {self.rows} rows of all.")
         if sparse.vocab_size != self.manifest.vocab_size:
@@ -197,18 +238,26 @@ class ShardWriter:
             The manifest, as it is on disk.
         """
         if not self.is_complete:
+            if self._lock is None:
+                raise ValueError(f"{self._path} must be open to be finished, got a closed writer. Open a new one.")
             if self._rows:
                 self._commit()
             self._save(replace(self.manifest, is_complete=True, position=None))
+            self._unlock()
         return self.manifest
 
     def close(self) -> None:
-        """Drops the rows that no shard holds yet; those on disk stay."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-        self._temporary.unlink(missing_ok=True)
-        self._pending, self._pending_rows, self._rows, self._terms = [], 0, 0, 0
+        """Drops the rows that no shard holds yet, and lets others write; those on disk stay."""
+        if self._lock is None:
+            return
+        try:
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+            self._temporary.unlink(missing_ok=True)
+            self._pending, self._pending_rows, self._rows, self._terms = [], 0, 0, 0
+        finally:
+            self._unlock()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -220,7 +269,7 @@ class ShardWriter:
 
     @property
     def _name(self) -> str:
-        return f"part-{len(self.manifest.shards):05d}.parquet"
+        return _part_name(self.manifest)
 
     @property
     def _temporary(self) -> Path:
@@ -254,9 +303,9 @@ class ShardWriter:
         _write_manifest(self._path, manifest)
         self.manifest = manifest
 
-    def _check_same(self, wanted: Manifest) -> None:
+    def _check_same(self, manifest: Manifest, wanted: Manifest) -> None:
         for name, what in (("vocab_size", "vocabulary size"), ("fingerprint", "encoder"), ("source", "source")):
-            found, given = getattr(self.manifest, name), getattr(wanted, name)
+            found, given = getattr(manifest, name), getattr(wanted, name)
             if found != given:
                 raise ValueError(
                     f"{self._path} must hold rows of this {what}, {given}, got {found}. Use a new directory."
@@ -274,32 +323,87 @@ def read_manifest(path: str | PathLike[str]) -> Manifest:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is malformed, or of another format version.
+        ValueError: If it is malformed, altered, names a shard twice or contradicts itself, or is of another format
+            version.
     """
     file = Path(path) / _MANIFEST
     if not file.is_file():
         raise FileNotFoundError(f"{path} must be a directory of sparse embeddings with {_MANIFEST}, got none.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        found, version = content["format"], content["format_version"]
-    except (ValueError, KeyError, TypeError) as err:
-        raise _malformed(file) from err
-    if found != _FORMAT or version != _FORMAT_VERSION:
+        content = read_json(file)
+    except ValueError as err:
+        raise _malformed(file, str(err)) from err
+    found, version = content.get("format"), content.get("format_version")
+    if found != _FORMAT or type(version) is not int or version != _FORMAT_VERSION:
         raise ValueError(
-            f"{file} must be of format {_FORMAT!r} in version {_FORMAT_VERSION}, got {found!r} in version "
-            f"{version!r}. Convert again, or use the version of st-keytokens that wrote it."
+            f"{file} must be of format {_FORMAT!r} in version {_FORMAT_VERSION}, got {found!r:.60} in version "
+            f"{version!r:.60}. Convert again, or use the version of st-keytokens that wrote it."
         )
-    try:
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        names = ("vocab_size", "fingerprint", "is_complete", "source", "position")
-        manifest = Manifest(shards=shards, **{name: content[name] for name in names})
-        is_whole = all(content[name] == getattr(manifest, name) for name in _SUMS)
-        is_whole = is_whole and all(_is_inside(shard.name) for shard in shards)
-    except (KeyError, TypeError) as err:
-        raise _malformed(file) from err
-    if not is_whole:
-        raise _malformed(file)
+    return _parsed(file, content)
+
+
+def _parsed(file: Path, content: dict[str, Any]) -> Manifest:
+    """A manifest from what its file holds, every value checked."""
+    _check_entries(file, content, _ENTRIES)
+    shards = []
+    for shard in content["shards"]:
+        if not isinstance(shard, dict) or set(shard) != set(_SHARD_ENTRIES):
+            raise _malformed(file, f"a shard of it is {shard!r:.60}")
+        _check_entries(file, shard, _SHARD_ENTRIES)
+        if not _is_inside(shard["name"]) or not _SHA256.fullmatch(shard["sha256"]):
+            raise _malformed(file, f"a shard of it is {shard!r:.60}")
+        shards.append(Shard(**shard))
+    names = ("vocab_size", "fingerprint", "is_complete", "source", "position")
+    manifest = Manifest(shards=tuple(shards), **{name: content[name] for name in names})
+    if (twice := Counter(shard.name for shard in shards).most_common(1)) and twice[0][1] > 1:
+        raise _malformed(file, f"it names {twice[0][0]!r:.60} twice")
+    for name in _SUMS:
+        if content[name] != getattr(manifest, name):
+            raise _malformed(file, f"its {name} are {content[name]}, its shards' {getattr(manifest, name)}")
+    if manifest.is_complete and manifest.position is not None:
+        raise _malformed(file, f"it is complete, and to be read on from {manifest.position!r:.60}")
+    if "checksum" in content and content["checksum"] != _checksum(content):  # older ones have none
+        raise _malformed(file, "its checksum is another")
     return manifest
+
+
+_ENTRIES: dict[str, tuple[type, int]] = {
+    "vocab_size": (int, 1),
+    "fingerprint": (str, 0),
+    "shards": (list, 0),
+    "is_complete": (bool, 0),
+    "source": (dict, 0),
+    "position": (object, 0),
+    **dict.fromkeys(_SUMS, (int, 0)),
+}
+"""Type of each entry of a manifest, and the least it may be if it is a number."""
+_SHARD_ENTRIES: dict[str, tuple[type, int]] = {
+    "name": (str, 0),
+    "rows": (int, 0),
+    "terms": (int, 0),
+    "bytes": (int, 0),
+    "sha256": (str, 0),
+}
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def _check_entries(file: Path, content: dict[str, Any], entries: Mapping[str, tuple[type, int]]) -> None:
+    for name, (kind, least) in entries.items():
+        value = content.get(name, _LACKING)
+        if value is _LACKING or not (kind is object or type(value) is kind):
+            raise _malformed(file, f"its {name} is {'missing' if value is _LACKING else format(repr(value), '.60')}")
+        if kind is int and not least <= value <= _LARGEST[name]:
+            raise _malformed(file, f"its {name} is {value}")
+
+
+_LACKING = object()
+_LARGEST = {"vocab_size": MAX_VOCAB_SIZE, **dict.fromkeys(("rows", "terms", "bytes"), 2**63 - 1)}
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else that a manifest says."""
+    said = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_batches(
@@ -319,8 +423,8 @@ def read_batches(
     Raises:
         FileNotFoundError: If there is no manifest; while reading, if a shard is missing.
         ImportError: If pyarrow is not installed.
-        ValueError: If an argument is out of range, or the directory is not complete; while reading, if a shard has
-            been changed or truncated, or its rows break the contract.
+        ValueError: If an argument is out of range, or the directory is not complete or holds a shard that its manifest
+            does not name; while reading, if a shard has been changed or truncated, or its rows break the contract.
     """
     checked_int("batch_size", batch_size, minimum=1)
     imported("pyarrow.parquet")
@@ -329,6 +433,7 @@ def read_batches(
         raise ValueError(
             f"{path} must be complete, got the first {manifest.rows} rows. Run what writes it again, which goes on."
         )
+    _check_named(Path(path), manifest)
     checked_int("start", start, minimum=0, maximum=manifest.rows)
     return _batches(Path(path), manifest, batch_size, start, is_verifying)
 
@@ -371,29 +476,40 @@ def collect_shards(
     Raises:
         FileNotFoundError: If there is no Parquet file.
         ImportError: If pyarrow is not installed.
-        ValueError: If a file is damaged or its rows break the contract, or the directory has a manifest.
+        ValueError: If a file is damaged or its rows break the contract, the directory has a manifest, or a writer is
+            at work in it.
     """
     folder = Path(path)
-    if (folder / _MANIFEST).exists():
-        raise ValueError(f"{path} must have no {_MANIFEST}, got one. Delete it to collect the shards again.")
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.parquet"))
-    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
-    if not names:
+    vocab_size = checked_int("vocab_size", vocab_size, minimum=1, maximum=MAX_VOCAB_SIZE)
+    if not _parquet_files(folder):
         raise FileNotFoundError(f"{path} must hold Parquet files, got none.")
-    shards = []
+    lock = _locked(folder)
+    try:
+        return _collected(folder, vocab_size, fingerprint, _as_json(dict(source or {})))
+    finally:
+        lock.release()
+
+
+def _collected(folder: Path, vocab_size: int, fingerprint: str, source: Mapping[str, Any]) -> Manifest:
+    if (folder / _MANIFEST).exists():
+        raise ValueError(f"{folder} must have no {_MANIFEST}, got one. Delete it to collect the shards again.")
+    names, shards = _parquet_files(folder), []
+    if wrong := [name for name in names if not _is_inside(name)]:
+        raise ValueError(f"{folder} must hold files of plain names, got {wrong[0]!r:.80}. Rename it.")
     for name in names:
         rows = terms = 0
         for _, sparse in _rows(folder / name, vocab_size, _GROUP_ROWS):
             rows, terms = rows + len(sparse), terms + sparse.nnz
         shards.append(_described(folder, name, rows, terms))
-    manifest = Manifest(vocab_size, fingerprint, tuple(shards), is_complete=True, source=dict(source or {}))
+    manifest = Manifest(vocab_size, fingerprint, tuple(shards), is_complete=True, source=source)
     _write_manifest(folder, manifest)
     return manifest
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     sums = {name: getattr(manifest, name) for name in _SUMS}
-    content = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **sums, **asdict(manifest)}
+    content: dict[str, Any] = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **sums, **asdict(manifest)}
+    content["checksum"] = _checksum(json.loads(json.dumps(content)))
     write_atomically(path / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -402,13 +518,53 @@ def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _malformed(file: Path) -> ValueError:
-    return ValueError(f"{file} must be a manifest as it was written, got something else. Copy it again.")
+def _malformed(file: Path, reason: str) -> ValueError:
+    return ValueError(f"{file} must be a manifest as it was written, got something else: {reason}. Copy it again.")
 
 
 def _is_inside(name: str) -> bool:
+    """Whether a name is of a file in the directory, spelled in the one way."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    is_plain = name == path.as_posix() and not set(name) & {"\\", "\0"} and not PureWindowsPath(name).drive
+    return bool(path.parts) and is_plain and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_left(name: str) -> bool:
+    """Whether a name is of what a writer leaves that dies before it has written its first manifest."""
+    return name == _LOCK or (name.startswith(f".{_MANIFEST}.") and name.endswith(_TEMPORARY))
+
+
+def _locked(path: Path) -> WriterLock:
+    try:
+        return WriterLock(path / _LOCK)
+    except BlockingIOError as err:
+        raise ValueError(
+            f"{path} must be written by one process at a time, got another at work. Wait until it has ended."
+        ) from err
+
+
+def _parquet_files(folder: Path) -> list[str]:
+    """Names of the Parquet files below a directory that are not hidden or temporary, sorted."""
+    found = (file for file in folder.rglob("*.parquet") if file.is_file())
+    names = sorted(file.relative_to(folder).as_posix() for file in found)
+    return [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+
+
+def _check_named(path: Path, manifest: Manifest) -> None:
+    """Check that a manifest names all shards: while it is not complete, all but the next, which no kill can name."""
+    named = {shard.name for shard in manifest.shards}
+    if not manifest.is_complete:
+        named.add(_part_name(manifest))
+    if unnamed := [name for name in _parquet_files(path) if name not in named]:
+        raise ValueError(
+            f"{path} must have no shard that its {_MANIFEST} does not name, got {unnamed[0]!r:.80}. Copy the "
+            "directory again, or move what is not of it elsewhere."
+        )
+
+
+def _part_name(manifest: Manifest) -> str:
+    """The name of the next shard."""
+    return f"part-{len(manifest.shards):05d}.parquet"
 
 
 def _described(path: Path, name: str, rows: int, terms: int) -> Shard:
@@ -461,18 +617,44 @@ def _batches(
 
 def _rows(file: Path, vocab_size: int, batch_size: int) -> Iterator[tuple[list[str], SparseEmbeddings]]:
     """All rows of a shard, checked; errors name the file."""
-    try:
-        with open_parquet(file) as content:
+    with open_parquet(file) as content:
+        with arrow_errors(file):
             _check_columns(content.schema_arrow)
-            for batch in content.iter_batches(batch_size, columns=list(_COLUMNS)):
-                yield from_arrow(batch, vocab_size)
-    except (imported("pyarrow").ArrowException, ValueError) as err:
-        raise ValueError(f"{file}: {err}") from err
+        for batch in arrow_items(file, content.iter_batches(batch_size, columns=list(_COLUMNS))):
+            with arrow_errors(file):
+                batch.validate(full=True)
+                rows = from_arrow(batch, vocab_size)
+            yield rows
 
 
 def open_parquet(path: Path) -> Any:
     """A Parquet file whose columns are read piece by piece; by itself pyarrow holds all from the first batch on."""
-    return imported("pyarrow.parquet").ParquetFile(path, pre_buffer=False, buffer_size=_BLOCK)
+    with arrow_errors(path):
+        return imported("pyarrow.parquet").ParquetFile(path, pre_buffer=False, buffer_size=_BLOCK)
+
+
+@contextmanager
+def arrow_errors(file: Path | str, what: str = "Parquet file") -> Iterator[None]:
+    """Whatever pyarrow says of a damaged file, as ValueError that names it; errors of the disk stay what they are."""
+    damage = (OSError, RuntimeError, KeyError, IndexError, TypeError, OverflowError, MemoryError)
+    try:
+        yield
+    except (imported("pyarrow").ArrowException, *damage) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise ValueError(f"{file} must be a whole {what}, got an error: {err}.") from err
+    except ValueError as err:
+        raise ValueError(f"{file}: {err}") from err
+
+
+def arrow_items(file: Path, items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, with the errors of :func:`arrow_errors` where making one fails."""
+    while True:
+        with arrow_errors(file):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
 
 
 def arrow_schema() -> Any:

@@ -211,6 +211,38 @@ class TestConvert:
         again = convert(encoder, Source(ids, dense), tmp_path / "out", texts=lambda: read_documents(corpus))
         assert again.rows == 0 and again.manifest == made.manifest
 
+    def test_two_conversions_of_one_directory(self, encoder, ids, dense, tmp_path):
+        class Meanwhile(Source):
+            def batches(self, batch_size, position=None):
+                with pytest.raises(ValueError, match="must be written by one process at a time, got another at work"):
+                    convert(encoder, Source(ids, dense), tmp_path / "out", batch_size=8)
+                yield from super().batches(batch_size, position)
+
+        assert convert(encoder, Meanwhile(ids, dense), tmp_path / "out", batch_size=8).rows == 50
+        assert read(tmp_path / "out")[0] == ids
+
+    def test_a_manifest_that_lies_about_how_far_it_is(self, encoder, ids, dense, tmp_path):
+        options = {"batch_size": 8, "shard_rows": 16}
+        with pytest.raises(OSError, match="the disk is gone"):
+            convert(encoder, Source(ids, dense, 40), tmp_path / "out", **options)
+        file = tmp_path / "out" / "manifest.json"
+        content = json.loads(file.read_text())
+        assert (content["rows"], content.pop("checksum") != "", content["position"]) == (32, True, 32)
+
+        def refused(**changes):
+            file.write_text(json.dumps({**content, **changes}))
+            with pytest.raises(ValueError) as caught:
+                convert(encoder, Source(ids, dense), tmp_path / "out", **options)
+            return str(caught.value)
+
+        assert "must get the 50 rows of memory, got 32" in refused(is_complete=True, position=None)
+        assert "must say where to go on after its 32 rows, got the position None" in refused(position=None)
+        file.write_text(json.dumps(content))
+        shorter = Source(ids[:20], dense[:20])
+        with pytest.raises(ValueError, match="memory must have the 32 rows that an earlier run wrote, got 20"):
+            convert(encoder, shorter, tmp_path / "out", **options)
+        assert "must get the 50 rows of memory, got 66" in refused(position=16)
+
     @pytest.mark.parametrize("fails_after", [7, 8, 30, 49])
     def test_goes_on(self, encoder, ids, dense, tmp_path, fails_after):
         options = {"batch_size": 8, "shard_rows": 10}

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -183,12 +185,229 @@ class TestGoingOn:
                 writer.add(*batches[0])
         assert (folder / "manifest.json").read_bytes() == before
 
-    def test_two_writers(self, tmp_path, batches):
+    def test_a_directory_that_another_host_wrote_into(self, tmp_path, batches):
+        """Where a file system has no locks, the manifest tells."""
         options = {"vocab_size": VOCAB_SIZE, "fingerprint": "f", "shard_rows": 10}
-        with ShardWriter(tmp_path / "sparse", **options) as one, ShardWriter(tmp_path / "sparse", **options) as other:
-            one.add(*batches[0])
+        with ShardWriter(tmp_path / "sparse", **options) as writer:
+            shutil.copytree(tmp_path / "sparse", tmp_path / "other", ignore=shutil.ignore_patterns(".*"))
+            write(tmp_path / "other", batches[:1])
+            shutil.copy(tmp_path / "other" / "manifest.json", tmp_path / "sparse")
             with pytest.raises(ValueError, match="must be written by one process at a time, got another"):
-                other.add(*batches[1])
+                writer.add(*batches[1])
+
+
+def state(folder):
+    """Names, contents and times of the files."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.iterdir())}
+
+
+class TestTwoWriters:
+    OPTIONS: ClassVar = {"vocab_size": VOCAB_SIZE, "fingerprint": "f", "shard_rows": 10}
+    HOLDS = (
+        "import os, sys, time\n"
+        "from st_keytokens.bulk import ShardWriter\n"
+        "writer = ShardWriter(sys.argv[1], vocab_size=1000, fingerprint='f', shard_rows=10)\n"
+        "if sys.argv[2:] and os.fork() == 0:\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "print('open', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+
+    def holder(self, folder, *arguments):
+        command = [sys.executable, "-c", self.HOLDS, str(folder), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def test_the_second_is_refused_before_anything_is_touched(self, tmp_path, batches):
+        folder = tmp_path / "sparse"
+        with ShardWriter(folder, **self.OPTIONS) as one:
+            one.add(*batches[0], 1)
+            one.add(batches[1][0][:5], batches[1][1][:5], 2)
+            (folder / ".part-00001.parquet.1.tmp").write_bytes(b"what the first is writing")
+            before = state(folder)
+            with pytest.raises(ValueError, match="must be written by one process at a time, got another at work"):
+                ShardWriter(folder, **self.OPTIONS)
+            assert state(folder) == before
+            one.add(batches[1][0][5:], batches[1][1][5:], 3)
+            assert one.finish().rows == 20
+        assert read(folder)[0] == batches[0][0] + batches[1][0]
+        assert sorted(path.name for path in folder.glob("[!.]*")) == [
+            "manifest.json",
+            "part-00000.parquet",
+            "part-00001.parquet",
+        ]
+
+    def test_the_next_goes_on_when_the_first_is_closed(self, tmp_path, batches):
+        folder = tmp_path / "sparse"
+        one = ShardWriter(folder, **self.OPTIONS)
+        one.add(*batches[0], 1)
+        one.close()
+        one.close()
+        for refused in (lambda: one.add(*batches[1], 2), one.finish):
+            with pytest.raises(ValueError, match="got a closed writer"):
+                refused()
+        with ShardWriter(folder, **self.OPTIONS) as other:
+            one.close()
+            with pytest.raises(ValueError, match="one process at a time"):
+                ShardWriter(folder, **self.OPTIONS)
+            assert (other.rows, other.position) == (10, 1)
+            other.finish()
+            assert ShardWriter(folder, **self.OPTIONS).is_complete  # one that writes nothing needs no lock
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+    def test_a_lock_dies_with_its_process(self, tmp_path, batches):
+        folder = tmp_path / "sparse"
+        with self.holder(folder) as process:
+            assert process.stdout.readline() == "open\n"
+            before = state(folder)
+            with pytest.raises(ValueError, match="one process at a time"):
+                ShardWriter(folder, **self.OPTIONS)
+            assert state(folder) == before
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with ShardWriter(folder, **self.OPTIONS) as writer:
+            writer.add(*batches[0], 1)
+            assert writer.finish().rows == 10
+        assert not (folder / ".writer.lock").exists()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_child_does_not_keep_it(self, tmp_path):
+        folder = tmp_path / "sparse"
+        with self.holder(folder, "fork") as process:
+            child = next(
+                int(line) for line in (process.stdout.readline(), process.stdout.readline()) if line[0] != "o"
+            )
+            try:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                ShardWriter(folder, **self.OPTIONS).close()
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    def test_of_many_at_once_one_gets_it(self, tmp_path):
+        got, start = [], threading.Barrier(8)
+
+        def opens():
+            start.wait()
+            try:
+                got.append(ShardWriter(tmp_path / "sparse", **self.OPTIONS))
+            except ValueError as err:
+                got.append(str(err))
+
+        threads = [threading.Thread(target=opens) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(isinstance(one, ShardWriter) for one in got) == 1
+        assert sum("one process at a time" in str(one) for one in got) == 7
+
+    def test_what_a_writer_left_that_died_at_once(self, tmp_path):
+        for name in (".writer.lock", ".manifest.json.7.7.tmp"):
+            (tmp_path / name).touch()
+        with ShardWriter(tmp_path, **self.OPTIONS) as writer:
+            assert writer.rows == 0
+
+    def test_collecting_beside_a_writer(self, tmp_path, batches):
+        folder = tmp_path / "sparse"
+        with ShardWriter(folder, **self.OPTIONS) as writer:
+            writer.add(*batches[0], 1)
+            with pytest.raises(ValueError, match="one process at a time"):
+                collect_shards(folder, vocab_size=VOCAB_SIZE, fingerprint="f")
+
+
+class TestManifestsThatLie:
+    def change(self, folder, change, *, has_checksum=False):
+        """Alter the manifest, as one who makes its sums fit."""
+        content = json.loads((folder / "manifest.json").read_text())
+        change(content)
+        for name in ("rows", "terms", "bytes"):
+            content[name] = sum(shard[name] for shard in content["shards"])
+        if not has_checksum:
+            del content["checksum"]
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+    def test_older_ones_without_a_checksum_open(self, folder):
+        self.change(folder, lambda content: None)
+        assert verify(folder).rows == 50
+
+    def test_a_shard_twice(self, folder):
+        self.change(folder, lambda content: content["shards"].append(content["shards"][0]))
+        for reads in (read_manifest, read_batches, verify):
+            with pytest.raises(ValueError, match=r"must be a manifest .* names 'part-00000\.parquet' twice"):
+                reads(folder)
+
+    def test_a_shard_twice_by_another_spelling(self, folder):
+        def twice(content):
+            content["shards"].append({**content["shards"][0], "name": "./part-00000.parquet"})
+
+        self.change(folder, twice)
+        with pytest.raises(ValueError, match="must be a manifest as it was written"):
+            read_manifest(folder)
+
+    @pytest.mark.parametrize("left_out", [0, 1])
+    def test_a_shard_left_out(self, folder, left_out):
+        self.change(folder, lambda content: content["shards"].pop(left_out))
+        message = f"must have no shard that its manifest.json does not name, got 'part-0000{left_out}.parquet'"
+        for reads in (read_batches, verify, lambda path: ShardWriter(path, vocab_size=VOCAB_SIZE, fingerprint="f")):
+            with pytest.raises(ValueError, match=message):
+                reads(folder)
+        assert len(list(folder.glob("*.parquet"))) == 2
+
+    def test_left_out_of_one_that_is_not_complete(self, tmp_path, batches):
+        with ShardWriter(tmp_path, vocab_size=VOCAB_SIZE, fingerprint="f", shard_rows=10) as writer:
+            for number, (ids, sparse) in enumerate(batches[:3]):
+                writer.add(ids, sparse, number + 1)
+        self.change(tmp_path, lambda content: content["shards"].pop(0))
+        before = state(tmp_path)
+        with pytest.raises(ValueError, match=r"does not name, got 'part-00000\.parquet'"):
+            ShardWriter(tmp_path, vocab_size=VOCAB_SIZE, fingerprint="f", shard_rows=10)
+        assert state(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"is_complete": False, "position": 5},
+            {"fingerprint": "g"},
+            {"vocab_size": VOCAB_SIZE + 1},
+            {"source": {"kind": "other"}},
+        ],
+    )
+    def test_what_was_altered_has_another_checksum(self, folder, change):
+        self.change(folder, lambda content: content.update(change), has_checksum=True)
+        with pytest.raises(ValueError, match=r"must be a manifest .* its checksum is another"):
+            read_manifest(folder)
+
+    def test_complete_with_a_place_to_go_on(self, folder):
+        self.change(folder, lambda content: content.update(position=3))
+        with pytest.raises(ValueError, match="it is complete, and to be read on from 3"):
+            read_manifest(folder)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("vocab_size", 0),
+            ("vocab_size", True),
+            ("vocab_size", 1000.0),
+            ("vocab_size", 2**40),
+            ("fingerprint", None),
+            ("is_complete", 1),
+            ("source", []),
+            ("shards", {}),
+            ("shards", ["part-00000.parquet"]),
+        ],
+    )
+    def test_values_of_another_type(self, folder, name, value):
+        content = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**content, name: value}))
+        with pytest.raises(ValueError, match="must be a manifest as it was written, got something else: "):
+            read_manifest(folder)
+
+    @pytest.mark.parametrize("change", [{"rows": -1}, {"rows": 30.0}, {"sha256": "x"}, {"name": ""}, {"more": 1}])
+    def test_shards_of_another_type(self, folder, change):
+        self.change(folder, lambda content: content["shards"][0].update(change))
+        with pytest.raises(ValueError, match="must be a manifest as it was written, got something else: "):
+            read_manifest(folder)
 
 
 class TestDamage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from st_keytokens.bulk.shards import open_parquet
+from st_keytokens.bulk.shards import arrow_errors, arrow_items, open_parquet
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
+from st_keytokens.checks import checked_int
+from st_keytokens.files import read_npy
 from st_keytokens.imports import imported
 
 PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
+_IPC = "Arrow IPC file"
 
 
 class NpySource:
@@ -24,14 +28,11 @@ class NpySource:
 
     def __init__(self, path: str) -> None:
         self.name = path
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as err:
-            raise ValueError(f"{path} must be a .npy file of numbers, got something else.") from err
-        if not isinstance(array, np.ndarray):
+        if zipfile.is_zipfile(path):
             raise ValueError(
                 f"{path} must be a .npy file, got an .npz archive. Save the array itself with numpy.save."
             )
+        array = read_npy(Path(path))
         _check_matrix(path, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
         self._array: NDArray[Any] = array
         self.rows = len(array)
@@ -39,7 +40,7 @@ class NpySource:
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
-        for start in range(position or 0, self.rows, batch_size):
+        for start in range(row_of(position, self.rows), self.rows, batch_size):
             part = np.array(self._array[start : start + batch_size], dtype=np.float32)
             yield EmbeddingBatch(None, part, start + len(part))
 
@@ -53,7 +54,7 @@ class SafetensorsSource:
         self.name = path
         try:
             opened: Any = safe_open(path, framework="pt")
-        except SafetensorError as err:
+        except (SafetensorError, ValueError) as err:
             raise ValueError(f"{path} must be a whole safetensors file, got an error: {err}.") from err
         self._file = opened
         names = sorted(opened.keys())
@@ -70,9 +71,14 @@ class SafetensorsSource:
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
         part = self._file.get_slice(self._tensor)
-        for start in range(position or 0, self.rows, batch_size):
+        for start in range(row_of(position, self.rows), self.rows, batch_size):
             rows = part[start : start + batch_size].float().numpy()
             yield EmbeddingBatch(None, rows, start + len(rows))
+
+
+def row_of(position: Any, rows: int) -> int:
+    """The row that a position stands for, where positions are rows."""
+    return 0 if position is None else checked_int("position", position, minimum=0, maximum=rows)
 
 
 def _check_matrix(name: str, shape: tuple[int, ...], dtype: Any, is_floating: bool) -> None:
@@ -96,6 +102,8 @@ class ArrowColumns:
 
     def batch(self, part: Any, place: str, position: Any) -> EmbeddingBatch:
         """The rows of a record batch."""
+        with arrow_errors(place, "Arrow table"):
+            part.validate(full=True)  # what a damaged file says may lie outside of it
         ids, vectors, *texts = (part.column(name) for name in self.names)
         text_list = _strings(texts[0], place) if texts else None
         return EmbeddingBatch(_strings(ids, place), _matrix(vectors, place), position, text_list)
@@ -152,7 +160,7 @@ class ArrowSource:
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
-        row = start = position or 0
+        row = start = row_of(position, self.rows)
         first = 0
         for file in self._files:
             skipped, first = max(0, start - first), first + file.rows
@@ -168,13 +176,12 @@ class _ParquetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        parquet = imported("pyarrow.parquet")
-        try:
-            metadata = parquet.read_metadata(path)
-        except imported("pyarrow").ArrowException as err:
-            raise ValueError(f"{path} must be a whole Parquet file, got an error: {err}.") from err
-        self.names, self.rows = metadata.schema.to_arrow_schema().names, metadata.num_rows
-        self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        with arrow_errors(path):
+            metadata = imported("pyarrow.parquet").read_metadata(path)
+            self.names, self.rows = metadata.schema.to_arrow_schema().names, metadata.num_rows
+            self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if min((0, *self._groups)) < 0 or sum(self._groups) != self.rows:
+            raise ValueError(f"{path} must have the {self.rows} rows that it says, got {self._groups!s:.60}.")
 
     def batches(self, columns: list[str], batch_size: int, skipped: int) -> Iterator[Any]:
         group = 0
@@ -182,11 +189,15 @@ class _ParquetFile:
             skipped, group = skipped - self._groups[group], group + 1
         with open_parquet(self.path) as file:
             groups = list(range(group, len(self._groups)))
-            for part in file.iter_batches(batch_size, row_groups=groups, columns=columns):
+            left = sum(self._groups[group:])
+            for part in arrow_items(self.path, file.iter_batches(batch_size, row_groups=groups, columns=columns)):
+                left -= part.num_rows
                 passed = min(skipped, part.num_rows)
                 skipped -= passed
                 if passed < part.num_rows:
                     yield part.slice(passed)
+        if left:
+            raise ValueError(f"{self.path} must have the {self.rows} rows that it says, got {self.rows - left}.")
 
 
 class _IPCFile:
@@ -194,7 +205,7 @@ class _IPCFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as file:
+        with arrow_errors(path, _IPC), self._open() as file:
             self.names = file.schema.names
             self._counts = [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
         self.rows = sum(self._counts)
@@ -205,16 +216,14 @@ class _IPCFile:
                 passed = min(skipped, count)
                 skipped -= passed
                 if passed < count:
-                    part = file.get_batch(number).select(columns)
+                    with arrow_errors(self.path, _IPC):
+                        part = file.get_batch(number).select(columns)
                     for start in range(passed, count, batch_size):
                         yield part.slice(start, batch_size)
 
     def _open(self) -> Any:
-        arrow, ipc = imported("pyarrow"), imported("pyarrow.ipc")
-        try:
-            return ipc.open_file(arrow.memory_map(str(self.path)))
-        except arrow.ArrowException as err:
-            raise ValueError(f"{self.path} must be a whole Arrow IPC file, got an error: {err}.") from err
+        with arrow_errors(self.path, _IPC):
+            return imported("pyarrow.ipc").open_file(imported("pyarrow").memory_map(str(self.path)))
 
 
 class FaissSource:
@@ -230,7 +239,7 @@ class FaissSource:
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
         try:
             self._index: Any = faiss.read_index(self.name, flags)
-        except RuntimeError as err:
+        except (RuntimeError, MemoryError) as err:
             raise ValueError(f"{path} must be a FAISS index, got an error: {_first_line(err)}") from err
         self._ids: NDArray[np.int64] | None = None
         if hasattr(self._index, "id_map"):
@@ -244,7 +253,7 @@ class FaissSource:
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
-        row = position or 0
+        row = row_of(position, self.rows)
         parts = self._by_number(row, batch_size) if self._lists is None else self._by_list(row, batch_size)
         for ids, rows in parts:
             row += len(rows)
@@ -286,5 +295,5 @@ class FaissSource:
         return original
 
 
-def _first_line(err: RuntimeError) -> str:
+def _first_line(err: RuntimeError | MemoryError) -> str:
     return str(err).strip().partition("\n")[0]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
-from st_keytokens.bulk.sources.files import ArrowColumns
+from st_keytokens.bulk.sources.files import ArrowColumns, row_of
 from st_keytokens.imports import imported
 
 _ADVICE = "Leave out the rows without one."
@@ -50,7 +50,7 @@ class LanceDBSource:
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
-        row = position or 0
+        row = row_of(position, self.rows)
         query = self._table.search().select(self._columns.names).offset(row).limit(max(1, self.rows - row))
         for part in query.to_batches(batch_size=batch_size):
             for start in range(0, part.num_rows, batch_size):
@@ -155,6 +155,8 @@ class QdrantSource:
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is the next point."""
         fields = [field for field in (self._id, self._text) if field is not None]
+        if position is not None and not (isinstance(position, dict) and "next" in position):
+            raise ValueError(f"position must be one that this source gave, got {position!r:.60}.")
         offset = None if position is None else position["next"]
         while position is None or offset is not None:
             points, offset = self._client.scroll(
