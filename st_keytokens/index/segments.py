@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import scipy.sparse
 
+from st_keytokens.files import read_npy
 from st_keytokens.index.directory import check_regular
 
 if TYPE_CHECKING:
@@ -244,11 +245,9 @@ class Segment:
             if (found := check_regular(file).st_size) != size:
                 raise _damaged(file, f"it must have {size} bytes and has {found}")
             try:
-                arrays[name] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-            except FileNotFoundError:  # a writer removed it
-                raise
-            except Exception as err:  # a header is parsed as Python, which fails in as many ways as bytes can be wrong
-                raise _damaged(file, str(err)) from err
+                arrays[name] = np.asarray(read_npy(file))
+            except ValueError as err:
+                raise _damaged(file, f"it must hold one array: {err}") from err
             if name in _DTYPES and (arrays[name].ndim != 1 or arrays[name].dtype != _DTYPES[name]):
                 raise _damaged(file, f"it must hold one-dimensional {_DTYPES[name]}")
         keys, terms, indptr, gaps, weights = (arrays[name] for name in _DTYPES)
