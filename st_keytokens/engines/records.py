@@ -32,8 +32,8 @@ class Records:
 
     Raises:
         TypeError: If an attribute is of the wrong type, or metadata is no JSON object.
-        ValueError: If lengths differ, an id is twice or no valid Unicode, a text is no valid Unicode, or a dense value
-            or norm is not finite.
+        ValueError: If lengths differ, an id is twice or no valid Unicode, a text is no valid Unicode, a dense value or
+            norm is not finite, or a weight is not, or is so large that a score would not be.
 
     >>> rows = SparseEmbeddings.from_dicts([{2: 1.0}, {}, {7: 0.5}], vocab_size=9)
     >>> records = Records(["a", "b", "c"], rows, metadata=[{"year": 1999}, None, {"year": 2024}])
@@ -48,6 +48,7 @@ class Records:
 
     def __post_init__(self) -> None:
         embeddings = as_hybrid("embeddings", self.embeddings)
+        embeddings.sparse.check_weights("embeddings")
         size = len(embeddings)
         ids = checked_strings("ids", self.ids, size)
         _check_unicode("ids", ids)

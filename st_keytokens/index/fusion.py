@@ -26,6 +26,7 @@ __all__ = [
 
 
 _TYPICAL_LEAD, _LEAD_RANK = 0.3, 10
+_LARGEST = 1e100  # of a score and a weight, so that no sum of their products overflows
 
 Id = TypeVar("Id", bound=Hashable)
 Normalization = Literal["min-max", "z-score", "none"]
@@ -55,8 +56,8 @@ def reciprocal_rank_fusion(
     """Fuse by rank: the score of an id is the sum of ``weight / (k + rank)`` over the rankings that hold it.
 
     Args:
-        rankings: Rankings by name, each best first, without an id twice.
-        weights: Factor of each ranking, finite, at least 0; 1 where not named.
+        rankings: Rankings by name, each best first, without an id twice, scores within 1e100.
+        weights: Factor of each ranking, 0 to 1e100; 1 where not named.
         k: How little the first ranks stand out, finite, at least 0.
 
     Returns:
@@ -92,8 +93,8 @@ def score_fusion(
     An id that a ranking does not hold counts there as 0, with ``"z-score"`` as the last one that it does hold.
 
     Args:
-        rankings: Rankings by name, each best first, without an id twice.
-        weights: Factor of each ranking, finite, at least 0; 1 where not named.
+        rankings: Rankings by name, each best first, without an id twice, scores within 1e100.
+        weights: Factor of each ranking, 0 to 1e100; 1 where not named.
         normalization: ``"min-max"`` maps a ranking's scores to 0..1 (to 1 where all are equal), ``"z-score"`` to mean
             0 and standard deviation 1 (to 0 where all are equal), ``"none"`` leaves them.
 
@@ -121,9 +122,9 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     ranking's weight is multiplied by its lead over 0.3, a lead that counts as usual.
 
     Args:
-        rankings: Rankings by name, each best first, without an id twice; ``"sparse"`` may be among them, with scores
-            above zero.
-        weights: Factor of each ranking, finite, at least 0; 1 where not named.
+        rankings: Rankings by name, each best first, without an id twice, scores within 1e100; ``"sparse"`` may be
+            among them, with scores above zero.
+        weights: Factor of each ranking, 0 to 1e100; 1 where not named.
 
     Returns:
         As :func:`score_fusion`.
@@ -146,7 +147,7 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     sparse = [score for _, score in rankings.get("sparse", ())]
     if sparse and sparse[0] > 0:
         tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
-        factors["sparse"] *= max(0.0, 1 - tenth / sparse[0]) / _TYPICAL_LEAD
+        factors["sparse"] *= max(0.0, 1 - max(0.0, tenth) / sparse[0]) / _TYPICAL_LEAD
     return _score_fused(rankings, factors, "min-max")
 
 
@@ -165,8 +166,9 @@ def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dic
     for name, ranking in rankings.items():
         seen: set[Id] = set()
         for item, score in ranking:
-            if not math.isfinite(score):
-                raise ValueError(f"scores must be finite, got {score} for {item!r} in ranking {name!r}.")
+            if not _is_within_bounds(score):
+                rule = "within 1e100" if abs(score) < math.inf else "finite"
+                raise ValueError(f"scores must be {rule}, got {score} for {item!r} in ranking {name!r}.")
             if item in seen:
                 raise ValueError(f"ids must be unique in a ranking, got {item!r} twice in ranking {name!r}.")
             seen.add(item)
@@ -174,10 +176,19 @@ def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dic
     for name, weight in (weights or {}).items():
         if name not in rankings:
             raise ValueError(f"weights must name rankings among {list(rankings)}, got {name!r}.")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weights must be finite and >= 0, got {weight} for {name!r}.")
+        if not (_is_within_bounds(weight) and weight >= 0):
+            rule = "at most 1e100" if 0 <= weight < math.inf else "finite and >= 0"
+            raise ValueError(f"weights must be {rule}, got {weight} for {name!r}.")
         factors[name] = float(weight)
     return factors
+
+
+def _is_within_bounds(number: float) -> bool:
+    """Whether a number is finite, and not too large for a sum; TypeError if it is none."""
+    try:
+        return math.isfinite(number) and abs(number) <= _LARGEST
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _normalized(scores: list[float], normalization: str) -> list[float]:

@@ -135,13 +135,14 @@ def check_sizes(
     None, as before the first documents, fits all.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If they are not, or a weight is not finite or so large that a score would not be.
     """
     if vocab_size not in (None, embeddings.sparse.vocab_size):
         raise ValueError(
             f"{name} must have vocab_size {vocab_size}, as the index has, got {embeddings.sparse.vocab_size}. "
             "Use the encoder that the index was made with."
         )
+    embeddings.sparse.check_weights(name)
     if not needs_dense:
         return
     found = 0 if embeddings.dense is None else embeddings.dense.shape[1]
