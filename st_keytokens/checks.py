@@ -66,7 +66,7 @@ def checked_float(name: str, value: float, minimum: float = -math.inf, maximum: 
     try:
         number = float(value)
     except OverflowError:  # an integer beyond all floats
-        number = math.copysign(math.inf, value)
+        number = math.inf if value > 0 else -math.inf
     if not (math.isfinite(number) and minimum <= number <= maximum):
         if math.isfinite(maximum):
             rule = f"between {minimum} and {maximum}"

@@ -33,12 +33,21 @@ def float_array(name: str, value: ArrayLike, ndim: int) -> NDArray[np.float32]:
 
 
 def weight_array(name: str, value: ArrayLike) -> NDArray[np.float32]:
-    """As :func:`float_array`, in one dimension, and all above zero."""
+    """As :func:`float_array`, in one dimension, all above zero and at most ``MAX_WEIGHT``."""
     floats, given = _floats(name, value, 1)
-    if len(floats) and not (floats.min() > 0 and floats.max() < np.inf):  # also where one is NaN
+    if len(floats) and not (floats.min() > 0 and floats.max() <= MAX_WEIGHT):  # also where one is NaN
         _check_finite(name, floats, given)
+        if floats.min() > 0:
+            raise ValueError(_too_large(name, floats.max()))
         raise ValueError(f"{name} must be > 0, got {floats[np.argmin(floats > 0)]}. Leave such terms out.")
     return floats
+
+
+def _too_large(name: str, largest: np.floating[Any]) -> str:
+    return (
+        f"{name} must be at most 2**48, about {MAX_WEIGHT:.2g}, so that no score overflows, got {largest}. "
+        "Scale all weights."
+    )
 
 
 def check_pointers(indptr: NDArray[Any], nnz: int) -> None:
@@ -110,6 +119,7 @@ def _check_finite(name: str, floats: NDArray[np.float32], given: NDArray[Any]) -
 
 
 MAX_VOCAB_SIZE = 2**31 - 1  # token ids are int32
+MAX_WEIGHT = 2.0**48  # the product of two rows of so many such terms is still a finite float32
 
 
 class SparseEmbeddings:
@@ -118,7 +128,8 @@ class SparseEmbeddings:
     Args:
         indptr: Row boundaries, shape ``(num_rows + 1,)``, integer: row ``i`` is ``indices[indptr[i]:indptr[i + 1]]``.
         indices: Token ids, shape ``(nnz,)``, integer, strictly increasing within each row.
-        values: Weights, shape ``(nnz,)``, float, finite and above zero.
+        values: Weights, shape ``(nnz,)``, float, above zero and at most ``MAX_WEIGHT``, 2**48, so that no score of two
+            rows overflows.
         vocab_size: Number of columns.
 
     Attributes:
@@ -194,7 +205,7 @@ class SparseEmbeddings:
 
         Args:
             ids: Token ids, shape ``(num_rows, num_pairs)``, integer. Ids of padding are not looked at.
-            weights: Weights, same shape, finite. A weight of zero or below is padding.
+            weights: Weights, same shape, finite, at most ``MAX_WEIGHT``. A weight of zero or below is padding.
             vocab_size: Number of columns.
 
         Raises:
@@ -208,6 +219,8 @@ class SparseEmbeddings:
         id_array, weight_array = integer_array("ids", ids, 2), float_array("weights", weights, 2)
         if id_array.shape != weight_array.shape:
             raise ValueError(f"weights must have the shape of ids, {id_array.shape}, got {weight_array.shape}.")
+        if weight_array.size and weight_array.max() > MAX_WEIGHT:
+            raise ValueError(_too_large("weights", weight_array.max()))
         is_term = weight_array > 0
         indptr = boundaries(np.count_nonzero(is_term, axis=1))
         indices, values = id_array[is_term], weight_array[is_term]
@@ -372,11 +385,11 @@ class SparseEmbeddings:
         """The same terms with other weights.
 
         Args:
-            values: Weights, shape ``(nnz,)``, finite and above zero.
+            values: Weights, shape ``(nnz,)``, above zero and at most ``MAX_WEIGHT``.
 
         Raises:
             TypeError: If they are not numbers.
-            ValueError: If their number differs, or one is not finite or not above zero.
+            ValueError: If their number differs, or one is not finite, not above zero or too large.
 
         >>> SparseEmbeddings([0, 2], [1, 4], [0.5, 2.0], vocab_size=5).with_values([1.0, 3.0]).to_dicts()
         [{1: 1.0, 4: 3.0}]
@@ -426,7 +439,7 @@ class SparseEmbeddings:
 
         Raises:
             TypeError: If ``other`` is not a SparseEmbeddings or a factor not a number.
-            ValueError: If shapes differ, a factor is negative or not finite, or a sum overflows float32.
+            ValueError: If shapes differ, a factor is negative or not finite, or a sum is above ``MAX_WEIGHT``.
 
         >>> one = SparseEmbeddings.from_dicts([{1: 1.0}], vocab_size=5)
         >>> one.add(SparseEmbeddings.from_dicts([{1: 1.0, 2: 1.0}], vocab_size=5), other_weight=0.5).to_dicts()
@@ -500,6 +513,19 @@ class SparseEmbeddings:
     def to_dicts(self) -> list[dict[int, float]]:
         """Copy into one dictionary of token id to weight per row, in order of token id."""
         return [dict(zip(indices.tolist(), values.tolist(), strict=True)) for indices, values in self]
+
+    def check_weights(self, name: str) -> None:
+        """Check the weights of rows that were made by :meth:`trusted`.
+
+        Args:
+            name: What errors call them.
+
+        Raises:
+            ValueError: If one is not finite, not above zero or above ``MAX_WEIGHT``.
+
+        >>> SparseEmbeddings.from_dicts([{1: 0.5}], vocab_size=5).check_weights("embeddings")
+        """
+        weight_array(f"weights of {name}", self.values)
 
     def _check_vocabulary(self, other: object) -> None:
         """Check that another is over the same vocabulary, as far as its size tells.

@@ -12,12 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from st_keytokens.checks import checked_int
+from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
 
@@ -63,6 +64,8 @@ K1, B = 1.2, 0.75  # of BM25: how fast a term's frequency saturates, how strongl
 
 Terms = Literal["both", "literal", "decoded"]
 
+_MAX_FACTOR = 1e12  # leaves room for idf and lengths below the largest weight
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -90,7 +93,8 @@ class Weighting:
     Args:
         document_terms: Which terms a document's vector holds.
         query_terms: Which terms a query's vector holds.
-        k1: Saturation of a literal term's frequency in a document.
+        k1: Saturation of a literal term's frequency in a document. It and the two weights are at most 1e12, so that
+            no score overflows.
         b: How strongly a document's length divides its term frequencies, 0 to 1.
         document_decoded_weight: Length of a document's decoded vector, in units of the corpus's ``literal_norm``, at a
             ``decoded_trust`` of 1. 0: no decoded terms.
@@ -102,7 +106,7 @@ class Weighting:
         is_scaled: Decoded vectors are brought to these lengths; otherwise they are used as the head gives them.
 
     Raises:
-        TypeError: If ``max_document_terms`` is not an integer.
+        TypeError: If ``max_document_terms`` is not an integer, or another number none.
         ValueError: If a value is out of its range.
     """
 
@@ -120,11 +124,13 @@ class Weighting:
         for name in ("document_terms", "query_terms"):
             if getattr(self, name) not in get_args(Terms):
                 raise ValueError(f"{name} must be 'both', 'literal' or 'decoded', got {getattr(self, name)!r}.")
-        if not 0 <= self.b <= 1:
-            raise ValueError(f"b must be between 0 and 1, got {self.b}.")
+        checked_float("b", self.b, minimum=0, maximum=1)
         for name in ("k1", "document_decoded_weight", "query_decoded_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, and finite, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            is_number = isinstance(value, Real)
+            if is_number and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must not be negative, and finite, got {value}.")
+            checked_float(name, value, minimum=0, maximum=_MAX_FACTOR)
         if self.max_document_terms is not None:
             checked_int("max_document_terms", self.max_document_terms, minimum=1)
 
@@ -242,9 +248,10 @@ def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddi
 
 
 def _with(embeddings: SparseEmbeddings, weights: NDArray[Any]) -> SparseEmbeddings:
-    """The same terms with other weights, which are positive but for rounding."""
-    values = np.maximum(weights.astype(np.float32), np.finfo(np.float32).tiny)
-    return SparseEmbeddings.trusted(embeddings.indptr, embeddings.indices, values, embeddings.vocab_size)
+    """The same terms with other weights, which are positive but for rounding; ValueError if one is too large."""
+    with np.errstate(over="ignore"):
+        values = weights.astype(np.float32)
+    return embeddings.with_values(np.maximum(values, np.finfo(np.float32).tiny))
 
 
 def _joined(one: SparseEmbeddings, other: SparseEmbeddings) -> SparseEmbeddings:
