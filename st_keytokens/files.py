@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+_BLOCK = 1 << 20  # bytes of a file to be hashed that are read at a time
 
 
 def parse_json(content: str | bytes, where: object) -> dict[str, Any]:
@@ -83,6 +86,15 @@ def _is_sound(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether numpy takes a shape of numbers, however many elements it has."""
     is_shape = len(shape) <= _MAX_DIMENSIONS and not any(type(length) is not int or length < 0 for length in shape)
     return dtype.kind in "biuf" and is_shape and math.prod(max(1, part) for part in shape) < _MAX_BYTES // 16
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,7 +11,6 @@ The dotted path ``st_keytokens.key_token_head.KeyTokenHead`` is what saved model
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from st_keytokens.decoding.decoding import Activation, Decoding, prepared
 from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.head_parts import DTYPES
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.files import read_json
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.words import WordVocabulary
 
@@ -558,7 +558,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
 
         Raises:
             OSError: If there is no saved head.
-            TypeError: If the settings are malformed.
+            TypeError: If a setting is of another type.
             ValueError: If the settings, or a file, are malformed or truncated, or of another format.
         """
         path = Path(model_name_or_path, subfolder)
@@ -573,7 +573,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                     local_files_only=local_files_only,
                 )
             )
-        settings = json.loads((path / cls.config_file_name).read_text(encoding="utf-8"))
+        settings = read_json(path / cls.config_file_name)
         lm_head = LMHead.load(path) if (path / "lm_head.json").exists() else None
         calibration = Calibration.load(path) if (path / "calibration.json").exists() else None
         head = cls(lm_head, None, calibration, **settings)

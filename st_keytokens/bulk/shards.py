@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from st_keytokens.checks import checked_int
-from st_keytokens.files import WriterLock, read_json, write_atomically
+from st_keytokens.files import WriterLock, file_hash, read_json, write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, SparseEmbeddings, boundaries
 
@@ -32,7 +32,7 @@ _SUMS = ("rows", "terms", "bytes")  # of a manifest, over its shards
 _TEMPORARY = ".tmp"
 _LOCK = ".writer.lock"
 _GROUP_ROWS = 8192  # rows of a row group: what a reader holds at the least
-_BLOCK = 1 << 20  # bytes read at a time: of a file to be hashed, of a column
+_BLOCK = 1 << 20  # bytes of a column read at a time
 
 
 @dataclass(frozen=True)
@@ -570,7 +570,7 @@ def _part_name(manifest: Manifest) -> str:
 def _described(path: Path, name: str, rows: int, terms: int) -> Shard:
     """The entry of a file of the directory that has been written whole."""
     file = path / name
-    return Shard(name, rows, terms, file.stat().st_size, _sha256(file))
+    return Shard(name, rows, terms, file.stat().st_size, file_hash(file))
 
 
 def _checked(path: Path, shard: Shard, is_hashing: bool) -> Path:
@@ -581,17 +581,9 @@ def _checked(path: Path, shard: Shard, is_hashing: bool) -> Path:
     size = file.stat().st_size
     if size != shard.bytes:
         raise ValueError(f"{file} must have {shard.bytes} bytes as the manifest says, got {size}. {advice}")
-    if is_hashing and (found := _sha256(file)) != shard.sha256:
+    if is_hashing and (found := file_hash(file)) != shard.sha256:
         raise ValueError(f"{file} must have the SHA-256 {shard.sha256} of the manifest, got {found}. {advice}")
     return file
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _batches(
@@ -639,7 +631,7 @@ def arrow_errors(file: Path | str, what: str = "Parquet file") -> Iterator[None]
     damage = (OSError, RuntimeError, KeyError, IndexError, TypeError, OverflowError, MemoryError)
     try:
         yield
-    except (imported("pyarrow").ArrowException, *damage) as err:
+    except (imported("pyarrow").ArrowException, UnicodeDecodeError, *damage) as err:
         if isinstance(err, OSError) and err.errno is not None:
             raise
         raise ValueError(f"{file} must be a whole {what}, got an error: {err}.") from err

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from st_keytokens.calibration.moments import float32_rows
 from st_keytokens.decoding.first_component import Dense, check_embeddings
-from st_keytokens.files import read_tensors, write_atomically
+from st_keytokens.files import parse_json, read_json, read_tensors, write_atomically
 
 Documents = tuple[Dense, Sequence[NDArray[Any]] | None]
 """Embeddings and, where terms are counted, the term ids of each document."""
@@ -166,9 +166,9 @@ def read_directory(directory: Path) -> State:
         if not (directory / name).is_file():
             raise FileNotFoundError(f"directory must hold {name}, got none in {str(directory)!r}.")
     try:
-        settings = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = read_json(directory / _SETTINGS_FILE)
     except ValueError as err:
-        raise ValueError(f"{directory / _SETTINGS_FILE} must be JSON, got {err}. Fit the calibration again.") from err
+        raise ValueError(f"{err} Fit the calibration again.") from err
     return _checked(path, read_tensors(path)[0], settings)
 
 
@@ -187,7 +187,7 @@ def read_progress(path: Path) -> State:
     """
     tensors, metadata = read_tensors(path)
     try:
-        settings = json.loads(metadata["state"])
+        settings = parse_json(metadata["state"], path)
     except (KeyError, ValueError) as err:
         raise ValueError(f"resume_from must be a calibration's state file, got {path}. Delete it.") from err
     return _checked(path, tensors, settings)
@@ -215,7 +215,13 @@ def _checked(path: Path, tensors: dict[str, Tensor], settings: Any) -> State:
             f"{path} must have format_version {FORMAT_VERSION}, got {version}. Fit the calibration again, or use the "
             "version of st-keytokens that wrote it."
         )
-    if (found := state_hash(tensors, settings)) != settings.get("hash"):
+    try:
+        found = state_hash(tensors, settings)
+    except (TypeError, ValueError, RuntimeError):  # of a type that is none of a calibration's
+        found = "none"
+    if not isinstance(settings.get("model_name", 0), str | None):
+        raise ValueError(f"{path} must have a string as model_name. Delete it and fit the calibration again.")
+    if found != settings.get("hash"):
         raise ValueError(
             f"{path} must have the hash {settings.get('hash')} that it was written with, got {found}: it or its "
             "settings were altered. Delete it and fit the calibration again."

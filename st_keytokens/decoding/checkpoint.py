@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import operator
@@ -19,6 +18,8 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, build_hf_headers, get_session
+
+from st_keytokens.files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -287,6 +288,7 @@ def _request_errors() -> tuple[type[Exception], ...]:
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_MAX_BYTES = 1 << 62  # of a file
 _LONGEST_HEADER = 100_000_000  # the limit of the format
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -408,7 +410,7 @@ class CheckpointTensors:
                 ) from err
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(
-            isinstance(file, str) and file and PurePosixPath(file).name == file and "\\" not in file
+            isinstance(file, str) and file and PurePosixPath(file).name == file and not set(file) & {"\\", "\0"}
             for file in weight_map.values()
         ):
             raise ValueError(f"{self._source.where(_INDEX)} must map tensor names to names of files beside it.")
@@ -445,7 +447,7 @@ class CheckpointTensors:
             kind, shape = str(entry["dtype"]), tuple(operator.index(length) for length in entry["shape"])
             start, stop = (operator.index(offset) for offset in entry["data_offsets"])
             count = math.prod(shape)
-            is_sound = min((0, *shape)) >= 0 and 0 <= start <= stop
+            is_sound = min((0, *shape)) >= 0 and 0 <= start <= stop <= data + _MAX_BYTES
         except (KeyError, TypeError, ValueError) as err:
             raise ValueError(f"{where} must describe {name!r} as safetensors files do. Check the file.") from err
         if kind not in _DTYPES:
@@ -469,9 +471,6 @@ class CheckpointTensors:
 
 def _parse_json(content: bytes, where: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(content)
+        return parse_json(content, where)
     except ValueError as err:
-        raise ValueError(f"{where} must hold JSON, but it does not. Check the file.") from err
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{where} must hold a JSON object, got {type(parsed).__name__}. Check the file.")
-    return parsed
+        raise ValueError(f"{err} Check the file.") from err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from st_keytokens.decoding.head_parts import (
     tensors_of,
     without_autocast,
 )
-from st_keytokens.files import read_tensors, write_atomically
+from st_keytokens.files import file_hash, read_json, read_tensors, write_atomically
 from st_keytokens.hashes import fingerprint, tensors_hash
 
 _SETTINGS_FILE = "lm_head.json"
@@ -342,9 +343,15 @@ class LMHead(nn.Module):
                 f"config must be given where there is no config.json, as in {str(name_or_path)!r}, got None. Pass the "
                 "configuration of the language model."
             )
-        layout = head_layout(config)
-        parts = parts_of_checkpoint(checkpoint, layout, tensor_name=tensor_name, device=device, dtype=dtype)
-        return cls._build(parts, layout, compute_dtype=compute_dtype, is_held=False, is_tied=False)
+        try:
+            layout = head_layout(config)
+            parts = parts_of_checkpoint(checkpoint, layout, tensor_name=tensor_name, device=device, dtype=dtype)
+            return cls._build(parts, layout, compute_dtype=compute_dtype, is_held=False, is_tied=False)
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as err:
+            raise ValueError(
+                f"config must be the configuration of a language model, got an error with that of "
+                f"{str(name_or_path)!r}: {err!r:.200}. Check its config.json."
+            ) from err
 
     @classmethod
     def _build(cls, parts: HeadParts, layout: HeadLayout, **settings: Any) -> LMHead:
@@ -400,6 +407,7 @@ class LMHead(nn.Module):
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_by_name(self.parts).items()}
         write_atomically(directory / _TENSORS_FILE, safetensors.torch.save(tensors))
+        settings["checksum"] = _checksum(settings, directory / _TENSORS_FILE)
         write_atomically(directory / _SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
@@ -419,8 +427,10 @@ class LMHead(nn.Module):
         """
         directory = Path(directory)
         try:
-            settings = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-            if settings["format_version"] == _FORMAT_VERSION:
+            settings = read_json(directory / _SETTINGS_FILE)
+            if type(settings["format_version"]) is int and settings["format_version"] == _FORMAT_VERSION:
+                if "checksum" in settings and settings["checksum"] != _checksum(settings, directory / _TENSORS_FILE):
+                    raise ValueError("other tensors or settings than were saved")  # earlier versions wrote no checksum
                 tensors, _ = read_tensors(directory / _TENSORS_FILE)
                 placed = {name: tensor.to(device) for name, tensor in tensors.items()}
                 return cls(
@@ -430,9 +440,16 @@ class LMHead(nn.Module):
                     compute_dtype=None if settings["compute_dtype"] is None else DTYPES[settings["compute_dtype"]],
                     is_held=False,
                 )
-        except (KeyError, TypeError, ValueError) as err:
+        except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as err:
             raise ValueError(f"{directory} must hold a saved LM head, got {err!r}. Save it again.") from err
         raise ValueError(
             f"{directory} must be of format {_FORMAT_VERSION}, got {settings['format_version']!r}. Install the "
             "st-keytokens that wrote it."
         )
+
+
+def _checksum(settings: dict[str, Any], tensors: Path) -> str:
+    """SHA-256 over a saved head: its settings and the file of its tensors."""
+    kept = {name: value for name, value in settings.items() if name != "checksum"}
+    content = json.dumps(kept, sort_keys=True) + file_hash(tensors)
+    return hashlib.sha256(content.encode()).hexdigest()

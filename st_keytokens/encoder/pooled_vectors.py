@@ -174,7 +174,7 @@ class _Store:
         try:
             about = json.loads((path / "about.json").read_text(encoding="utf-8"))
             saved, self.seconds = str(about["key"]), float(about["seconds"])
-        except (ValueError, KeyError, TypeError) as err:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
             raise ValueError(f"{path} must hold stored vectors, got something else. Delete it.") from err
         if saved != key:
             raise ValueError(

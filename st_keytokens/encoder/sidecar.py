@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from sentence_transformers.util import load_dir_path
 
-from st_keytokens.files import write_atomically
+from st_keytokens.files import read_json, write_atomically
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.terms.weighting import METHODS, Weighting, check_method
 
@@ -59,7 +60,8 @@ class Sidecar:
         kept = {
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("folder", "head")
         }
-        content = json.dumps({"format": FORMAT, **kept}, indent=2)
+        settings = {"format": FORMAT, **kept}
+        content = json.dumps({**settings, "checksum": _checksum(settings)}, indent=2)
         write_atomically(self.folder / "encoder.json", content.encode())
 
     @classmethod
@@ -70,17 +72,21 @@ class Sidecar:
             ValueError: If it is damaged, or of another format.
         """
         try:
-            settings = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-            if settings["format"] != FORMAT:
-                raise ValueError(f"its format is {settings['format']}, not {FORMAT}")
-            saved = cls(
-                folder,
-                KeyTokenHead.load(str(folder)),
-                **{name: settings[name] for name in _SETTINGS if name in settings or name not in _OPTIONAL},
-            )
+            settings = read_json(folder / "encoder.json")
+            if type(settings["format"]) is not int or settings["format"] != FORMAT:
+                raise ValueError(f"its format is {settings['format']!r:.60}, not {FORMAT}")
+            if "checksum" in settings and settings["checksum"] != _checksum(settings):  # earlier versions wrote none
+                raise ValueError("its encoder.json was altered")
+            for name, kind in _TYPES.items():
+                if not isinstance(settings[name], kind):
+                    raise ValueError(f"its {name} is {settings[name]!r:.60}")
+            if not all(isinstance(value, float) for value in settings["weights_sample"]):
+                raise ValueError("its weights_sample is not of numbers")
+            kept = {name: settings[name] for name in _SETTINGS if name in settings or name not in _OPTIONAL}
+            saved = cls(folder, KeyTokenHead.load(str(folder)), **kept)
             if "type" not in saved.weighting:
                 Weighting(**saved.weighting)
-        except (KeyError, TypeError, ValueError, OSError) as err:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError, OSError) as err:
             raise ValueError(f"{folder} must hold what save_pretrained wrote, got a damaged one: {err}.") from err
         return saved
 
@@ -114,7 +120,21 @@ class Sidecar:
 
 
 _OPTIONAL = ("terms", "language")  # not in folders of the first format
+_TYPES = {
+    "query": str,
+    "weighting": dict,
+    "fingerprint": str,
+    "vocabulary_hash": str,
+    "weights_hash": str,
+    "weights_sample": list,
+}
 _SETTINGS = [field.name for field in fields(Sidecar) if field.name not in ("folder", "head")]
+
+
+def _checksum(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else that the folder's file says."""
+    kept = {name: value for name, value in settings.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def weighting_fields(weighting: Weighting) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class CollectionSettings:
         """What :meth:`to_json` gave; see :meth:`from_dict`."""
         try:
             saved = json.loads(text or "")["keytokens"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             saved = text
         return cls.from_dict(saved, where)
 

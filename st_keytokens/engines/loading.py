@@ -108,7 +108,7 @@ def _read(path: Path, engine: Engine) -> tuple[int, str | None]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         num_rows, last_id, target = int(saved["num_rows"]), str(saved["last_id"]), saved["target"]
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as err:
         raise ValueError(f"progress must be a file that a load wrote, got {str(path)!r}. Name another one.") from err
     if target != _target(engine):
         raise ValueError(f"progress must be of {_target(engine)}, got {str(path)!r} of {target}. Name another one.")

@@ -137,7 +137,7 @@ def read_impacts(folder: str | PathLike[str]) -> Iterator[tuple[str, dict[int, i
                 document = json.loads(line)
                 vector = {int(term): impact for term, impact in document["vector"].items()}
                 yield document["id"], _checked(vector)
-            except (ValueError, TypeError, KeyError, AttributeError) as err:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
                 raise ValueError(f"{path}, line {number}, must be a document with integer impacts.") from err
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.files import write_atomically
+from st_keytokens.files import read_json, write_atomically
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
 from st_keytokens.index.documents import checked_strings, packed_metadata
@@ -212,9 +212,9 @@ class Retriever:
             raise FileNotFoundError(f"path must hold a persisted retriever, got {path} without {SETTINGS_FILE}.")
         check_regular(file)
         try:
-            return dict(json.loads(file.read_bytes()))
-        except (TypeError, ValueError, RecursionError) as err:
-            raise ValueError(f"{file} must be JSON, got an error: {err}. Persist the retriever again.") from err
+            return read_json(file)
+        except ValueError as err:
+            raise ValueError(f"{err} Persist the retriever again.") from err
 
     @classmethod
     def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:

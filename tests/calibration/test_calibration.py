@@ -738,7 +738,7 @@ class TestSaveLoad:
     def test_settings_are_no_object(self, tmp_path):
         fitted(corpus(5)).save(tmp_path)
         (tmp_path / "calibration.json").write_text("[1]")
-        with pytest.raises(ValueError, match="must have format_version 3, got None"):
+        with pytest.raises(ValueError, match="must hold a JSON object, got list"):
             Calibration.load(tmp_path)
 
     def test_failed_write_keeps_the_old_file(self, tmp_path):
