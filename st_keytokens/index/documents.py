@@ -209,6 +209,10 @@ class DocumentTable:
             raise KeyError(f"ids must be in the index, got {unknown[0]!r}.")
         return keys
 
+    def ids(self, connection: sqlite3.Connection) -> list[str]:
+        """All ids, in order of insertion."""
+        return [_unpacked(name) for (name,) in connection.execute("SELECT id FROM documents ORDER BY key")]
+
     def free_ids(self, connection: sqlite3.Connection, start: int, count: int) -> list[str]:
         """The next free numbers as ids."""
         found: list[str] = []

@@ -158,6 +158,11 @@ class HybridIndex:
         with self._store.read() as connection:
             return isinstance(id, str) and bool(self._store.documents.keys(connection, [id]))
 
+    def ids(self) -> list[str]:
+        """The ids of all documents, in order of insertion."""
+        with self._store.read() as connection:
+            return self._store.documents.ids(connection)
+
     def add(
         self,
         ids: Sequence[str] | None = None,
