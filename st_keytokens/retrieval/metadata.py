@@ -24,6 +24,7 @@ _KINDS: dict[type, tuple[str, Callable[[Any], Any]]] = {  # the most special fir
 }
 _BACK: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.datetime.fromisoformat,
+    "instant": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
     "path": Path,
     "uuid": UUID,
@@ -33,6 +34,8 @@ _BACK: dict[str, Callable[[Any], Any]] = {
 
 def as_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as a JSON object: dates in ISO format, paths and UUIDs as strings, tuples as lists, numpy as Python.
+
+    A datetime with a time zone is kept in UTC, so that two of them compare as instants; it comes back with its offset.
 
     Args:
         metadata: Not modified.
@@ -77,7 +80,11 @@ def restored(metadata: Mapping[str, Any]) -> dict[str, Any]:
         holder: Any = found
         for step in path[:-1]:
             holder = holder[step]
-        holder[path[-1]] = _BACK[kind](holder[path[-1]])
+        name, _, offset = kind.partition(" ")
+        value = _BACK[name](holder[path[-1]])
+        if offset:
+            value = value.astimezone(datetime.timezone(datetime.timedelta(seconds=float(offset))))
+        holder[path[-1]] = value
     return found
 
 
@@ -113,6 +120,9 @@ def _plain(value: Any, path: list[Any], kinds: list[list[Any]]) -> Any:
         return {key: _plain(part, [*path, key], kinds) for key, part in value.items()}
     if isinstance(value, list):
         return [_plain(part, [*path, number], kinds) for number, part in enumerate(value)]
+    if isinstance(value, datetime.datetime) and (offset := value.utcoffset()) is not None:
+        kinds.append([path, f"instant {offset.total_seconds()}"])
+        return value.astimezone(datetime.timezone.utc).isoformat()  # instants, which compare as their texts do
     for kind, (name, convert) in _KINDS.items():
         if isinstance(value, kind):
             found = _plain(convert(value), path, kinds)
