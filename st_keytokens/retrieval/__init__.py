@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from st_keytokens.checks import checked_int
-from st_keytokens.retrieval.metadata import json_value
+from st_keytokens.retrieval.metadata import as_json, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.retriever import OnConflict, Retriever
@@ -17,6 +17,8 @@ __all__ = [
     "RetrievedHit",
     "Retriever",
     "SearchSettings",
+    "as_json",
     "checked_int",
     "json_value",
+    "restored",
 ]

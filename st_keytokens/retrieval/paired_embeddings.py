@@ -90,6 +90,21 @@ class PairedEmbeddings:
         rows = self._half(texts, role, "sparse")
         return join_rows(rows, 0, self.encoder.vocabulary.vocab_size).sparse
 
+    def prepare(self, texts: Sequence[str], role: Role) -> None:
+        """Embed texts in one batch; both halves wait, so that asking for the texts one by one takes no pass.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+        """
+        names = list(dict.fromkeys(checked_strings("texts", texts)))
+        with self._waiting.locks[role]:
+            state = self.encoder.fingerprint
+            for text, (vector, ids, weights) in zip(
+                names, split_rows(self.encoder.encode(names, role=role)), strict=True
+            ):
+                self._waiting.put((state, role, text, "dense"), (vector, ids[:0], weights[:0]))
+                self._waiting.put((state, role, text, "sparse"), (vector[:0], ids, weights))
+
     def _half(self, texts: Sequence[str], role: Role, side: Side) -> list[Row]:
         names = checked_strings("texts", texts)
         with self._waiting.locks[role]:

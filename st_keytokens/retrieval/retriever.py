@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +13,10 @@ from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 from uuid import uuid4
+
+import numpy as np
 
 from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
@@ -29,6 +32,9 @@ from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joi
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retrieved
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["OnConflict", "Retriever"]
 
@@ -64,6 +70,8 @@ class Retriever:
         dimension = {None: None, True: encoder.get_embedding_dimension(), False: 0}[has_dense]
         self.index = HybridIndex(path, encoder=encoder, embedding_dimension=dimension)
         self._fingerprint = encoder.fingerprint
+        self._copied: tempfile.TemporaryDirectory[str] | None = None
+        self._is_temporary = path is None
 
     def __enter__(self) -> Retriever:
         return self
@@ -76,6 +84,38 @@ class Retriever:
     def close(self) -> None:
         """Close the index; a temporary one is removed."""
         self.index.close()
+        if self._copied is not None:
+            self._copied.cleanup()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The encoder, and the index: a temporary one whole, any other as its path."""
+        state = {"encoder": self.encoder, "fingerprint": self._fingerprint}
+        if not self._is_temporary:
+            return {**state, "path": str(self.index.path.absolute())}
+        with tempfile.TemporaryDirectory(prefix="keytokens-") as folder:
+            copy_index(self.index.path, Path(folder, "index"))
+            files = [file for file in Path(folder, "index").rglob("*") if file.is_file()]
+            return {**state, "files": {str(f.relative_to(Path(folder, "index"))): f.read_bytes() for f in files}}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        if "path" in state:
+            self.__init__(state["encoder"], state["path"])  # type: ignore[misc]
+        else:
+            copied = tempfile.TemporaryDirectory(prefix="keytokens-")
+            for name, content in state["files"].items():
+                Path(copied.name, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(copied.name, name).write_bytes(content)
+            self.__init__(state["encoder"], copied.name)  # type: ignore[misc]
+            self._copied, self._is_temporary = copied, True
+        self._fingerprint = state["fingerprint"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Retriever:
+        """A retriever of the same encoder with a temporary copy of the index, which goes its own way."""
+        copied = tempfile.TemporaryDirectory(prefix="keytokens-")
+        copy_index(self.index.path, Path(copied.name))
+        made = Retriever(self.encoder, copied.name)
+        made._copied, made._is_temporary, made._fingerprint = copied, True, self._fingerprint
+        return made
 
     def __len__(self) -> int:
         return len(self.index)
@@ -92,6 +132,7 @@ class Retriever:
         ids: Sequence[str | None] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         embedded_texts: Sequence[str] | None = None,
+        embeddings: NDArray[np.floating[Any]] | None = None,
         on_conflict: OnConflict = "error",
     ) -> list[str]:
         """Add documents, all or none.
@@ -101,6 +142,8 @@ class Retriever:
             ids: Their ids; a new UUID for None.
             metadata: A dictionary or None for each: JSON, dates, paths, UUIDs, tuples, numpy numbers.
             embedded_texts: What is embedded in their place, such as texts with a title. None: the texts.
+            embeddings: Dense vectors that the encoder gave for what is embedded, ``(N, embedding_dimension)``; the
+                sparse ones are made of them, without a forward pass. None: all is embedded.
             on_conflict: ``"error"``, or ``"replace"`` documents whose id is there.
 
         Returns:
@@ -114,7 +157,11 @@ class Retriever:
         names = self.check_addable(texts, ids=ids, metadata=metadata, on_conflict=on_conflict)
         embedded = texts if embedded_texts is None else checked_strings("embedded_texts", embedded_texts, len(names))
         self._check_encoder()
-        if self.has_dense:
+        if embeddings is not None:
+            dense = np.asarray(embeddings, np.float32)
+            sparse = self.encoder.sparsify(dense, list(embedded))
+            vectors = HybridEmbeddings(dense if self.has_dense else None, sparse)
+        elif self.has_dense:
             vectors = self.encoder.encode_document(embedded)
         else:
             vectors = HybridEmbeddings(None, self.pair.sparse(embedded, "document"))
@@ -154,6 +201,10 @@ class Retriever:
         if known:
             raise ValueError(f"ids must be new, got {known[0]!r}, which is there. Use on_conflict='replace'.")
         return names
+
+    def ids(self) -> list[str]:
+        """The ids of all documents, in order of insertion."""
+        return self.index.ids()
 
     def known_ids(self, ids: Collection[str]) -> list[str]:
         """Those of some ids that are in the index, in their order."""
@@ -234,13 +285,47 @@ class Retriever:
         settings = cls.read_settings(path)
         return cls(encoder, path), settings
 
+    def embed(
+        self, queries: Sequence[str], settings: SearchSettings | None = None, *, has_outside: bool = False
+    ) -> HybridEmbeddings | None:
+        """Embed the queries of a batch at once, for searches of one each.
+
+        Args:
+            queries: The queries.
+            settings: As they will be given to :meth:`search`.
+            has_outside: Whether a ranking from outside will be. Its store may embed the queries by the embeddings of
+                :attr:`pair`, where both halves then wait.
+
+        Returns:
+            Their vectors, of which :meth:`search` takes the row of its query; None where both halves wait.
+
+        Raises:
+            ValueError: As :meth:`search`.
+        """
+        self._check_encoder()
+        if has_outside:
+            self.pair.prepare(queries, "query")
+            return None
+        return self._embedded(list(queries), self._mode(settings or _DEFAULTS, False))
+
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
-        self, queries: str, settings: SearchSettings | None = None, *, outside: Sequence[OutsideHit] | None = None
+        self,
+        queries: str,
+        settings: SearchSettings | None = None,
+        *,
+        outside: Sequence[OutsideHit] | None = None,
+        vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]: ...
 
     @overload
-    def search(self, queries: Sequence[str], settings: SearchSettings | None = None) -> list[list[RetrievedHit]]: ...
+    def search(
+        self,
+        queries: Sequence[str],
+        settings: SearchSettings | None = None,
+        *,
+        vectors: HybridEmbeddings | None = None,
+    ) -> list[list[RetrievedHit]]: ...
 
     def search(
         self,
@@ -248,6 +333,7 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit] | list[list[RetrievedHit]]:
         """Find the best documents for each query.
 
@@ -257,6 +343,7 @@ class Retriever:
             outside: A dense ranking of another store for one query, best first; it takes the place of the index's
                 dense side. Its hits are joined with ours by id or, where the store gives none or our index does not
                 know it, by text. A filter holds for them too. Ask the store for ``settings.fused_depth`` hits.
+            vectors: Those of the queries from :meth:`embed`, without a ranking from outside. None: they are embedded.
 
         Returns:
             Hits, best first: a list for a text, a list of lists for several. None at all from an empty index, for a
@@ -278,7 +365,7 @@ class Retriever:
             if not isinstance(queries, str):
                 raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
             return self._search_with(outside, queries, plan, settings.has_matches) if queries.strip() else []
-        vectors = self._embedded(texts, mode)
+        vectors = self._embedded(texts, mode) if vectors is None else vectors
         results = []
         for row, found in enumerate(self.index.ranked(vectors, plan)):
             hits = retrieved(found) if texts[row].strip() else []
@@ -286,10 +373,15 @@ class Retriever:
         return results[0] if isinstance(queries, str) else results
 
     async def asearch(
-        self, query: str, settings: SearchSettings | None = None, *, outside: Sequence[OutsideHit] | None = None
+        self,
+        query: str,
+        settings: SearchSettings | None = None,
+        *,
+        outside: Sequence[OutsideHit] | None = None,
+        vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]:
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, settings, outside=outside)
+        return await asyncio.to_thread(self.search, query, settings, outside=outside, vectors=vectors)
 
     def passing(self, outside: Sequence[OutsideHit], filter: Filter) -> list[OutsideHit]:
         """Those hits of another store that a filter lets through, by the rules of :meth:`search`.
