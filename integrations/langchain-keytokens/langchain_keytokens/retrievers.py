@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from os import PathLike
+from pathlib import Path
+from types import TracebackType
 from typing import Any, TypedDict
-from uuid import uuid4
+from uuid import UUID, uuid5
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field
-from st_keytokens import KeyTokenEncoder
+from st_keytokens import HybridEmbeddings, KeyTokenEncoder
 from st_keytokens.index import Document as IndexedDocument
-from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings, checked_int
+from st_keytokens.retrieval import (
+    OnConflict,
+    RetrievedHit,
+    Retriever,
+    SearchSettings,
+    as_json,
+    checked_int,
+    json_value,
+    restored,
+)
 from typing_extensions import Self, Unpack
 
-__all__ = ["KeyTokensRetriever", "QueryArguments", "checked_query"]
+__all__ = ["DocumentFilter", "KeyTokensRetriever", "QueryArguments", "checked_documents", "checked_query", "with_ids"]
 
 DocumentFilter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
+Batch = tuple[Retriever, Mapping[str, HybridEmbeddings]]
+
+ENCODER_FOLDER = "encoder"
+_NAMES = UUID("6ba3b4b9-5b0c-4a55-9a7e-7c4d1b9a1c11")  # of ids that are made of what a document says
+_BATCH: ContextVar[Batch | None] = ContextVar("keytokens_batch", default=None)
 
 
 class QueryArguments(TypedDict, total=False):
@@ -49,6 +70,8 @@ class KeyTokensRetriever(BaseRetriever):
             that of ``st_keytokens.index.filters``.
         score_key: str | None
             Key of the metadata that the score goes to; it takes the place of a key of that name in what is returned.
+            None, the default, leaves the metadata as they were, so that a document found by two queries is one
+            document to whoever compares them; ``search_with_scores`` gives the scores beside the documents.
         matches_key: str | None
             Key of the metadata that the matched tokens go to, with their contributions to the score.
 
@@ -83,7 +106,7 @@ class KeyTokensRetriever(BaseRetriever):
     retriever: Retriever = Field(exclude=True, repr=False)
     k: int = Field(default=4, ge=1)
     filter: dict[str, Any] | None = None
-    score_key: str | None = "score"
+    score_key: str | None = None
     matches_key: str | None = None
 
     @classmethod
@@ -104,8 +127,9 @@ class KeyTokensRetriever(BaseRetriever):
             encoder: What embeds them.
             metadatas: A dictionary or None for each. They may hold JSON, dates, paths, UUIDs, tuples and numpy
                 numbers, and need have no keys in common.
-            ids: An id or None for each; a new UUID where there is none.
-            path: Directory of the index, where what is added is kept; None for a temporary one (see ``save_local``).
+            ids: An id or None for each; a UUID made of text and metadata where there is none, see ``add_documents``.
+            path: Directory of the index, where what is added is kept, and which ``load_local`` opens; None for a
+                temporary one (see ``save_local``).
             **settings: Fields of the class.
 
         Returns:
@@ -129,8 +153,46 @@ class KeyTokensRetriever(BaseRetriever):
         **settings: Any,
     ) -> Self:
         """Indexes documents, which are not changed. Arguments and errors are those of :meth:`from_texts`."""
+        named = checked_documents(documents)
+        made = cls._new(encoder, path, settings)
+        made.add_documents(named)
+        return made
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        encoder: KeyTokenEncoder,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        path: str | PathLike[str] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """:meth:`from_texts`, asynchronously."""
+        documents = _as_documents(list(texts), metadatas, ids)
+        return await cls.afrom_documents(documents, encoder, path=path, **settings)
+
+    @classmethod
+    async def afrom_documents(
+        cls,
+        documents: Iterable[Document],
+        encoder: KeyTokenEncoder,
+        *,
+        path: str | PathLike[str] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """:meth:`from_documents`, asynchronously."""
+        named = checked_documents(documents)
+        made = await asyncio.to_thread(cls._new, encoder, path, settings)
+        await made.aadd_documents(named)
+        return made
+
+    @classmethod
+    def _new(cls, encoder: KeyTokenEncoder, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> Self:
         made = cls(retriever=cls._new_retriever(encoder, path, settings), **settings)
-        made.add_documents(list(documents))
+        if path is not None:
+            made.save_local(path)
         return made
 
     @classmethod
@@ -140,12 +202,14 @@ class KeyTokensRetriever(BaseRetriever):
         return Retriever(encoder, path, has_dense=False)
 
     @classmethod
-    def load_local(cls, folder_path: str | PathLike[str], encoder: KeyTokenEncoder, **settings: Any) -> Self:
-        """Opens what :meth:`save_local` wrote; what is added goes into that folder.
+    def load_local(
+        cls, folder_path: str | PathLike[str], encoder: KeyTokenEncoder | None = None, **settings: Any
+    ) -> Self:
+        """Opens what :meth:`save_local` wrote or ``path=`` made; what is added goes into that folder.
 
         Args:
             folder_path: The folder.
-            encoder: The one that made the index.
+            encoder: The one that made the index; None for the one that was saved with it.
             **settings: Fields of the class, over those that were saved.
 
         Returns:
@@ -153,25 +217,74 @@ class KeyTokensRetriever(BaseRetriever):
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it was made by another encoder or saved by another class, or a file is damaged.
+            ValueError: If it was made by another encoder or saved by another class, a file is damaged, the encoder is
+                not there and not given, or a setting that could not be saved is not given.
         """
-        retriever, saved = Retriever.open(folder_path, encoder)
-        kind = saved.pop("class", None)
+        saved = restored(Retriever.read_settings(folder_path))
+        kind, unsaved = saved.pop("class", None), saved.pop("unsaved", [])
         if kind != cls.__name__:
             raise ValueError(f"folder_path must hold a saved {cls.__name__}, got {kind}. Load it with that class.")
-        return cls(retriever=retriever, **{**saved, **settings})
+        for name in unsaved:
+            if name not in settings:
+                raise ValueError(
+                    f"{name} must be given to load this retriever, got none. It held what cannot be written as JSON, "
+                    "such as a function or a store's own object."
+                )
+        if encoder is None:
+            folder = Path(folder_path, ENCODER_FOLDER)
+            if not folder.is_dir():
+                raise ValueError(
+                    f"encoder must be given for {folder_path}, which was saved without one, got None. "
+                    "Pass it, or save with save_local(folder_path, with_encoder=True)."
+                )
+            encoder = KeyTokenEncoder.from_pretrained(folder)
+        return cls(retriever=Retriever(encoder, folder_path), **{**saved, **settings})
 
-    def save_local(self, folder_path: str | PathLike[str]) -> None:
-        """Writes index and settings into a folder, which is made where it is missing; the encoder is not written.
+    def save_local(self, folder_path: str | PathLike[str], *, with_encoder: bool = False) -> None:
+        """Writes index and settings into a folder, which is made where it is missing.
 
         Args:
             folder_path: The folder. An index that is there is replaced as a whole.
+            with_encoder: Whether the encoder with its model is written too, so that the folder is all that
+                :meth:`load_local` needs.
 
         Raises:
             OSError: If it cannot be written.
             ValueError: If the folder holds other files, but no index.
         """
-        self.retriever.persist(folder_path, {"class": type(self).__name__, **self.model_dump(mode="json")})
+        self.retriever.persist(folder_path, self._saved_settings())
+        if with_encoder:
+            self.retriever.encoder.save_pretrained(Path(folder_path, ENCODER_FOLDER))
+
+    def _saved_settings(self) -> dict[str, Any]:
+        """All fields that are settings, as JSON; the names of those that are not JSON under ``unsaved``."""
+        kept, unsaved = {}, []
+        for name in type(self).model_fields:
+            if name in self._parts:
+                continue
+            try:
+                json.dumps(as_json({name: getattr(self, name)}))
+            except (TypeError, ValueError):
+                unsaved.append(name)
+            else:
+                kept[name] = getattr(self, name)
+        return as_json({"class": type(self).__name__, **kept, **({"unsaved": unsaved} if unsaved else {})})
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("retriever",)
+
+    def close(self) -> None:
+        """Closes the index; a temporary one is removed."""
+        self.retriever.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     def add_texts(
         self,
@@ -184,12 +297,14 @@ class KeyTokensRetriever(BaseRetriever):
         """:meth:`add_documents` for texts with metadata and ids."""
         return self.add_documents(_as_documents(list(texts), metadatas, ids), on_conflict=on_conflict)
 
-    def add_documents(self, documents: Sequence[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
+    def add_documents(self, documents: Iterable[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds documents, all or none. The next search finds them. They are not changed.
 
         Args:
-            documents: The documents; one without an id gets a new UUID.
-            on_conflict: What to do about an id that is there already: ``"replace"`` the document, or ``"error"``.
+            documents: The documents. One without an id gets a UUID made of its text and metadata, so that it replaces
+                itself when it is added again; equal ones of one call stay several.
+            on_conflict: What to do about an id that is there already: ``"replace"`` the document, or ``"error"``. One
+                that is there as it is given is not embedded again.
 
         Returns:
             Their ids.
@@ -198,14 +313,48 @@ class KeyTokensRetriever(BaseRetriever):
             TypeError: If metadata hold what cannot be kept; the error names the key.
             ValueError: If an id is given twice, or is there and not to be replaced.
         """
-        return self.retriever.add(
+        named = with_ids(checked_documents(documents))
+        ids = self._check_addable(named, on_conflict)
+        changed = [document for document in named if not self._is_indexed(document)]
+        if changed:
+            self._index(changed, on_conflict=on_conflict)
+        return ids
+
+    def _check_addable(self, documents: Sequence[Document], on_conflict: OnConflict) -> list[str]:
+        return self.retriever.check_addable(
             [document.page_content for document in documents],
-            ids=[document.id or str(uuid4()) for document in documents],
+            ids=[document.id for document in documents],
             metadata=[document.metadata for document in documents],
             on_conflict=on_conflict,
         )
 
-    async def aadd_documents(self, documents: Sequence[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
+    def _is_indexed(self, document: Document) -> bool:
+        """Whether the index holds the document, with this text and these metadata."""
+        try:
+            (held,) = self.retriever.get([str(document.id)])
+        except KeyError:
+            return False
+        return held.text == document.page_content and json_value(held.metadata) == json_value(document.metadata)
+
+    def _index(
+        self, documents: Sequence[Document], embeddings: Any = None, *, on_conflict: OnConflict = "replace"
+    ) -> list[str]:
+        return self.retriever.add(
+            [document.page_content for document in documents],
+            ids=[document.id for document in documents],
+            metadata=[document.metadata for document in documents],
+            embeddings=embeddings,
+            on_conflict=on_conflict,
+        )
+
+    def get_by_ids(self, ids: Sequence[str]) -> list[Document]:
+        """Documents of the index by id, in the order of the ids; those that are not there are left out."""
+        return [
+            Document(id=found.id, page_content=found.text or "", metadata=dict(found.metadata))
+            for found in self.retriever.get(self.retriever.known_ids(list(dict.fromkeys(ids))))
+        ]
+
+    async def aadd_documents(self, documents: Iterable[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """:meth:`add_documents` in a thread."""
         return await asyncio.to_thread(self.add_documents, documents, on_conflict=on_conflict)
 
@@ -221,33 +370,101 @@ class KeyTokensRetriever(BaseRetriever):
         """:meth:`delete` in a thread."""
         return await asyncio.to_thread(self.delete, ids)
 
+    def search_with_scores(self, query: str, **own: Any) -> list[tuple[Document, float]]:
+        """Documents with their scores, best first. Takes what a call of the retriever may say, such as ``k``."""
+        hits = self._hits(query, **own)
+        return list(zip(self._documents(hits), [hit.score for hit in hits], strict=True))
+
+    async def asearch_with_scores(self, query: str, **own: Any) -> list[tuple[Document, float]]:
+        """:meth:`search_with_scores`, asynchronously."""
+        hits = await self._ahits(query, **own)
+        return list(zip(self._documents(hits), [hit.score for hit in hits], strict=True))
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """The host's, with the queries embedded in one batch."""
+        with _in_batch(self._batch(inputs, return_exceptions, kwargs)):
+            return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """The host's, with the queries embedded in one batch."""
+        with _in_batch(await asyncio.to_thread(self._batch, inputs, return_exceptions, kwargs)):
+            return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    def _batch(self, inputs: Sequence[object], return_exceptions: bool, own: Mapping[str, Any]) -> Batch | None:
+        """The vectors of the queries; None where each embeds its own, or has its own error."""
+        queries = list(dict.fromkeys(text for text in inputs if isinstance(text, str) and text.strip()))
+        if len(queries) < 2:
+            return None
+        try:
+            settings = self._search_settings(**{name: own[name] for name in ("k", "filter") if name in own})
+            vectors = self.retriever.embed(queries, settings, has_outside=self._has_outside)
+        except Exception:
+            if return_exceptions:
+                return None
+            raise
+        return None if vectors is None else (self.retriever, {text: vectors[i] for i, text in enumerate(queries)})
+
+    @property
+    def _has_outside(self) -> bool:
+        return False
+
+    def _batched(self, query: str) -> HybridEmbeddings | None:
+        batch = _BATCH.get()
+        return None if batch is None or batch[0] is not self.retriever else batch[1].get(query)
+
+    def _hits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
+        text = checked_query(query)
+        return self.retriever.search(text, self._search_settings(**own), vectors=self._batched(text))
+
+    async def _ahits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
+        text = checked_query(query)
+        return await self.retriever.asearch(text, self._search_settings(**own), vectors=self._batched(text))
+
     def _get_relevant_documents(
         self,
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        **own: Unpack[QueryArguments],
+        **own: Any,
     ) -> list[Document]:
-        return self._documents(self.retriever.search(checked_query(query), self._search_settings(**own)))
+        return self._documents(self._hits(query, **own))
 
     async def _aget_relevant_documents(
         self,
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        **own: Unpack[QueryArguments],
+        **own: Any,
     ) -> list[Document]:
-        return self._documents(await self.retriever.asearch(checked_query(query), self._search_settings(**own)))
+        return self._documents(await self._ahits(query, **own))
 
-    def _documents(self, hits: Sequence[RetrievedHit], scores_key: str | None = None) -> list[Document]:
+    @property
+    def _scores_key(self) -> str | None:
+        return None
+
+    def _documents(self, hits: Sequence[RetrievedHit]) -> list[Document]:
         """New documents of hits; a key of their metadata that has the name of one of ours is replaced."""
         documents = []
         for hit in hits:
             metadata = dict(hit.metadata)
             if self.score_key is not None:
                 metadata[self.score_key] = hit.score
-            if scores_key is not None:
-                metadata[scores_key] = dict(hit.scores)
+            if self._scores_key is not None:
+                metadata[self._scores_key] = dict(hit.scores)
             if self.matches_key is not None:
                 metadata[self.matches_key] = [
                     {"token": match.token, "contribution": match.contribution} for match in hit.matches or ()
@@ -262,6 +479,43 @@ class KeyTokensRetriever(BaseRetriever):
             filter=_index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
         )
+
+
+@contextmanager
+def _in_batch(batch: Batch | None) -> Iterator[None]:
+    """Makes a batch known to the searches of this context, also to those in threads that the host starts."""
+    token = _BATCH.set(batch)
+    try:
+        yield
+    finally:
+        _BATCH.reset(token)
+
+
+def checked_documents(documents: Iterable[Document]) -> list[Document]:
+    """Documents, from any iterable."""
+    if isinstance(documents, (str, bytes, Mapping, Document)) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be an iterable of Documents, got {type(documents).__name__}.")
+    found = list(documents)
+    for document in found:
+        if not isinstance(document, Document):
+            raise TypeError(
+                f"documents must be Documents, got {type(document).__name__} {document!r:.60}. "
+                "Texts go into from_texts or add_texts."
+            )
+    return found
+
+
+def with_ids(documents: Iterable[Document]) -> list[Document]:
+    """Copies of documents; one without an id gets one that is made of what it says, and equal ones are counted."""
+    named, seen = [], Counter[str]()
+    for document in documents:
+        id = document.id
+        if id is None:
+            says = json.dumps([document.page_content, json_value(document.metadata)], sort_keys=True)
+            seen[says] += 1
+            id = str(uuid5(_NAMES, f"{seen[says]} {says}"))
+        named.append(Document(id=id, page_content=document.page_content, metadata=dict(document.metadata)))
+    return named
 
 
 def checked_query(query: object) -> str:

@@ -14,6 +14,7 @@ from langchain_milvus import Milvus
 
 from langchain_keytokens import KeyTokensMilvusSparseEmbeddings
 
+SCORED = {"score_key": "score", "scores_key": "scores"}
 QUERIES = ["electrons in an atom", "planets around other stars", "prime numbers", "疫苗 mRNA"]
 DENSE, SPARSE = {"metric_type": "COSINE"}, {"metric_type": "IP"}
 INDEXES = {"dense": {"index_type": "FLAT", **DENSE}, "sparse": {"index_type": "SPARSE_INVERTED_INDEX", **SPARSE}}
@@ -51,7 +52,7 @@ def test_every_text_and_every_query_takes_one_forward_pass(abstracts, passes, en
 
 def test_the_sparse_ranking_is_that_of_our_index(abstracts, encoder, tmp_path):
     store = milvus(abstracts, encoder, tmp_path, ["sparse"])
-    retriever = KeyTokensRetriever.from_documents(abstracts, encoder, k=20)
+    retriever = KeyTokensRetriever.from_documents(abstracts, encoder, k=20, score_key="score")
     for query in QUERIES:
         theirs = [(d.metadata["pk"], score) for d, score in store.similarity_search_with_score(query, k=20)]
         ours = retriever.invoke(query)
@@ -67,7 +68,7 @@ def test_the_hybrid_ranking_is_that_of_our_index(abstracts, encoder, tmp_path, m
     monkeypatch.setattr(encoder, "query", "lookup")
     store = milvus(abstracts, encoder, tmp_path, ["dense", "sparse"])
     retriever = KeyTokensHybridRetriever.from_documents(
-        abstracts, encoder, k=5, fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}
+        abstracts, encoder, k=5, fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}, **SCORED
     )
     for query in QUERIES:
         ranked = store.similarity_search_with_score(
@@ -80,11 +81,11 @@ def test_the_hybrid_ranking_is_that_of_our_index(abstracts, encoder, tmp_path, m
 def test_as_the_dense_side_of_our_hybrid_retriever(abstracts, passes, encoder, tmp_path):
     store = milvus(abstracts[:1], encoder, tmp_path, ["dense"])
     passes.texts = 0
-    retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store, id_key="pk", k=5)
+    retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store, id_key="pk", k=5, **SCORED)
     retriever.add_documents(abstracts[:1], is_in_vectorstore=True)
     retriever.add_documents(abstracts[1:])
     assert passes.texts == len(abstracts) - 1
-    own = KeyTokensHybridRetriever.from_documents(abstracts, encoder, k=5)
+    own = KeyTokensHybridRetriever.from_documents(abstracts, encoder, k=5, **SCORED)
     for query in QUERIES:
         found, expected = retriever.invoke(query), own.invoke(query)
         assert [d.metadata["score"] for d in found] == pytest.approx([d.metadata["score"] for d in expected])

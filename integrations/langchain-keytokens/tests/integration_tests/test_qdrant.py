@@ -17,6 +17,7 @@ from qdrant_client import models
 
 from langchain_keytokens import KeyTokensSparseEmbeddings
 
+SCORED = {"score_key": "score", "scores_key": "scores"}
 QUERIES = ["electrons in an atom", "planets around other stars", "prime numbers", "疫苗 mRNA"]
 DUMMY = 1  # langchain-qdrant embeds "dummy_text" to learn the dimension
 
@@ -59,7 +60,7 @@ def test_every_text_and_every_query_takes_one_forward_pass(documents, passes, en
 def test_the_sparse_ranking_is_that_of_our_index(documents, encoder, query):
     store = qdrant(documents, encoder, RetrievalMode.SPARSE)
     theirs = [(d.metadata["_id"], score) for d, score in store.similarity_search_with_score(query, k=20)]
-    ours = KeyTokensRetriever.from_documents(documents, encoder, k=20).invoke(query)
+    ours = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score").invoke(query)
     scores = [d.metadata["score"] for d in ours]
     assert [score for _, score in theirs] == pytest.approx(scores, rel=1e-4)
     distinct = [i for i in range(19) if min(abs(np.diff(scores)[max(0, i - 1) : i + 1])) > 1e-3]  # ties aside
@@ -71,7 +72,7 @@ def test_the_sparse_ranking_is_that_of_our_index(documents, encoder, query):
 def test_the_dense_ranking_is_that_of_our_index(documents, encoder, query):
     store = qdrant(documents, encoder, RetrievalMode.DENSE)
     theirs = [score for _, score in store.similarity_search_with_score(query, k=20)]
-    ours = KeyTokensHybridRetriever.from_documents(documents, encoder, k=60).invoke(query)
+    ours = KeyTokensHybridRetriever.from_documents(documents, encoder, k=60, **SCORED).invoke(query)
     assert theirs == pytest.approx(sorted((d.metadata["scores"]["dense"] for d in ours), reverse=True)[:20], abs=1e-5)
 
 
@@ -83,7 +84,7 @@ def test_the_hybrid_ranking_is_ours(documents, encoder, query, monkeypatch):
     fusion = models.RrfQuery(rrf=models.Rrf(k=61))
     theirs = store.similarity_search_with_score(query, k=len(documents), hybrid_fusion=fusion)
     retriever = KeyTokensHybridRetriever.from_documents(
-        documents, encoder, k=len(documents), fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}
+        documents, encoder, k=len(documents), fusion="rrf", weights={"dense": 1.0, "sparse": 1.0}, **SCORED
     )
     ours = retriever.invoke(query)
     assert [score for _, score in theirs] == pytest.approx([d.metadata["score"] for d in ours], rel=1e-4)
@@ -93,9 +94,11 @@ def test_the_hybrid_ranking_is_ours(documents, encoder, query, monkeypatch):
 def test_as_the_dense_side_of_our_hybrid_retriever(documents, passes, encoder):
     store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
     passes.texts = 0
-    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=10)
+    retriever = KeyTokensHybridRetriever.from_documents(
+        documents, encoder, vectorstore=store, id_key="_id", k=10, **SCORED
+    )
     assert passes.texts == len(documents)
-    own = KeyTokensHybridRetriever.from_documents(documents, encoder, k=10)
+    own = KeyTokensHybridRetriever.from_documents(documents, encoder, k=10, **SCORED)
     passes.texts = 0
     for query in QUERIES:
         found, expected = retriever.invoke(query), own.invoke(query)
@@ -107,13 +110,17 @@ def test_as_the_dense_side_of_our_hybrid_retriever(documents, passes, encoder):
 
 async def test_asynchronously(documents, encoder):
     store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
-    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=10)
+    retriever = KeyTokensHybridRetriever.from_documents(
+        documents, encoder, vectorstore=store, id_key="_id", k=10, **SCORED
+    )
     assert await retriever.ainvoke(QUERIES[0]) == retriever.invoke(QUERIES[0])
 
 
 def test_our_filter_and_the_stores_own(documents, encoder):
     store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
-    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=60)
+    retriever = KeyTokensHybridRetriever.from_documents(
+        documents, encoder, vectorstore=store, id_key="_id", k=60, **SCORED
+    )
     condition = models.FieldCondition(key="metadata.position", range=models.Range(lt=10))
     arguments = {"filter": models.Filter(must=[condition])}
     found = retriever.invoke(QUERIES[0], filter={"position": {"$lt": 10}}, search_kwargs=arguments)
@@ -124,7 +131,7 @@ def test_our_filter_and_the_stores_own(documents, encoder):
 
 def test_ids_that_qdrant_refuses_leave_the_index_as_it_was(abstracts, encoder):
     store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
-    retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store)
+    retriever = KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store, **SCORED)
     with pytest.raises(ValueError, match="is not a valid"):
         retriever.add_documents(abstracts[:2])
     assert len(retriever.retriever) == 0
@@ -132,7 +139,9 @@ def test_ids_that_qdrant_refuses_leave_the_index_as_it_was(abstracts, encoder):
 
 def test_deleted_from_both(documents, encoder):
     store = QdrantVectorStore.from_texts([], KeyTokensEmbeddings(encoder), location=":memory:")
-    retriever = KeyTokensHybridRetriever.from_documents(documents, encoder, vectorstore=store, id_key="_id", k=60)
+    retriever = KeyTokensHybridRetriever.from_documents(
+        documents, encoder, vectorstore=store, id_key="_id", k=60, **SCORED
+    )
     assert retriever.delete([documents[0].id]) == 1
     assert documents[0].id not in {d.id for d in retriever.invoke(QUERIES[0])}
     assert documents[0].page_content not in {d.page_content for d in store.similarity_search(QUERIES[0], k=60)}
@@ -159,7 +168,7 @@ def test_the_embedded_engine_ranks_as_we_do(documents, encoder, tmp_path):
         for d, vector in zip(documents, vectors, strict=True)
     ]
     shard.update(edge.UpdateOperation.upsert_points(points))
-    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20)
+    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score")
     for query in QUERIES:
         vector = embeddings.embed_query(query)
         nearest = edge.Query.Nearest(edge.SparseVector(vector.indices, vector.values), using="sparse")

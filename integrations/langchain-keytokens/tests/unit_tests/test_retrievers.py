@@ -28,6 +28,7 @@ def ids(documents):
 
 class TestSearch:
     def test_documents_come_back_as_they_were_with_their_score(self, retriever, abstracts, encoder):
+        retriever.score_key = "score"
         by_id = {document.id: document for document in abstracts}
         found = retriever.invoke(QUERY, k=5)
         query = encoder.encode_query([QUERY]).sparse.to_dicts()[0]
@@ -43,7 +44,7 @@ class TestSearch:
         assert ids(retriever.invoke(QUERY, k=10)) == [hit.id for hit in expected]
 
     def test_matched_tokens_sum_to_the_score(self, abstracts, encoder):
-        retriever = KeyTokensRetriever.from_documents(abstracts, encoder, matches_key="why")
+        retriever = KeyTokensRetriever.from_documents(abstracts, encoder, matches_key="why", score_key="score")
         for document in retriever.invoke(QUERY):
             contributions = [match["contribution"] for match in document.metadata["why"]]
             assert sum(contributions) == pytest.approx(document.metadata["score"], rel=1e-4)
@@ -52,7 +53,7 @@ class TestSearch:
         assert "atom" in tokens or "electron" in tokens
 
     def test_no_key_means_no_key(self, abstracts, encoder):
-        retriever = KeyTokensRetriever.from_documents(abstracts, encoder, score_key=None)
+        retriever = KeyTokensRetriever.from_documents(abstracts, encoder)
         assert set(retriever.invoke(QUERY)[0].metadata) == {"archive", "position"}
 
     def test_a_query_takes_one_forward_pass(self, retriever, passes):
@@ -162,7 +163,7 @@ class TestMetadata:
         assert retriever.invoke(QUERY)[0].metadata["archive"] != "changed by the user"
 
     def test_the_score_takes_the_place_of_a_key_of_that_name_in_the_copy_only(self, encoder):
-        retriever = KeyTokensRetriever.from_texts(["stars"], encoder, [{"score": "A+"}])
+        retriever = KeyTokensRetriever.from_texts(["stars"], encoder, [{"score": "A+"}], score_key="score")
         assert isinstance(retriever.invoke("stars")[0].metadata["score"], float)
         assert retriever.invoke("stars", filter={"score": "A+"})[0].page_content == "stars"
 
@@ -314,7 +315,7 @@ class TestConfiguration:
             "metadata": None,
             "k": 3,
             "filter": None,
-            "score_key": "score",
+            "score_key": None,
             "matches_key": None,
         }
         assert "Retriever object" not in repr(retriever)
