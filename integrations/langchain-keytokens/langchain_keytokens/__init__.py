@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
 from langchain_keytokens.hybrid_retrievers import KeyTokensHybridRetriever
 from langchain_keytokens.retrievers import KeyTokensRetriever
+from langchain_keytokens.self_query import KeyTokensTranslator
+from langchain_keytokens.vectorstores import KeyTokensDocumentIndex, KeyTokensVectorStore
 
 if TYPE_CHECKING:
     from langchain_keytokens.milvus import KeyTokensMilvusSparseEmbeddings
     from langchain_keytokens.qdrant import KeyTokensSparseEmbeddings
 
 __all__ = [
+    "KeyTokensDocumentIndex",
     "KeyTokensEmbeddings",
     "KeyTokensHybridRetriever",
     "KeyTokensMilvusSparseEmbeddings",
     "KeyTokensRetriever",
     "KeyTokensSparseEmbeddings",
+    "KeyTokensTranslator",
+    "KeyTokensVectorStore",
     "__version__",
 ]
 

@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
 from uuid import UUID, uuid5
 
+import numpy as np
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field
-from st_keytokens import HybridEmbeddings, KeyTokenEncoder
+from st_keytokens import HybridEmbeddings, KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.index import Document as IndexedDocument
 from st_keytokens.retrieval import (
     OnConflict,
@@ -379,6 +381,34 @@ class KeyTokensRetriever(BaseRetriever):
         """:meth:`search_with_scores`, asynchronously."""
         hits = await self._ahits(query, **own)
         return list(zip(self._documents(hits), [hit.score for hit in hits], strict=True))
+
+    def search_by_vector(
+        self, vector: Sequence[float], *, k: int | None = None, filter: DocumentFilter | None = None
+    ) -> list[Document]:
+        """The documents of the index that are nearest to a dense vector.
+
+        Raises:
+            ValueError: If the index has no dense vectors, or they have another dimension.
+        """
+        settings = replace(self._search_settings(k=k, filter=filter), mode="dense", has_matches=False)
+        none = SparseEmbeddings.empty(1, self.retriever.encoder.vocabulary.vocab_size)
+        vectors = HybridEmbeddings(np.asarray([vector], np.float32), none)
+        return self._documents(self.retriever.search("by a vector", settings, vectors=vectors))
+
+    def search_with_cosines(self, query: str, **own: Any) -> list[tuple[Document, float]]:
+        """Documents, best first, with the dense side's score, 0 where it is below that or only the sparse found one.
+
+        Raises:
+            ValueError: If there is no dense side.
+        """
+        if not (self.retriever.has_dense or self._has_outside):
+            raise ValueError(
+                "relevance scores must come from dense vectors, got a sparse retriever. "
+                "Use a KeyTokensHybridRetriever."
+            )
+        hits = self._hits(query, **own)
+        cosines = [min(max(hit.scores.get("dense", 0.0), 0.0), 1.0) for hit in hits]
+        return list(zip(self._documents(hits), cosines, strict=True))
 
     def batch(
         self,

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
-from langchain_tests.integration_tests import EmbeddingsIntegrationTests, RetrieversIntegrationTests
+from langchain_tests.integration_tests import (
+    EmbeddingsIntegrationTests,
+    RetrieversIntegrationTests,
+    VectorStoreIntegrationTests,
+)
 from st_keytokens.retrieval import Retriever
 
-from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
+from langchain_keytokens import (
+    KeyTokensEmbeddings,
+    KeyTokensHybridRetriever,
+    KeyTokensRetriever,
+    KeyTokensVectorStore,
+)
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):
@@ -61,3 +70,10 @@ class TestHybrid(RetrieversIntegrationTests):
     @property
     def retriever_query_example(self):
         return "electrons in an atom"
+
+
+class TestVectorStore(VectorStoreIntegrationTests):
+    @pytest.fixture(params=["own index", "vector store"])
+    def vectorstore(self, request, encoder):
+        store = None if request.param == "own index" else InMemoryVectorStore(KeyTokensEmbeddings(encoder))
+        return KeyTokensVectorStore(KeyTokensHybridRetriever.from_documents([], encoder, vectorstore=store))

@@ -41,11 +41,14 @@ def test_only_public_names_of_st_keytokens_are_imported():
 
 def test_public_names():
     assert sorted(langchain_keytokens.__all__) == [
+        "KeyTokensDocumentIndex",
         "KeyTokensEmbeddings",
         "KeyTokensHybridRetriever",
         "KeyTokensMilvusSparseEmbeddings",
         "KeyTokensRetriever",
         "KeyTokensSparseEmbeddings",
+        "KeyTokensTranslator",
+        "KeyTokensVectorStore",
         "__version__",
     ]
 
