@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery, Visitor
@@ -21,7 +20,7 @@ class KeyTokensTranslator(Visitor):
             )
     """
 
-    allowed_comparators: Sequence[Comparator] | None = (
+    allowed_comparators = (  # type: ignore[assignment]  # enums of strings, which mypy takes for strings
         Comparator.EQ,
         Comparator.NE,
         Comparator.GT,
@@ -31,7 +30,7 @@ class KeyTokensTranslator(Visitor):
         Comparator.IN,
         Comparator.NIN,
     )
-    allowed_operators: Sequence[Operator] | None = (Operator.AND, Operator.OR, Operator.NOT)
+    allowed_operators = (Operator.AND, Operator.OR, Operator.NOT)  # type: ignore[assignment]  # likewise
 
     def visit_operation(self, operation: Operation) -> dict[str, Any]:
         """``$and``, ``$or`` or ``$not``."""
