@@ -10,7 +10,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from os import PathLike
@@ -296,6 +296,12 @@ class HybridIndex:
             keys = self._store.documents.known_keys(connection, names)
             documents = self._store.documents.get(connection, [keys[name] for name in names])
         return [Document(*fields) for fields in documents]
+
+    def documents(self) -> Iterator[Document]:
+        """Read all documents, the oldest first; what is added meanwhile is not among them."""
+        with self._store.read() as connection:
+            for _, fields in self._store.documents.all(connection):
+                yield Document(*fields)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]

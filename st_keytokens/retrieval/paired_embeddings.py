@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,19 +14,22 @@ import numpy as np
 from st_keytokens.encoder.cache import Row, join_rows, split_rows
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.index.documents import checked_strings
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st_keytokens.encoder.forward_pass import Role
     from st_keytokens.index.search import Side
-    from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = ["IndicesValues", "PairedEmbeddings"]
 
 IndicesValues = tuple[list[int], list[float]]  # of one text, by ascending token id
 Key = tuple[str, str, str, str]
 
+logger = logging.getLogger(__name__)
+
+_SAME_VECTOR = 0.99  # cosine of a stored vector with the same text's: rounding and batches change less
 WAITING_BYTES = 1 << 26  # 64 MiB: sparse vectors of some 50,000 texts, or 16,000 dense ones of dimension 1,024
 
 
@@ -104,6 +108,72 @@ class PairedEmbeddings:
             ):
                 self._waiting.put((state, role, text, "dense"), (vector, ids[:0], weights[:0]))
                 self._waiting.put((state, role, text, "sparse"), (vector[:0], ids, weights))
+
+    def hybrid_documents(self, texts: Sequence[str], embeddings: Sequence[Sequence[float] | None]) -> HybridEmbeddings:
+        """Dense and sparse vectors of documents, some of whose dense vectors are known already.
+
+        Known ones are taken, and their sparse halves are those that wait, or are made without a forward pass. As a
+        vector does not say whose it is, one of them is compared with the encoder's own, which costs at most one pass.
+        Where that differs, or has another dimension, or the model has more than a normalisation behind its pooling,
+        all are embedded.
+
+        Args:
+            texts: The texts.
+            embeddings: A dense vector or None for each.
+
+        Returns:
+            Both vectors of each text.
+
+        Raises:
+            TypeError: If ``texts`` is one string, or holds something else than strings.
+            ValueError: If the lengths differ.
+        """
+        names = checked_strings("texts", texts)
+        if len(embeddings) != len(names):
+            raise ValueError(f"embeddings must be one for each of {len(names)} texts, got {len(embeddings)}.")
+        dimension, vocab_size = self.encoder.get_embedding_dimension(), self.encoder.vocabulary.vocab_size
+        known = [n for n, vector in enumerate(embeddings) if vector is not None and len(vector) == dimension]
+        dense = np.zeros((len(names), dimension), np.float32)
+        rows: dict[int, Row] = {}
+        state = self.encoder.fingerprint
+        for number in known:
+            dense[number] = embeddings[number]
+            waiting = self._waiting.take((state, "document", names[number], "sparse"))
+            if waiting is not None:
+                rows[number] = waiting
+        unmade = [number for number in known if number not in rows]
+        if unmade and self._are_own(names, dense, unmade):
+            sparse = self.encoder.sparsify(dense[unmade], [names[number] for number in unmade])
+            made = HybridEmbeddings(np.zeros((len(unmade), 0), np.float32), sparse)
+            rows |= dict(zip(unmade, split_rows(made), strict=True))
+        missing = [number for number in range(len(names)) if number not in rows]
+        if missing:
+            made = self.encoder.encode_document([names[number] for number in missing])
+            for number, row in zip(missing, split_rows(made), strict=True):
+                dense[number], rows[number] = row[0], (row[0][:0], *row[1:])
+        return HybridEmbeddings(dense, join_rows([rows[n] for n in range(len(names))], 0, vocab_size).sparse)
+
+    def _are_own(self, texts: list[str], dense: NDArray[np.float32], numbers: list[int]) -> bool:
+        """Whether stored vectors are this encoder's, and such that sparse ones can be made of them."""
+        try:
+            self.encoder.forward_pass.check_stored()
+        except ValueError:
+            return False
+        if dense.shape[1] != self.encoder.head.lm_head_dimension:
+            return False  # truncated
+        number = next((n for n in reversed(numbers) if texts[n].strip()), numbers[-1])  # the last may be in the cache
+        own, found = self.dense([texts[number]], "document")[0], dense[number]
+        lengths = float(np.linalg.norm(own) * np.linalg.norm(found))
+        cosine = float(own @ found) / lengths if lengths else 0.0
+        if cosine < _SAME_VECTOR:
+            logger.warning(
+                "%d texts come with vectors, but these are not this encoder's: the cosine of one with its own is %.3f "
+                "and must be at least %.2f. They are embedded.",
+                len(numbers),
+                cosine,
+                _SAME_VECTOR,
+            )
+        return cosine >= _SAME_VECTOR
 
     def _half(self, texts: Sequence[str], role: Role, side: Side) -> list[Row]:
         names = checked_strings("texts", texts)

@@ -24,7 +24,7 @@ from st_keytokens.files import read_json, write_atomically
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
 from st_keytokens.index.documents import checked_strings, packed_metadata
-from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
+from st_keytokens.index.filters import Filter, ParsedFilter, is_passing, parse_filter
 from st_keytokens.index.search import Mode, SearchPlan
 from st_keytokens.index.store import copy_index, finish_copy
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
@@ -132,7 +132,7 @@ class Retriever:
         ids: Sequence[str | None] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         embedded_texts: Sequence[str] | None = None,
-        embeddings: NDArray[np.floating[Any]] | None = None,
+        embeddings: NDArray[np.floating[Any]] | Sequence[Sequence[float] | None] | None = None,
         on_conflict: OnConflict = "error",
     ) -> list[str]:
         """Add documents, all or none.
@@ -142,8 +142,10 @@ class Retriever:
             ids: Their ids; a new UUID for None.
             metadata: A dictionary or None for each: JSON, dates, paths, UUIDs, tuples, numpy numbers.
             embedded_texts: What is embedded in their place, such as texts with a title. None: the texts.
-            embeddings: Dense vectors that the encoder gave for what is embedded, ``(N, embedding_dimension)``; the
-                sparse ones are made of them, without a forward pass. None: all is embedded.
+            embeddings: Dense vectors that are known already: an array of those that the encoder gave for what is
+                embedded, ``(N, embedding_dimension)``; or a list with None for those that are not known, of which one
+                is compared with the encoder's own, see :meth:`PairedEmbeddings.hybrid_documents`. None: all is
+                embedded.
             on_conflict: ``"error"``, or ``"replace"`` documents whose id is there.
 
         Returns:
@@ -157,10 +159,13 @@ class Retriever:
         names = self.check_addable(texts, ids=ids, metadata=metadata, on_conflict=on_conflict)
         embedded = texts if embedded_texts is None else checked_strings("embedded_texts", embedded_texts, len(names))
         self._check_encoder()
-        if embeddings is not None:
-            dense = np.asarray(embeddings, np.float32)
+        if isinstance(embeddings, np.ndarray):
+            dense = embeddings.astype(np.float32)
             sparse = self.encoder.sparsify(dense, list(embedded))
             vectors = HybridEmbeddings(dense if self.has_dense else None, sparse)
+        elif embeddings is not None and any(vector is not None for vector in embeddings):
+            vectors = self.pair.hybrid_documents(embedded, embeddings)
+            vectors = vectors if self.has_dense else HybridEmbeddings(None, vectors.sparse)
         elif self.has_dense:
             vectors = self.encoder.encode_document(embedded)
         else:
@@ -343,7 +348,8 @@ class Retriever:
             outside: A dense ranking of another store for one query, best first; it takes the place of the index's
                 dense side. Its hits are joined with ours by id or, where the store gives none or our index does not
                 know it, by text. A filter holds for them too. Ask the store for ``settings.fused_depth`` hits.
-            vectors: Those of the queries from :meth:`embed`, without a ranking from outside. None: they are embedded.
+            vectors: Those of the queries, from :meth:`embed` or, of one query, :meth:`query_vectors`; nothing is
+                embedded then. None: the queries are embedded.
 
         Returns:
             Hits, best first: a list for a text, a list of lists for several. None at all from an empty index, for a
@@ -364,11 +370,15 @@ class Retriever:
         if outside is not None:
             if not isinstance(queries, str):
                 raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
-            return self._search_with(outside, queries, plan, settings.has_matches) if queries.strip() else []
+            if vectors is None and not queries.strip():
+                return []
+            return self._search_with(outside, queries, plan, settings.has_matches, vectors)
+        is_given = vectors is not None
         vectors = self._embedded(texts, mode) if vectors is None else vectors
         results = []
         for row, found in enumerate(self.index.ranked(vectors, plan)):
-            hits = retrieved(found) if texts[row].strip() else []
+            has_dense = is_given and vectors.dense is not None and bool(vectors.dense[row].any())
+            hits = retrieved(found) if has_dense or texts[row].strip() else []
             results.append(self._explained(hits, vectors[row]) if settings.has_matches else hits)
         return results[0] if isinstance(queries, str) else results
 
@@ -382,6 +392,52 @@ class Retriever:
     ) -> list[RetrievedHit]:
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.search, query, settings, outside=outside, vectors=vectors)
+
+    def query_vectors(
+        self, texts: Sequence[str], *, dense: Sequence[float] | None = None, mode: Mode, has_outside: bool = False
+    ) -> HybridEmbeddings:
+        """Vectors of one query that stands in several texts, or whose dense vector is known: the means over the texts.
+
+        Args:
+            texts: The texts.
+            dense: The dense vector, of this encoder; None to embed the texts.
+            mode: The mode of the search.
+            has_outside: Whether the dense ranking comes from another store, so that only a sparse vector is needed.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If ``dense`` has another dimension.
+        """
+        names = checked_strings("texts", texts)
+        if dense is not None and len(dense) != self.encoder.get_embedding_dimension():
+            raise ValueError(
+                f"dense must have the encoder's dimension {self.encoder.get_embedding_dimension()}, got {len(dense)}."
+            )
+        if mode == "sparse" and not has_outside:
+            return HybridEmbeddings(None, _mean(self.pair.sparse(names, "query")))
+        if has_outside or dense is not None or not names:
+            parts = [self._beside_dense(text) for text in names]
+            sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
+            return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), sparse)
+        both = self._embedded(names, mode)
+        mean = None if both.dense is None else both.dense.mean(axis=0, keepdims=True)
+        return HybridEmbeddings(mean, _mean(both.sparse))
+
+    def _no_terms(self) -> SparseEmbeddings:
+        return SparseEmbeddings.from_dicts([{}], vocab_size=self.encoder.vocabulary.vocab_size)
+
+    def documents(self, filter: Filter | None = None) -> list[Document]:
+        """All documents that a filter lets through, the oldest first, their metadata as they were given.
+
+        Args:
+            filter: As in :class:`SearchSettings`; None for all.
+        """
+        parsed = _stored_filter(filter)
+        return [
+            replace(document, metadata=restored(document.metadata))
+            for document in self.index.documents()
+            if parsed is None or is_passing(parsed, document)
+        ]
 
     def passing(self, outside: Sequence[OutsideHit], filter: Filter) -> list[OutsideHit]:
         """Those hits of another store that a filter lets through, by the rules of :meth:`search`.
@@ -453,9 +509,14 @@ class Retriever:
         return self.pair.sparse([query], "query")
 
     def _search_with(
-        self, outside: Sequence[OutsideHit], query: str, plan: SearchPlan, has_matches: bool
+        self,
+        outside: Sequence[OutsideHit],
+        query: str,
+        plan: SearchPlan,
+        has_matches: bool,
+        vectors: HybridEmbeddings | None,
     ) -> list[RetrievedHit]:
-        vectors = HybridEmbeddings(None, self._beside_dense(query))
+        vectors = HybridEmbeddings(None, self._beside_dense(query) if vectors is None else vectors.sparse)
         (found,) = self.index.ranked(vectors, replace(plan, mode="sparse", top_k=plan.depth))
         hits = fuse_outside(outside, found, self._look_up, plan)
         return self._explained(hits, vectors) if has_matches else hits
@@ -476,6 +537,17 @@ class Retriever:
                 matches = []
             explained.append(replace(hit, matches=matches))
         return explained
+
+
+def _mean(sparse: SparseEmbeddings) -> SparseEmbeddings:
+    """The mean of the rows, as one row."""
+    if len(sparse) == 1:
+        return sparse
+    total: dict[int, float] = {}
+    for row in sparse.to_dicts():
+        for term, weight in row.items():
+            total[term] = total.get(term, 0.0) + weight / len(sparse)
+    return SparseEmbeddings.from_dicts([total], vocab_size=sparse.vocab_size)
 
 
 def _stored_filter(filter: Filter | None) -> ParsedFilter | None:
