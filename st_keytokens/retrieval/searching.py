@@ -60,6 +60,11 @@ class SearchSettings:
                 "filter must be a dictionary, a function or a collection of ids, got "
                 f"{type(self.filter).__name__} {self.filter!r:.60}."
             )
+        if self.weights is not None and not isinstance(self.weights, Mapping):
+            raise TypeError(
+                f"weights must be a dictionary of 'dense' and 'sparse', got {type(self.weights).__name__} "
+                f"{self.weights!r:.60}. Give {{'dense': 1.0, 'sparse': 2.0}}."
+            )
         for name, weight in (self.weights or {}).items():
             check_choice("weights", name, SIDES)
             checked_float(f"weights[{name!r}]", weight, minimum=0)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
 pytest.importorskip("llama_index.core")
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from st_keytokens import HybridIndex, SparseEmbeddings
+from st_keytokens.index import Document
 
-from llama_index.retrievers.keytokens.filters import index_filter, joined_filters, metadata_test
+from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters, metadata_test
 
 METADATA = (
     {},
@@ -71,8 +75,8 @@ class TestOneLanguage:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (leaf("EQ", 1), [1]),
-        (leaf("NE", 1), [0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (leaf("EQ", 1), [1, 5]),  # true is 1, as in LlamaIndex's own store
+        (leaf("NE", 1), [0, 2, 3, 4, 6, 7, 8, 9, 10, 11]),
         (leaf("GTE", 2.5), [2, 11]),
         (leaf("LT", "t"), [3, 4, 10]),
         (leaf("IN", ["star", "1"]), [3, 4]),
@@ -98,9 +102,9 @@ def test_operators(index, part, expected):
 
 def test_conditions_by_hand(index):
     either = MetadataFilters(filters=[leaf("EQ", 1), leaf("EQ", "star")], condition="or")
-    assert found(index, either) == [1, 4]
+    assert found(index, either) == [1, 4, 5]
     neither = MetadataFilters(filters=[either, leaf("IS_EMPTY", None)], condition="not")
-    assert found(index, neither) == [2, 3, 5, 7, 8, 11]
+    assert found(index, neither) == [2, 3, 7, 8, 11]
 
 
 class TestNothingToFilterBy:
@@ -111,7 +115,75 @@ class TestNothingToFilterBy:
         empty = MetadataFilters(filters=[])
         assert index_filter(empty) is None
         nested = MetadataFilters(filters=[leaf("EQ", 1), MetadataFilters(filters=[])])
-        assert found(index, nested) == [1]
+        assert found(index, nested) == [1, 5]
+
+
+class TestAsTheHostCompares:
+    """What LlamaIndex's own store finds, ours finds."""
+
+    @pytest.mark.parametrize("name", ["EQ", "NE", "GT", "GTE", "LT", "LTE"])
+    @pytest.mark.parametrize("value", [0, 1, 1.0, 0.5, 2])
+    @pytest.mark.parametrize("truth", [True, False])
+    def test_booleans(self, name, value, truth):
+        own = build_metadata_filter_fn(lambda _: {"a": truth}, MetadataFilters(filters=[leaf(name, value)]))
+        filters = MetadataFilters(filters=[leaf(name, value)])
+        assert metadata_test(filters)({"a": truth}) == own("")
+        rows = SparseEmbeddings.from_dicts([{1: 1.0}], vocab_size=3)
+        with HybridIndex(vocab_size=3, kernel="scipy") as index:
+            index.add(["0"], embeddings=rows, metadata=[{"a": truth}])
+            assert found(index, filters) == ([0] if own("") else [])
+
+    @pytest.mark.parametrize("name", ["CONTAINS", "ANY", "ALL"])
+    @pytest.mark.parametrize("held", [["x", "y"], ["y"], [], "x and y", {"x": 1, "y": 2}, [1, 2]])
+    @pytest.mark.parametrize("value", ["x", "z", 1])
+    def test_lists(self, name, held, value):
+        if held == "x and y" and value == 1:
+            return  # the host raises
+        filters = MetadataFilters(filters=[leaf(name, value if name == "CONTAINS" else [value])])
+        own = build_metadata_filter_fn(lambda _: {"a": held}, filters)
+        assert metadata_test(filters)({"a": held}) == own("")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("EQ", "2024-05-01T10:00:00+02:00", True),
+            ("EQ", "2024-05-01T08:00:00Z", True),
+            ("NE", "2024-05-01T08:00:00+00:00", False),
+            ("GT", "2024-05-01T09:59:00+02:00", True),
+            ("GT", "2024-05-01T08:30:00+00:00", False),
+            ("LT", "2024-05-02", True),
+            ("IN", ["2024-05-01T03:00:00-05:00"], True),
+            ("GT", "nothing like a date", False),
+            ("GT", 5, False),
+        ],
+    )
+    def test_dates_are_instants(self, name, value, expected):
+        noon = datetime.datetime(2024, 5, 1, 10, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+        filters = MetadataFilters(filters=[leaf(name, value)])
+        assert metadata_test(filters)({"a": noon}) is expected
+        if callable(index_filter(filters)):
+            assert index_filter(filters)(Document("", None, {"a": noon})) is expected
+        stored = noon.isoformat()  # as a store keeps it that knows no dates
+        assert metadata_test(filters, reads_dates=True)({"a": stored}) is expected
+
+    def test_days_and_lists_of_dates(self):
+        day = datetime.date(2024, 5, 1)
+        assert metadata_test(MetadataFilters(filters=[leaf("EQ", "2024-05-01")]))({"a": day})
+        assert metadata_test(MetadataFilters(filters=[leaf("CONTAINS", "2024-05-01")]))({"a": [day]})
+        assert not metadata_test(MetadataFilters(filters=[leaf("GT", "2024-05-01")]))({"a": day})
+
+    def test_nested_keys(self):
+        filters = MetadataFilters(filters=[leaf("EQ", "Ada", "author.name")])
+        passes = index_filter(filters)
+        assert passes(Document("", None, {"author": {"name": "Ada"}}))
+        assert passes(Document("", None, {"author.name": "Ada", "author": {"name": "Bob"}}))
+        assert not passes(Document("", None, {"author": {"name": "Bob"}}))
+        assert not passes(Document("", None, {"author": "Ada"}))
+
+    def test_keys(self):
+        inner = MetadataFilters(filters=[leaf("EQ", 1, "b"), leaf("EQ", 1, "a")])
+        assert filter_keys(MetadataFilters(filters=[leaf("GT", 0), inner])) == ["a", "b"]
+        assert filter_keys(None) == []
 
 
 def test_several_filters_hold_together(index):

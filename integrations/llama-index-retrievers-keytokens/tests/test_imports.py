@@ -35,6 +35,7 @@ def test_public_names():
         "KeyTokensQueryBundle",
         "KeyTokensRetriever",
         "KeyTokensSparseEmbedding",
+        "KeyTokensVectorStore",
         "qdrant_sparse_functions",
     ]
 

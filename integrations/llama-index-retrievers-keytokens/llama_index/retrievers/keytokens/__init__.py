@@ -10,6 +10,7 @@ from llama_index.retrievers.keytokens.hits import KeyTokensNodeWithScore, KeyTok
 from llama_index.retrievers.keytokens.hybrid_retriever import KeyTokensHybridRetriever
 from llama_index.retrievers.keytokens.qdrant import qdrant_sparse_functions
 from llama_index.retrievers.keytokens.retriever import KeyTokensRetriever
+from llama_index.retrievers.keytokens.vector_store import KeyTokensVectorStore
 
 __all__ = [
     "KeyTokensEmbedding",
@@ -18,5 +19,6 @@ __all__ = [
     "KeyTokensQueryBundle",
     "KeyTokensRetriever",
     "KeyTokensSparseEmbedding",
+    "KeyTokensVectorStore",
     "qdrant_sparse_functions",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -9,7 +12,7 @@ from llama_index.core.vector_stores.types import FilterCondition, FilterOperator
 from st_keytokens.index import Document
 from st_keytokens.retrieval import json_value
 
-__all__ = ["index_filter", "joined_filters", "metadata_test"]
+__all__ = ["filter_keys", "index_filter", "joined_filters", "metadata_test", "metadata_value"]
 
 IndexFilter = Mapping[str, Any] | Callable[[Document], bool]
 
@@ -23,14 +26,26 @@ _OPERATORS = {
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
 }
+_ORDERED = {
+    FilterOperator.GT: operator.gt,
+    FilterOperator.GTE: operator.ge,
+    FilterOperator.LT: operator.lt,
+    FilterOperator.LTE: operator.le,
+}
+_PLAIN_KEY = re.compile(r'[^."\\\x00-\x1f\ud800-\udfff]*')  # others are no plain key of the database
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def index_filter(filters: MetadataFilters | None) -> IndexFilter | None:
     """LlamaIndex filters as a filter of our index.
 
-    Comparisons are looked up in the database. ``ANY``, ``ALL``, ``CONTAINS``, the text matches and ``IS_EMPTY``, which
-    look into lists and strings, are tested on every document. A document without the key matches ``NE``, ``NIN`` and
-    ``IS_EMPTY`` only; values of different types are unequal.
+    Values compare as in LlamaIndex's own store: true is 1 and false 0. Dates and times in the metadata compare as
+    instants with what a filter names in ISO format; without a time zone they are UTC. A key with dots leads into
+    nested dictionaries where no key of that name is there.
+
+    Comparisons are looked up in the database; those with dates or nested keys, and ``ANY``, ``ALL``, ``CONTAINS``, the
+    text matches and ``IS_EMPTY``, which look into lists and strings, are tested on every document. A document without
+    the key matches ``NE``, ``NIN`` and ``IS_EMPTY`` only; strings and numbers are unequal.
 
     Args:
         filters: Filters, nested as deep as wanted; None for none.
@@ -68,16 +83,27 @@ def joined_filters(*filters: MetadataFilters | None) -> MetadataFilters | None:
     return MetadataFilters(filters=parts) if parts else None
 
 
+def filter_keys(filters: MetadataFilters | None) -> list[str]:
+    """The keys that filters ask for, each once."""
+    found: dict[str, None] = {}
+    for part in [] if filters is None else filters.filters:
+        found.update(dict.fromkeys([part.key] if isinstance(part, MetadataFilter) else filter_keys(part)))
+    return list(found)
+
+
 def _is_comparison(filters: MetadataFilters | MetadataFilter) -> bool:
+    """Whether the database can look it up."""
     if isinstance(filters, MetadataFilters):
         return all(map(_is_comparison, filters.filters))
-    return filters.operator in _OPERATORS
+    values = filters.value if isinstance(filters.value, list) else [filters.value]
+    has_date = any(isinstance(value, str) and _DATE.match(value) for value in values)
+    return filters.operator in _OPERATORS and not has_date and bool(_PLAIN_KEY.fullmatch(filters.key))
 
 
 def _dictionary(filters: MetadataFilters | MetadataFilter) -> dict[str, Any]:
     if isinstance(filters, MetadataFilter):
         _check_value(filters)
-        return {filters.key: {_OPERATORS[filters.operator]: filters.value}}
+        return _comparison(filters.key, filters.operator, filters.value)
     parts = [_dictionary(part) for part in filters.filters]
     if not parts:
         return {}
@@ -86,12 +112,45 @@ def _dictionary(filters: MetadataFilters | MetadataFilter) -> dict[str, Any]:
     return {"$or" if filters.condition is FilterCondition.OR else "$and": parts}
 
 
-def metadata_test(filters: MetadataFilters | MetadataFilter) -> Callable[[Mapping[str, Any]], bool]:
-    """A function that tells of metadata whether filters let them through, as :func:`index_filter` does."""
+def _comparison(key: str, name: FilterOperator, value: Any) -> dict[str, Any]:
+    """One comparison, in which true is 1 and false 0, as in Python and unlike in the database."""
+    if name in _ORDERED:
+        plain = {key: {_OPERATORS[name]: value}}
+        if isinstance(value, str):
+            return plain
+        passing = [truth for truth in (False, True) if _ORDERED[name](truth, value)]
+        return {"$or": [plain, {key: {"$in": passing}}]}
+    values = value if isinstance(value, list) else [value]
+    truths = [truth for truth in (False, True) if truth in values]
+    among = "$in" if name in (FilterOperator.EQ, FilterOperator.IN) else "$nin"
+    return {key: {among: [*values, *truths]}}
+
+
+def metadata_value(metadata: Mapping[str, Any], key: str) -> Any:
+    """The value of a key, or what its dots lead to; None where there is none."""
+    if key in metadata or "." not in key:
+        return metadata.get(key)
+    found: Any = metadata
+    for step in key.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(step)
+    return found
+
+
+def metadata_test(
+    filters: MetadataFilters | MetadataFilter, *, reads_dates: bool = False
+) -> Callable[[Mapping[str, Any]], bool]:
+    """A function that tells of metadata whether filters let them through, as :func:`index_filter` does.
+
+    Args:
+        filters: The filters.
+        reads_dates: Whether strings in ISO format are dates too, as in a store that keeps these as strings.
+    """
     if isinstance(filters, MetadataFilter):
         _check_value(filters)
-        return lambda metadata: _holds(filters, json_value(metadata.get(filters.key)))
-    parts = [metadata_test(part) for part in filters.filters]
+        return lambda metadata: _holds(filters, _plain(metadata_value(metadata, filters.key), reads_dates))
+    parts = [metadata_test(part, reads_dates=reads_dates) for part in filters.filters]
     if not parts:
         return lambda metadata: True
     if filters.condition is FilterCondition.NOT:
@@ -129,36 +188,64 @@ def _holds(given: MetadataFilter, found: Any) -> bool:
             return isinstance(found, str) and value in found
         case FilterOperator.TEXT_MATCH_INSENSITIVE:
             return isinstance(found, str) and value.lower() in found.lower()
-        case FilterOperator.CONTAINS if isinstance(found, str):
-            return isinstance(value, str) and value in found
         case FilterOperator.CONTAINS:
             return _contains(found, value)
         case FilterOperator.ANY:
             return any(_contains(found, part) for part in value)
         case FilterOperator.ALL:
-            return all(_contains(found, part) for part in value)
-    return (
-        _is_comparable(found, value)
-        and {
-            FilterOperator.GT: found > value,
-            FilterOperator.GTE: found >= value,
-            FilterOperator.LT: found < value,
-            FilterOperator.LTE: found <= value,
-        }[given.operator]
-    )
+            return found is not None and all(_contains(found, part) for part in value)
+    if isinstance(found, datetime.date):
+        found, value = _comparable_dates(found, value)
+    return _is_comparable(found, value) and bool(_ORDERED[given.operator](found, value))
+
+
+def _plain(found: Any, reads_dates: bool) -> Any:
+    """A value of the metadata as the index keeps it, but dates as dates."""
+    if isinstance(found, datetime.date):
+        return found
+    if isinstance(found, (list, tuple)):
+        return [_plain(part, reads_dates) for part in found]
+    if reads_dates and isinstance(found, str):
+        return _instant(found) or found
+    return json_value(found)
 
 
 def _contains(found: Any, value: Any) -> bool:
+    if isinstance(found, str):
+        return isinstance(value, str) and value in found
+    if isinstance(found, Mapping):
+        return value in found
     return isinstance(found, (list, tuple)) and any(_is_same(part, value) for part in found)
 
 
 def _is_same(found: Any, value: Any) -> bool:
-    if isinstance(found, bool) != isinstance(value, bool):
-        return False  # true is not 1
+    if isinstance(found, datetime.date):
+        found, value = _comparable_dates(found, value)
     return bool(found == value)
 
 
 def _is_comparable(found: Any, value: Any) -> bool:
-    if isinstance(value, str):
-        return isinstance(found, str)
-    return isinstance(found, (int, float)) and not isinstance(found, bool)
+    for kind in (str, datetime.datetime):
+        if isinstance(value, kind):
+            return isinstance(found, kind)
+    return isinstance(found, (int, float))
+
+
+def _comparable_dates(found: datetime.date, value: Any) -> tuple[Any, Any]:
+    """A date and what it is compared with as instants, or as strings where that is no date."""
+    instant = _instant(value)
+    return (found.isoformat(), value) if instant is None else (_instant(found), instant)
+
+
+def _instant(value: Any) -> datetime.datetime | None:
+    """A date, or what names one in ISO format, as a time in UTC, which is its time zone where it has none."""
+    if isinstance(value, str) and _DATE.match(value):
+        try:
+            value = datetime.datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith(("Z", "z")) else value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime.date):
+        return None
+    midnight = datetime.datetime(value.year, value.month, value.day)
+    time = value if isinstance(value, datetime.datetime) else midnight
+    return time.replace(tzinfo=datetime.timezone.utc) if time.tzinfo is None else time

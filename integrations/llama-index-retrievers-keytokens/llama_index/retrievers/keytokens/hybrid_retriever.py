@@ -8,10 +8,14 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
+from llama_index_instrumentation import get_dispatcher
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.retrieval import Fusion, OnConflict, OutsideHit, SearchSettings
 from typing_extensions import Self, Unpack
@@ -20,6 +24,7 @@ from llama_index.retrievers.keytokens.embeddings import KeyTokensEmbedding
 from llama_index.retrievers.keytokens.filters import metadata_test
 from llama_index.retrievers.keytokens.nodes import (
     NODE_KEY,
+    checked_nodes,
     filterable_metadata,
     restored_node,
     source_nodes,
@@ -28,14 +33,20 @@ from llama_index.retrievers.keytokens.nodes import (
 from llama_index.retrievers.keytokens.retriever import (
     KeyTokensRetriever,
     LiveArguments,
+    QueryArguments,
     RetrieverArguments,
+    checked_queries,
+    query_with,
     scored_node,
 )
+from llama_index.retrievers.keytokens.sources import NodeSource
 
 if TYPE_CHECKING:
     from llama_index.core.storage.docstore.types import BaseDocumentStore
 
 __all__ = ["HybridArguments", "KeyTokensHybridRetriever"]
+
+dispatcher = get_dispatcher(__name__)
 
 
 class HybridArguments(RetrieverArguments, total=False):
@@ -110,11 +121,13 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self.weights = weights
         self.depth = depth
         super().__init__(encoder, nodes, **settings)
+        if isinstance(dense, VectorStoreIndex):
+            self._open(NodeSource(dense))
 
     @classmethod
     def from_defaults(
         cls,
-        index: VectorStoreIndex | None = None,
+        index: BaseIndex[Any] | None = None,
         nodes: Sequence[BaseNode] | None = None,
         docstore: BaseDocumentStore | None = None,
         *,
@@ -124,7 +137,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
 
         Args:
-            index: An index whose docstore holds its nodes. It gives the dense ranking too, unless ``dense`` does.
+            index: An index whose docstore holds its nodes, and which is followed, as for
+                :meth:`KeyTokensRetriever.from_defaults`. It gives the dense ranking too, unless ``dense`` does.
                 Exactly one of this and the next two is given.
             nodes: The nodes themselves.
             docstore: What holds them.
@@ -135,9 +149,13 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             ValueError: If not exactly one is given, or the docstore of an index is empty as its vector store keeps the
                 text; give ``nodes`` and ``dense`` then.
         """
-        if settings.get("dense") is None:
+        given, source = source_nodes(index, nodes, docstore, has_vectors=True)
+        if settings.get("dense") is None and isinstance(index, VectorStoreIndex):
             settings["dense"] = index
-        return cls(encoder, source_nodes(index, nodes, docstore), **settings)
+        retriever = cls(encoder, given, **settings)
+        if source is not None:
+            retriever._open(source)
+        return retriever
 
     @classmethod
     def from_persist_dir(
@@ -145,6 +163,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         path: str | PathLike[str],
         encoder: KeyTokenEncoder,
         *,
+        index: BaseIndex[Any] | None = None,
+        docstore: BaseDocumentStore | None = None,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
         **live: Unpack[LiveArguments],
     ) -> Self:
@@ -153,6 +173,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         Args:
             path: The directory.
             encoder: The encoder that made the index.
+            index: As for :meth:`KeyTokensRetriever.from_persist_dir`; ``dense`` is one already.
+            docstore: Likewise.
             dense: The vector store, which is kept by itself; given if and only if there was one.
             **live: As for :meth:`KeyTokensRetriever.from_persist_dir`.
 
@@ -165,7 +187,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if has_dense == (dense is not None):
             rule = "not be given, as the vectors are in" if has_dense else "be given again for"
             raise ValueError(f"dense must {rule} {path}, got {type(dense).__name__}.")
-        return cls(encoder, dense=dense, path=path, **settings, **live)
+        retriever = cls(encoder, dense=dense, path=path, **settings, **live)
+        if index is not None or docstore is not None:
+            retriever._open(NodeSource(index, docstore))
+        return retriever
 
     @property
     def vector_index(self) -> VectorStoreIndex | None:
@@ -179,7 +204,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         kept some of the nodes until then; adding them once more puts both right. All else is as in
         :meth:`KeyTokensRetriever.add_nodes`.
         """
-        if self._side is not None and nodes:
+        if self._side is not None and checked_nodes(nodes):
             self._side.add(nodes, self._check_addable(nodes, on_conflict))
         return super().add_nodes(nodes, on_conflict=on_conflict)
 
@@ -212,15 +237,17 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         if self._side is None:
             return super()._retrieve(query_bundle)
-        if not query_bundle.query_str.strip():
+        if _is_blank(query_bundle):
             return []
+        self._follow()
         settings = self._settings(query_bundle)
         found = self._side.retrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
         return self._fused(query_bundle, settings, found)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if self._side is None or not self._side.is_asynchronous or not query_bundle.query_str.strip():
+        if self._side is None or not self._side.is_asynchronous or _is_blank(query_bundle):
             return await super()._aretrieve(query_bundle)
+        await asyncio.to_thread(self._follow)
         settings = self._settings(query_bundle)
         found = await self._side.aretrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
         return await asyncio.to_thread(self._fused, query_bundle, settings, found)
@@ -228,11 +255,37 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def _retrieve_batch(self, queries: list[str], own: QueryBundle) -> list[list[NodeWithScore]]:
         if self._side is None:
             return super()._retrieve_batch(queries, own)
+        return [self._retrieve(bundle) for bundle in self._embedded_bundles(queries, own)]
+
+    @dispatcher.span
+    async def aretrieve_batch(
+        self, queries: Sequence[str], **own: Unpack[QueryArguments]
+    ) -> list[list[NodeWithScore]]:
+        """:meth:`retrieve_batch` without blocking the event loop; an asynchronous store is asked for all at once."""
+        if self._side is None or not self._side.is_asynchronous:
+            return await super().aretrieve_batch(queries, **own)
+        texts = checked_queries(queries)
+        for text in texts:
+            dispatcher.event(RetrievalStartEvent(str_or_query_bundle=text))
+        bundles = await asyncio.to_thread(self._embedded_bundles, texts, query_with("", **own))
+        found = await asyncio.gather(*map(self._aretrieve, bundles))
+        with self.callback_manager.as_trace("query"):
+            return [await self._afinished(text, nodes) for text, nodes in zip(texts, found, strict=True)]
+
+    async def _afinished(self, query: str, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        with self.callback_manager.event(CBEventType.RETRIEVE, payload={EventPayload.QUERY_STR: query}) as event:
+            nodes = await self._ahandle_recursive_retrieval(QueryBundle(query), nodes)
+            event.on_end(payload={EventPayload.NODES: nodes})
+        dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query, nodes=nodes))
+        return nodes
+
+    def _embedded_bundles(self, queries: list[str], own: QueryBundle) -> list[QueryBundle]:
+        """A bundle for each query, with its dense vector where our encoder makes it."""
         bundles = [replace(own, query_str=text) for text in queries]
-        if self._side.shares_encoder:
+        if self._side is not None and self._side.shares_encoder:
             for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
                 bundle.embedding = vector  # all queries in one go; their sparse halves wait
-        return [self._retrieve(bundle) for bundle in bundles]
+        return bundles
 
     def _fused(
         self, query_bundle: QueryBundle, settings: SearchSettings, found: Sequence[NodeWithScore]
@@ -242,7 +295,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             for hit in found
         ]
         self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
-        hits = self._retriever.search(query_bundle.query_str, settings, outside=outside)
+        vectors = self._vectors(query_bundle, settings, has_outside=True)
+        hits = self._retriever.search(query_bundle.query_str, settings, outside=outside, vectors=vectors)
+        if not hits:
+            self._say_unknown_keys(query_bundle)
         return [
             scored_node(
                 restored_node(hit.text, hit.metadata)
@@ -261,7 +317,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     def _check_addable(self, nodes: Sequence[BaseNode], on_conflict: OnConflict) -> list[str]:
         """Checks what :meth:`add_nodes` would refuse, and gives the ids that are there and are to be replaced."""
-        stored = [stored_node(node) for node in nodes]
+        stored = [stored_node(node) for node in checked_nodes(nodes)]
         ids = self._retriever.check_addable(
             [node.text for node in stored],
             ids=[node.id for node in stored],
@@ -299,7 +355,9 @@ class VectorStoreSide:
     @property
     def is_asynchronous(self) -> bool:
         """Whether the store has asynchronous methods of its own; the base class's would block the event loop."""
-        return type(self.index.vector_store).aquery is not BasePydanticVectorStore.aquery
+        store = self.index.vector_store
+        has_client = all(getattr(store, name, store) is not None for name in ("_aclient", "_async_milvusclient"))
+        return has_client and type(store).aquery is not BasePydanticVectorStore.aquery
 
     @property
     def shares_encoder(self) -> bool:
@@ -340,8 +398,12 @@ class VectorStoreSide:
     def _retriever(self, top_k: int, filters: MetadataFilters | None) -> VectorIndexRetriever:
         store, node_ids = self.index.vector_store, None
         if filters is not None and isinstance(store, SimpleVectorStore):  # it knows no nested filters
-            holds = metadata_test(filters)
-            node_ids = [node_id for node_id, metadata in store.data.metadata_dict.items() if holds(metadata)]
+            tests = metadata_test(filters), metadata_test(filters, reads_dates=True)  # its dates are strings
+            node_ids = [
+                node_id
+                for node_id, metadata in store.data.metadata_dict.items()
+                if any(holds(metadata) for holds in tests)
+            ]
             filters = None
         return VectorIndexRetriever(self.index, similarity_top_k=top_k, filters=filters, node_ids=node_ids)
 
@@ -349,3 +411,7 @@ class VectorStoreSide:
 def _plain(query: QueryBundle) -> QueryBundle:
     """The query for a vector store's retriever, which writes into it."""
     return QueryBundle(query.query_str, custom_embedding_strs=query.custom_embedding_strs, embedding=query.embedding)
+
+
+def _is_blank(query: QueryBundle) -> bool:
+    return query.embedding is None and not any(text.strip() for text in (query.query_str, *query.embedding_strs))

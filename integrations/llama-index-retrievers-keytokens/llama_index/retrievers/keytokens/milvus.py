@@ -61,8 +61,13 @@ class KeyTokensMilvusFunction(BaseSparseEmbeddingFunction):
         return await asyncio.to_thread(self.encode_queries, queries)
 
     def encode_documents(self, documents: list[str]) -> list[dict[int, float]]:
-        """Weights by token id, one dictionary per document."""
-        return [dict(zip(*row, strict=True)) for row in self._pair.sparse_documents(documents)]
+        """Weights by token id, one dictionary per document.
+
+        Milvus refuses a whole batch for one vector without terms, so a document that has none gets one that no query
+        has, beyond the vocabulary, and is never found by its sparse vector.
+        """
+        beyond = {self.encoder.vocabulary.vocab_size: 1.0}
+        return [dict(zip(*row, strict=True)) or dict(beyond) for row in self._pair.sparse_documents(documents)]
 
     async def async_encode_documents(self, documents: list[str]) -> list[dict[int, float]]:
         """:meth:`encode_documents` in a thread."""

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llama_index.core.constants import DATA_KEY
+from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import BaseNode, IndexNode, MetadataMode
+from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
-if TYPE_CHECKING:
-    from llama_index.core.indices.vector_store.base import VectorStoreIndex
-    from llama_index.core.storage.docstore.types import BaseDocumentStore
+from llama_index.retrievers.keytokens.sources import NodeSource
 
 __all__ = [
     "NODE_KEY",
     "StoredNode",
+    "checked_nodes",
     "filterable_metadata",
     "index_objects",
     "restored_node",
+    "source_filter",
     "source_nodes",
     "stored_node",
 ]
 
+SOURCE_KEY = "_keytokens_source"  # the source's id, where the metadata take all names below
 NODE_KEY = "_keytokens_node"  # beside the metadata: all else of a node, as JSON
 _SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")  # what filters of vector stores call the source document
 
@@ -36,12 +39,14 @@ class StoredNode(NamedTuple):
         text: Its text.
         embedded_text: What is embedded: with the metadata that ``MetadataMode.EMBED`` adds.
         metadata: Its metadata, which filters see, the id of its source, and the rest of it as JSON.
+        embedding: The vector that it carries, or None.
     """
 
     id: str
     text: str
     embedded_text: str
     metadata: dict[str, Any]
+    embedding: list[float] | None = None
 
 
 def stored_node(node: BaseNode) -> StoredNode:
@@ -65,9 +70,17 @@ def stored_node(node: BaseNode) -> StoredNode:
     elif content[DATA_KEY].get("text_resource"):
         content[DATA_KEY]["text_resource"]["text"] = ""
     metadata = filterable_metadata(node)
+    if node.ref_doc_id and all(key in node.metadata for key in _SOURCE_KEYS):
+        metadata[SOURCE_KEY] = node.ref_doc_id
     rest = {"node": content, "added": [key for key in metadata if key not in node.metadata]}
     metadata[NODE_KEY] = json.dumps(rest, ensure_ascii=False)
-    return StoredNode(node.node_id, text, node.get_content(metadata_mode=MetadataMode.EMBED), metadata)
+    embedded_text = node.get_content(metadata_mode=MetadataMode.EMBED)
+    return StoredNode(node.node_id, text, embedded_text, metadata, node.embedding)
+
+
+def source_filter(ref_doc_id: str) -> dict[str, Any]:
+    """A filter that lets pass all nodes of a source document, and few others; :func:`restored_node` tells them."""
+    return {"$or": [{key: ref_doc_id} for key in (*_SOURCE_KEYS, SOURCE_KEY)]}
 
 
 def filterable_metadata(node: BaseNode) -> dict[str, Any]:
@@ -97,24 +110,55 @@ def index_objects(nodes: Sequence[BaseNode]) -> dict[str, Any]:
     return {node.index_id: node.obj for node in nodes if isinstance(node, IndexNode) and node.obj is not None}
 
 
-def source_nodes(
-    index: VectorStoreIndex | None, nodes: Sequence[BaseNode] | None, docstore: BaseDocumentStore | None
-) -> list[BaseNode]:
-    """The nodes of whichever is given.
+def checked_nodes(nodes: Sequence[BaseNode]) -> Sequence[BaseNode]:
+    """Nodes that are a sequence.
 
     Raises:
+        TypeError: If they are an index, a generator, a single node or something else.
+    """
+    if isinstance(nodes, BaseIndex):
+        raise TypeError(
+            f"nodes must be a list of nodes, got {type(nodes).__name__}. Give an index to from_defaults(index=...)."
+        )
+    if isinstance(nodes, str) or not isinstance(nodes, Sequence):
+        raise TypeError(f"nodes must be a list of nodes, got {type(nodes).__name__}. Give list(nodes).")
+    return nodes
+
+
+def source_nodes(
+    index: BaseIndex[Any] | None,
+    nodes: Sequence[BaseNode] | None,
+    docstore: BaseDocumentStore | None,
+    *,
+    has_vectors: bool,
+) -> tuple[Sequence[BaseNode], NodeSource | None]:
+    """The nodes of whichever is given, an index's own ones, and what is to be followed.
+
+    Raises:
+        TypeError: If one is of the wrong type.
         ValueError: If not exactly one is given, or an index has an empty docstore as its vector store keeps the text.
     """
     given = [name for name, value in (("index", index), ("nodes", nodes), ("docstore", docstore)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"exactly one of index, nodes and docstore must be given, got {', '.join(given) or 'none'}.")
     if nodes is not None:
-        return list(nodes)
-    if index is not None:
-        docstore = index.docstore
-        if not docstore.docs and index.vector_store.stores_text:
+        return checked_nodes(nodes), None
+    if index is not None and not isinstance(index, BaseIndex):
+        raise TypeError(f"index must be a LlamaIndex index, got {type(index).__name__}. Nodes are given as nodes=.")
+    if docstore is not None and not isinstance(docstore, BaseDocumentStore):
+        raise TypeError(f"docstore must be a LlamaIndex docstore, got {type(docstore).__name__}.")
+    source = NodeSource(index, docstore)
+    ids = source.ids()
+    if ids is None and index is not None:
+        if index.storage_context.vector_store.class_name() == "KeyTokensVectorStore":
+            raise ValueError(
+                "index must be over another store, got a KeyTokensVectorStore, which has both vectors itself. "
+                'Use index.as_retriever(vector_store_query_mode="hybrid").'
+            )
+        ids = list(index.docstore.docs)
+        if not ids:
             raise ValueError(
                 "index must keep its nodes in its docstore, got an empty one, as its vector store keeps the text. "
                 "Give nodes, or make the index with store_nodes_override=True."
             )
-    return [] if docstore is None else list(docstore.docs.values())
+    return source.nodes(ids or [], has_vectors=has_vectors), source

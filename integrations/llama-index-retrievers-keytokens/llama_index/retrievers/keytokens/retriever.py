@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypedDict
+from pathlib import Path
+from typing import Any, TypedDict
+from uuid import UUID
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
-from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
+from llama_index.core.schema import BaseNode, IndexNode, MetadataMode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.vector_stores.types import MetadataFilters
-from st_keytokens import KeyTokenEncoder
+from llama_index_instrumentation import get_dispatcher
+from st_keytokens import HybridEmbeddings, KeyTokenEncoder
 from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings
 from typing_extensions import Self, Unpack
 
-from llama_index.retrievers.keytokens.filters import index_filter, joined_filters
-from llama_index.retrievers.keytokens.hits import KeyTokensNodeWithScore, KeyTokensQueryBundle
-from llama_index.retrievers.keytokens.nodes import index_objects, restored_node, source_nodes, stored_node
-
-if TYPE_CHECKING:
-    from llama_index.core.indices.vector_store.base import VectorStoreIndex
-    from llama_index.core.storage.docstore.types import BaseDocumentStore
+from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters, metadata_value
+from llama_index.retrievers.keytokens.hits import (
+    KeyTokensNodeWithScore,
+    KeyTokensQueryBundle,
+    filters_in_force,
+    top_k_in_force,
+    watch_spans,
+)
+from llama_index.retrievers.keytokens.nodes import (
+    checked_nodes,
+    index_objects,
+    restored_node,
+    source_nodes,
+    stored_node,
+)
+from llama_index.retrievers.keytokens.pickling import index_files, reopened
+from llama_index.retrievers.keytokens.sources import Drift, NodeSource
 
 __all__ = ["KeyTokensRetriever", "LiveArguments", "QueryArguments", "RetrieverArguments"]
+
+logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
 
 
 class LiveArguments(TypedDict, total=False):
@@ -64,9 +85,11 @@ class KeyTokensRetriever(BaseRetriever):
 
     Args:
         encoder: Makes the vectors; calibrate it on your texts first.
-        nodes: Nodes to begin with.
-        path: Directory of the index; what is added is there after a crash. None: a temporary one, to be kept with
-            :meth:`persist`.
+        nodes: Nodes to begin with. Vectors that they carry are used, if they are this encoder's. What the index holds
+            as it is, is left alone: a node of the same id or, where the id is a random one as LlamaIndex gives it, of
+            the same text and metadata.
+        path: Directory of the index; what is added is there after a crash, and :meth:`from_persist_dir` opens it with
+            these settings. None: a temporary one, to be kept with :meth:`persist`.
         similarity_top_k: At most so many hits.
         filters: What nodes must be like to be found.
         explain: Whether hits say which tokens they matched.
@@ -112,19 +135,28 @@ class KeyTokensRetriever(BaseRetriever):
         **live: Unpack[LiveArguments],
     ) -> None:
         super().__init__(verbose=verbose, **live)
+        checked_nodes(nodes)
+        watch_spans()
         self.encoder = encoder
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.explain = explain
+        self._source: NodeSource | None = None
+        self._unknown_keys: set[str] = set()
+        self._path = None if path is None else str(Path(path).absolute())
         self._retriever = Retriever(encoder, path, has_dense=self._has_dense)
         self._settings(None)
-        if nodes:
-            KeyTokensRetriever.add_nodes(self, nodes)  # a vector store beside it holds them already
+        if path is not None:
+            self.persist(path)
+        new = self._not_held(nodes, tells_copies=True)
+        if new:
+            KeyTokensRetriever.add_nodes(self, new)  # a vector store beside it holds them already
+        self.object_map.update(index_objects(nodes))
 
     @classmethod
     def from_defaults(
         cls,
-        index: VectorStoreIndex | None = None,
+        index: BaseIndex[Any] | None = None,
         nodes: Sequence[BaseNode] | None = None,
         docstore: BaseDocumentStore | None = None,
         *,
@@ -134,27 +166,41 @@ class KeyTokensRetriever(BaseRetriever):
         """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
 
         Args:
-            index: An index whose docstore holds its nodes. Exactly one of this and the next two is given.
+            index: An index whose docstore holds its nodes; what else is in the docstore is left out. What is inserted
+                into it and deleted from it afterwards is found, and not found, from the next query on. Exactly one of
+                this and the next two is given.
             nodes: The nodes themselves.
-            docstore: What holds them.
+            docstore: What holds them; :meth:`sync` follows it.
             encoder: As for the class.
             **settings: As for the class.
 
         Raises:
+            TypeError: If one is of the wrong type.
             ValueError: If not exactly one is given, or the docstore of an index is empty as its vector store keeps the
                 text.
         """
-        return cls(encoder, source_nodes(index, nodes, docstore), **settings)
+        given, source = source_nodes(index, nodes, docstore, has_vectors=True)
+        retriever = cls(encoder, given, **settings)
+        retriever._open(source)
+        return retriever
 
     @classmethod
     def from_persist_dir(
-        cls, path: str | PathLike[str], encoder: KeyTokenEncoder, **live: Unpack[LiveArguments]
+        cls,
+        path: str | PathLike[str],
+        encoder: KeyTokenEncoder,
+        *,
+        index: BaseIndex[Any] | None = None,
+        docstore: BaseDocumentStore | None = None,
+        **live: Unpack[LiveArguments],
     ) -> Self:
-        """Opens what :meth:`persist` kept, with all its settings; further changes go into that directory.
+        """Opens what :meth:`persist` or ``path=`` kept, with all its settings; further changes go into that directory.
 
         Args:
             path: The directory.
             encoder: The encoder that made the index.
+            index: Where the nodes came from: what has changed there meanwhile is counted, and said in a warning.
+            docstore: The same of a docstore.
             **live: ``callback_manager``, ``objects`` and ``object_map`` as for the class. Index nodes whose objects
                 were retrievers or query engines have to be given again.
 
@@ -162,7 +208,57 @@ class KeyTokensRetriever(BaseRetriever):
             FileNotFoundError: If there is none.
             ValueError: If it was made by another encoder or class, or is damaged.
         """
-        return cls(encoder, path=path, **cls._saved_settings(path), **live)
+        retriever = cls(encoder, path=path, **cls._saved_settings(path), **live)
+        if index is not None or docstore is not None:
+            retriever._open(NodeSource(index, docstore))
+        return retriever
+
+    def with_filters(self, filters: MetadataFilters | None) -> Self:
+        """A retriever over the same index whose filters hold beside this one's, for wrappers and query engines.
+
+        Args:
+            filters: The filters; None for none.
+
+        Raises:
+            TypeError: If they are no ``MetadataFilters``.
+            ValueError: If an operator needs a list and has none, or the other way round.
+        """
+        other = copy.copy(self)
+        other.filters = joined_filters(self.filters, filters)
+        other._settings(None)
+        return other
+
+    def drift(self, *, nodes: Sequence[BaseNode] | None = None, docstore: BaseDocumentStore | None = None) -> Drift:
+        """Counts what an application's nodes and the index do not have in common; nothing is changed.
+
+        Args:
+            nodes: All nodes of the application. With none of both, the index or docstore that the retriever was made
+                of counts.
+            docstore: What holds them.
+
+        Returns:
+            Both numbers, and the ids that only one side has, or that differ.
+
+        Raises:
+            ValueError: If there is nothing to compare with, as a vector store keeps the nodes.
+        """
+        return self._compared(nodes, docstore)[0]
+
+    def sync(self, *, nodes: Sequence[BaseNode] | None = None, docstore: BaseDocumentStore | None = None) -> Drift:
+        """Brings the index in step with an application's nodes: adds, replaces and deletes in the index alone.
+
+        Args:
+            nodes: As for :meth:`drift`.
+            docstore: As for :meth:`drift`.
+
+        Returns:
+            What has been put right.
+        """
+        drift, found = self._compared(nodes, docstore)
+        self._retriever.delete(drift.gone)
+        if drift.missing or drift.changed:
+            KeyTokensRetriever.add_nodes(self, [found[id] for id in (*drift.missing, *drift.changed)])
+        return drift
 
     def persist(self, path: str | PathLike[str]) -> None:
         """Keeps nodes, vectors and settings in a directory, without pickle; a retriever that is there is replaced.
@@ -182,7 +278,7 @@ class KeyTokensRetriever(BaseRetriever):
         """Adds nodes, all or none. They are embedded with the metadata that ``MetadataMode.EMBED`` adds.
 
         Args:
-            nodes: Nodes; not modified.
+            nodes: Nodes; not modified. Vectors that they carry are used, if they are this encoder's.
             on_conflict: ``"replace"`` nodes whose id is there, or ``"error"``.
 
         Returns:
@@ -192,12 +288,13 @@ class KeyTokensRetriever(BaseRetriever):
             TypeError: If one is no node, or metadata hold what cannot be kept; the error names the key.
             ValueError: If an id is twice among them, or is there and not to be replaced. Nothing is added.
         """
-        stored = [stored_node(node) for node in nodes]
+        stored = [stored_node(node) for node in checked_nodes(nodes)]
         ids = self._retriever.add(
             [node.text for node in stored],
             ids=[node.id for node in stored],
             metadata=[node.metadata for node in stored],
             embedded_texts=[node.embedded_text for node in stored],
+            embeddings=[node.embedding for node in stored],
             on_conflict=on_conflict,
         )
         self.object_map.update(index_objects(nodes))
@@ -241,12 +338,13 @@ class KeyTokensRetriever(BaseRetriever):
             Nodes, best first, as :class:`KeyTokensNodeWithScore`; for an index node with an object what that gives.
             Only nodes that share a term with the query, and none from an empty retriever.
         """
-        return super().retrieve(_query(str_or_query_bundle, **own))
+        return super().retrieve(query_with(str_or_query_bundle, **own))
 
     async def aretrieve(self, str_or_query_bundle: QueryType, **own: Unpack[QueryArguments]) -> list[NodeWithScore]:
         """:meth:`retrieve` without blocking the event loop."""
-        return await super().aretrieve(_query(str_or_query_bundle, **own))
+        return await super().aretrieve(query_with(str_or_query_bundle, **own))
 
+    @dispatcher.span
     def retrieve_batch(self, queries: Sequence[str], **own: Unpack[QueryArguments]) -> list[list[NodeWithScore]]:
         """Retrieves nodes for several queries, which are embedded together.
 
@@ -255,53 +353,183 @@ class KeyTokensRetriever(BaseRetriever):
             **own: ``filters`` and ``similarity_top_k`` as for :meth:`retrieve`, for each of them.
 
         Returns:
-            For each query what :meth:`retrieve` gives.
+            For each query what :meth:`retrieve` gives. Callbacks and events are those of as many retrievals.
         """
-        found = self._retrieve_batch(list(queries), _query("", **own))
+        texts = checked_queries(queries)
+        for text in texts:
+            dispatcher.event(RetrievalStartEvent(str_or_query_bundle=text))
+        found = self._retrieve_batch(texts, query_with("", **own))
         with self.callback_manager.as_trace("query"):
-            return [self._finished(query, nodes) for query, nodes in zip(queries, found, strict=True)]
+            return [self._finished(query, nodes) for query, nodes in zip(texts, found, strict=True)]
 
+    @dispatcher.span
     async def aretrieve_batch(
         self, queries: Sequence[str], **own: Unpack[QueryArguments]
     ) -> list[list[NodeWithScore]]:
-        """:meth:`retrieve_batch` in a thread."""
+        """:meth:`retrieve_batch` without blocking the event loop."""
         return await asyncio.to_thread(self.retrieve_batch, queries, **own)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._nodes(self._retriever.search(query_bundle.query_str, self._settings(query_bundle)))
+        self._follow()
+        settings = self._settings(query_bundle)
+        vectors = self._vectors(query_bundle, settings)
+        return self._nodes(self._retriever.search(query_bundle.query_str, settings, vectors=vectors), query_bundle)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _retrieve_batch(self, queries: list[str], own: QueryBundle) -> list[list[NodeWithScore]]:
         """Nodes of several queries with the settings of one."""
-        return [self._nodes(hits) for hits in self._retriever.search(queries, self._settings(own))]
+        self._follow()
+        return [self._nodes(hits, own) for hits in self._retriever.search(queries, self._settings(own))]
 
     def _finished(self, query: str, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
         """What :meth:`retrieve` does around ``_retrieve``, for one query of several."""
         with self.callback_manager.event(CBEventType.RETRIEVE, payload={EventPayload.QUERY_STR: query}) as event:
             nodes = self._handle_recursive_retrieval(QueryBundle(query), nodes)
             event.on_end(payload={EventPayload.NODES: nodes})
+        dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query, nodes=nodes))
         return nodes
 
     def _settings(self, query_bundle: QueryBundle | None) -> SearchSettings:
-        own = query_bundle if isinstance(query_bundle, KeyTokensQueryBundle) else KeyTokensQueryBundle("")
+        top_k = top_k_in_force(query_bundle)
         return SearchSettings(
             mode="sparse",
-            top_k=self.similarity_top_k if own.similarity_top_k is None else own.similarity_top_k,
-            filter=index_filter(self._filters(own)),
+            top_k=self.similarity_top_k if top_k is None else top_k,
+            filter=index_filter(self._filters(query_bundle)),
             has_matches=self.explain,
         )
 
-    def _filters(self, query_bundle: QueryBundle) -> MetadataFilters | None:
+    def _filters(self, query_bundle: QueryBundle | None) -> MetadataFilters | None:
         """All filters that hold for a query."""
-        own = query_bundle.filters if isinstance(query_bundle, KeyTokensQueryBundle) else None
-        return joined_filters(self.filters, own)
+        return joined_filters(self.filters, filters_in_force(query_bundle))
 
-    def _nodes(self, hits: Sequence[RetrievedHit]) -> list[NodeWithScore]:
+    def _vectors(
+        self, query_bundle: QueryBundle, settings: SearchSettings, *, has_outside: bool = False
+    ) -> HybridEmbeddings | None:
+        """Vectors of what a query is to be embedded as, where that is something else than its text."""
+        mode = settings.mode or "sparse"
+        dense = query_bundle.embedding if mode == "hybrid" and not has_outside else None
+        if dense is not None and len(dense) != self.encoder.get_embedding_dimension():
+            dense = None  # another retriever of the same query has put it there
+        texts = [text for text in query_bundle.embedding_strs if text.strip()]
+        if dense is None and (not texts or texts == [query_bundle.query_str]):
+            return None
+        return self._retriever.query_vectors(texts, dense=dense, mode=mode, has_outside=has_outside)
+
+    def _nodes(self, hits: Sequence[RetrievedHit], query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if not hits:
+            self._say_unknown_keys(query_bundle)
         return [scored_node(restored_node(hit.text, hit.metadata), hit) for hit in hits]
+
+    def _say_unknown_keys(self, query_bundle: QueryBundle) -> None:
+        """Says once of each key that filters ask for that no node has it."""
+        keys = [key for key in filter_keys(self._filters(query_bundle)) if key not in self._unknown_keys]
+        if not keys or not len(self):
+            return
+        documents = self._retriever.documents()
+        for key in keys:
+            if all(metadata_value(document.metadata, key) is None for document in documents):
+                self._unknown_keys.add(key)
+                logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(documents))
+
+    def _follow(self) -> None:
+        """Does what has been done to the index that the retriever was made of."""
+        if self._source is None:
+            return
+        with self._source.changes() as (added, removed):
+            self._retriever.delete(removed)
+            nodes = self._source.nodes(added, has_vectors=True)
+            new = self._not_held([node for node in nodes if node is not None])
+            if new:
+                KeyTokensRetriever.add_nodes(self, new)
+
+    def _open(self, source: NodeSource | None) -> None:
+        """Follows a source from now on, and says what has changed there until now."""
+        self._source = source
+        ids = None if source is None else source.ids()
+        if ids is None:
+            return
+        own = {document.id for document in self._retriever.documents()}
+        gone, missing = len(own.difference(ids)), len(set(ids) - own)
+        if gone or missing:
+            logger.warning(
+                "the retriever holds %d nodes and the application %d: %d are in the retriever alone, and %d in the "
+                "application alone. sync() brings them in step.",
+                len(own),
+                len(ids),
+                gone,
+                missing,
+            )
+
+    def _compared(
+        self, nodes: Sequence[BaseNode] | None, docstore: BaseDocumentStore | None
+    ) -> tuple[Drift, dict[str, BaseNode]]:
+        """The drift, and the application's nodes by id."""
+        if nodes is None:
+            source = self._source if docstore is None else NodeSource(docstore=docstore)
+            ids = None if source is None else source.ids()
+            if source is None or ids is None:
+                raise ValueError(
+                    "nodes or docstore must be given, got neither, and no index that lists its nodes is known."
+                )
+            nodes = source.nodes(ids, has_vectors=True)
+        theirs = {node.node_id: node for node in checked_nodes(nodes) if node is not None}
+        ours = self._identities()
+        return Drift(
+            source_count=len(theirs),
+            count=len(ours),
+            missing=[id for id in theirs if id not in ours],
+            gone=[id for id in ours if id not in theirs],
+            changed=[id for id, node in theirs.items() if id in ours and ours[id] != _identity(node)],
+        ), theirs
+
+    def _identities(self) -> dict[str, tuple[str, str]]:
+        """What tells each node of the index from others, by id."""
+        return {
+            document.id: _identity(restored_node(document.text, document.metadata))
+            for document in self._retriever.documents()
+        }
+
+    def _not_held(self, nodes: Sequence[BaseNode], *, tells_copies: bool = False) -> list[BaseNode]:
+        """Nodes that the index does not hold as they are, of the same id or, of a random one, of the same content."""
+        if not len(self):
+            return list(nodes)
+        held = self._identities()
+        contents = set(held.values()) if tells_copies else set()
+        new = []
+        for node in nodes:
+            stored_node(node)
+            identity = _identity(node)
+            is_copy = node.node_id not in held and identity in contents and _is_random(node.node_id)
+            if held.get(node.node_id) != identity and not is_copy:
+                new.append(node)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key != "_retriever"}
+        return {**state, "_files": index_files(self._retriever) if self._path is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        files = self.__dict__.pop("_files")
+        self._retriever = reopened(self.encoder, self._path, files, has_dense=self._has_dense)
+        watch_spans()
+
+    def __copy__(self) -> Self:
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)  # the index is shared
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        state = self.__getstate__()
+        shared = {"encoder", "callback_manager", "_source", "_side", "_files", "object_map"}
+        copied = {key: value if key in shared else copy.deepcopy(value, memo) for key, value in state.items()}
+        other = type(self).__new__(type(self))
+        other.__setstate__({**copied, "object_map": dict(self.object_map)})
+        return other
 
     def _kept_settings(self) -> dict[str, Any]:
         """The arguments that :meth:`persist` writes, as JSON."""
@@ -332,7 +560,7 @@ def scored_node(node: BaseNode, hit: RetrievedHit) -> KeyTokensNodeWithScore:
     return KeyTokensNodeWithScore(node=node, score=hit.score, scores=hit.scores, matches=matches)
 
 
-def _query(
+def query_with(
     query: QueryType, *, filters: MetadataFilters | None = None, similarity_top_k: int | None = None
 ) -> QueryBundle:
     """A query with settings of its own, those of the call first."""
@@ -345,3 +573,23 @@ def _query(
         filters=joined_filters(own.filters, filters),
         similarity_top_k=own.similarity_top_k if similarity_top_k is None else similarity_top_k,
     )
+
+
+def checked_queries(queries: Sequence[str]) -> list[str]:
+    """Queries that are several strings; TypeError where they are one, or none."""
+    if isinstance(queries, str) or not isinstance(queries, Sequence):
+        raise TypeError(f"queries must be a list of strings, got {type(queries).__name__}.")
+    return list(queries)
+
+
+def _identity(node: BaseNode) -> tuple[str, str]:
+    """What a node must have the same for another to be its copy: text, metadata, and what of them is embedded."""
+    return node.hash, node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _is_random(id: str) -> bool:
+    """Whether an id is a random UUID."""
+    try:
+        return UUID(id).version == 4
+    except ValueError:
+        return False
