@@ -10,7 +10,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from os import PathLike
@@ -22,7 +22,7 @@ import numpy as np
 from st_keytokens.checks import check_choice, checked_float
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata, ranked_hits
-from st_keytokens.index.filters import Filter, FilterMasks
+from st_keytokens.index.filters import Filter, FilterMasks, parse_filter
 from st_keytokens.index.fusion import FusionFunction, FusionName
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
 from st_keytokens.index.search import Mode, SearchPlan, embedded_queries, matched_terms, ranked_rows
@@ -297,11 +297,24 @@ class HybridIndex:
             documents = self._store.documents.get(connection, [keys[name] for name in names])
         return [Document(*fields) for fields in documents]
 
-    def documents(self) -> Iterator[Document]:
-        """Read all documents, the oldest first; what is added meanwhile is not among them."""
+    def documents(self, filter: Filter | None = None) -> list[Document]:
+        """Read all documents that a filter lets through, the oldest first.
+
+        Args:
+            filter: As for :meth:`search`; None for all.
+
+        Raises:
+            TypeError: If the filter is of the wrong type.
+            ValueError: If it holds what is not allowed.
+        """
+        parsed = None if filter is None else parse_filter(filter)
         with self._store.read() as connection:
-            for _, fields in self._store.documents.all(connection):
-                yield Document(*fields)
+            if parsed is None:
+                return [Document(*fields) for _, fields in self._store.documents.all(connection)]
+            snapshot = self._current(connection)
+            rows = np.flatnonzero(self._filter_masks.mask(connection, snapshot, parsed))
+            found = self._store.documents.get(connection, snapshot.keys(rows))
+        return [Document(*fields) for fields in found]
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]

@@ -24,7 +24,7 @@ from st_keytokens.files import read_json, write_atomically
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
 from st_keytokens.index.documents import checked_strings, packed_metadata
-from st_keytokens.index.filters import Filter, ParsedFilter, is_passing, parse_filter
+from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
 from st_keytokens.index.search import Mode, SearchPlan
 from st_keytokens.index.store import copy_index, finish_copy
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
@@ -432,12 +432,8 @@ class Retriever:
         Args:
             filter: As in :class:`SearchSettings`; None for all.
         """
-        parsed = _stored_filter(filter)
-        return [
-            replace(document, metadata=restored(document.metadata))
-            for document in self.index.documents()
-            if parsed is None or is_passing(parsed, document)
-        ]
+        found = self.index.documents(None if filter is None else _as_stored(filter))
+        return [replace(document, metadata=restored(document.metadata)) for document in found]
 
     def passing(self, outside: Sequence[OutsideHit], filter: Filter) -> list[OutsideHit]:
         """Those hits of another store that a filter lets through, by the rules of :meth:`search`.
@@ -552,10 +548,13 @@ def _mean(sparse: SparseEmbeddings) -> SparseEmbeddings:
 
 def _stored_filter(filter: Filter | None) -> ParsedFilter | None:
     """A filter over metadata as they were given, parsed for those in the index."""
-    if filter is None:
-        return None
+    return None if filter is None else parse_filter(_as_stored(filter))
+
+
+def _as_stored(filter: Filter) -> Filter:
+    """A filter over metadata as they were given, for those in the index."""
     if isinstance(filter, Mapping):
-        return parse_filter(cast("Filter", json_value(filter)))
+        return cast("Filter", json_value(filter))
     if not callable(filter):
-        return parse_filter(filter)
+        return filter
     return lambda document: filter(Document(document.id, document.text, restored(document.metadata)))

@@ -92,8 +92,21 @@ class TestQueries:
             retriever.query_vectors(["a"], dense=[0.0, 1.0], mode="hybrid")
 
 
-def test_all_documents(retriever):
+def test_all_documents(retriever, encoder):
     documents = retriever.documents()
     assert [document.text for document in documents] == TEXTS
-    first = documents[0].id
-    assert [document.id for document in retriever.documents([first])] == [first]
+    assert documents == retriever.get([document.id for document in documents])
+    first, *others = [document.id for document in documents]
+    assert [document.id for document in retriever.documents([first, "unknown"])] == [first]
+    chosen = retriever.documents(lambda document: document.text in TEXTS[1:3])
+    assert [document.text for document in chosen] == TEXTS[1:3]
+    retriever.delete([first])
+    assert [document.id for document in retriever.documents()] == others
+    assert retriever.documents([first]) == []
+    with Retriever(encoder) as empty:
+        assert empty.documents() == empty.documents({"a": 1}) == []
+
+
+def test_documents_by_metadata(retriever):
+    retriever.add(["one", "two"], ids=["x", "y"], metadata=[{"n": 1}, {"n": 2}])
+    assert [document.id for document in retriever.documents({"n": {"$gt": 1}})] == ["y"]
