@@ -82,6 +82,22 @@ def test_one_pass_a_text_and_a_query_and_our_ranking(fresh_encoder, store, nodes
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], rel=1e-4)
 
 
+def test_an_empty_chunk_does_not_lose_the_batch(fresh_encoder, store):
+    function = store.sparse_embedding_function
+    nodes = [TextNode(text="Proteins fold.", id_="a"), TextNode(text=" ", id_="b"), TextNode(text="Stars.", id_="c")]
+    context = StorageContext.from_defaults(vector_store=store)
+    VectorStoreIndex(nodes, storage_context=context, embed_model=KeyTokensEmbedding(fresh_encoder))
+    for query, expected in (("proteins", ["a", "c"]), (" ", [])):  # one term, and what is decoded
+        (found,) = store.client.search(
+            store.collection_name,
+            data=function.encode_queries([query]),
+            anns_field=store.sparse_embedding_field,
+            limit=10,
+        )
+        assert [hit["id"] for hit in found] == expected
+    assert sorted(node.node_id for node in store.get_nodes(node_ids=["a", "b", "c"])) == ["a", "b", "c"]
+
+
 def test_interface(encoder):
     pytest.importorskip("llama_index.vector_stores.milvus")
     from llama_index.retrievers.keytokens.milvus import KeyTokensMilvusFunction

@@ -284,7 +284,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         bundles = [replace(own, query_str=text) for text in queries]
         if self._side is not None and self._side.shares_encoder:
             for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
-                bundle.embedding = vector  # all queries in one go; their sparse halves wait
+                bundle.embedding = vector if bundle.query_str.strip() else None  # their sparse halves wait
         return bundles
 
     def _fused(

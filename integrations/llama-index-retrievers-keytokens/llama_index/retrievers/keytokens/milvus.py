@@ -53,8 +53,9 @@ class KeyTokensMilvusFunction(BaseSparseEmbeddingFunction):
         return self._pair.encoder
 
     def encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
-        """Weights by token id, one dictionary per query."""
-        return [dict(zip(*self._pair.sparse_query(query), strict=True)) for query in queries]
+        """Weights by token id, one dictionary per query; one without terms gets one that no document has."""
+        beyond = {self.encoder.vocabulary.vocab_size + 1: 1.0}
+        return [dict(zip(*self._pair.sparse_query(query), strict=True)) or dict(beyond) for query in queries]
 
     async def async_encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
         """:meth:`encode_queries` in a thread."""

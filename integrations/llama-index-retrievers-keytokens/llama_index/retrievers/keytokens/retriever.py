@@ -142,11 +142,11 @@ class KeyTokensRetriever(BaseRetriever):
         self.filters = filters
         self.explain = explain
         self._source: NodeSource | None = None
-        self._unknown_keys: set[str] = set()
+        self._checked_keys: set[str] = set()
         self._path = None if path is None else str(Path(path).absolute())
         self._retriever = Retriever(encoder, path, has_dense=self._has_dense)
         self._settings(None)
-        if path is not None:
+        if path is not None and self._settings_at(path) != {"class": type(self).__name__, **self._kept_settings()}:
             self.persist(path)
         new = self._not_held(nodes, tells_copies=True)
         if new:
@@ -415,7 +415,7 @@ class KeyTokensRetriever(BaseRetriever):
         if dense is not None and len(dense) != self.encoder.get_embedding_dimension():
             dense = None  # another retriever of the same query has put it there
         texts = [text for text in query_bundle.embedding_strs if text.strip()]
-        if dense is None and (not texts or texts == [query_bundle.query_str]):
+        if dense is None and (texts == [query_bundle.query_str] or not (texts or query_bundle.embedding)):
             return None
         return self._retriever.query_vectors(texts, dense=dense, mode=mode, has_outside=has_outside)
 
@@ -426,13 +426,13 @@ class KeyTokensRetriever(BaseRetriever):
 
     def _say_unknown_keys(self, query_bundle: QueryBundle) -> None:
         """Says once of each key that filters ask for that no node has it."""
-        keys = [key for key in filter_keys(self._filters(query_bundle)) if key not in self._unknown_keys]
+        keys = [key for key in filter_keys(self._filters(query_bundle)) if key not in self._checked_keys]
         if not keys or not len(self):
             return
         documents = self._retriever.documents()
         for key in keys:
+            self._checked_keys.add(key)
             if all(metadata_value(document.metadata, key) is None for document in documents):
-                self._unknown_keys.add(key)
                 logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(documents))
 
     def _follow(self) -> None:
@@ -539,6 +539,14 @@ class KeyTokensRetriever(BaseRetriever):
             "explain": self.explain,
             "verbose": self._verbose,
         }
+
+    @staticmethod
+    def _settings_at(path: str | PathLike[str]) -> dict[str, Any] | None:
+        """The settings that a directory holds; None where it holds none that can be read."""
+        try:
+            return Retriever.read_settings(path)
+        except (FileNotFoundError, ValueError):
+            return None
 
     @classmethod
     def _saved_settings(cls, path: str | PathLike[str]) -> dict[str, Any]:
