@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import lzma
+import os
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, get_args
 
 from st_keytokens.checks import check_choice
+from st_keytokens.text_lines import COMPRESSED_ENDINGS, decoded_lines
 
-__all__ = ["FileFormat", "Part", "Record", "read_documents"]
+__all__ = ["FileFormat", "Part", "Record", "read_documents", "standard_input"]
 
 FileFormat = Literal["jsonl", "csv", "tsv", "text"]
 Part = Literal["corpus", "queries"]
@@ -32,7 +30,6 @@ _FORMATS: dict[str, FileFormat] = {
     ".text": "text",
     ".md": "text",
 }
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _ID_FIELDS = ("_id", "id")
 _FIELD_LIMIT = 2**31 - 1  # the csv module's own limit is 131,072 characters a field; this fits a C long everywhere
 
@@ -66,7 +63,9 @@ def read_documents(
     Args:
         source: A file, a directory, or ``"-"`` for standard input. A directory is either a BEIR collection (with
             ``corpus.jsonl``) or holds text files (``.txt``, ``.md``, at any depth), each of which is one document with
-            its path as id. Files ending in ``.gz`` or ``.xz`` are decompressed.
+            its path as id; hidden files and directories are left out. What is compressed with gzip, bzip2, xz or
+            Zstandard is known by its first bytes, whatever its name, as are UTF-8 and UTF-16 byte order marks; without
+            one it must be UTF-8. Lines end in LF, CR LF or CR.
         file_format: ``"jsonl"``: an object a line. ``"csv"``, ``"tsv"``: the first row names the fields, and all
             values are strings. ``"text"``: one document a line, without ids. None: by the file's name; standard input
             and names without an ending are JSON Lines if they begin with ``{``, and plain text otherwise.
@@ -80,8 +79,10 @@ def read_documents(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If an argument is not one of its choices; while reading, if a line cannot be read, or a field is
-            missing or of a wrong type: the message begins with file and line.
+        ImportError: While reading, if a file is compressed with Zstandard and nothing that reads it is installed.
+        OSError: While reading, if a file or a directory in a directory cannot be read.
+        ValueError: If standard input is closed, or an argument is not one of its choices; while reading, if a line
+            cannot be read, or a field is missing or of a wrong type: the message begins with file and line.
 
     Example:
         >>> import tempfile
@@ -95,10 +96,10 @@ def read_documents(
         check_choice("file_format", file_format, get_args(FileFormat))
     check_choice("part", part, get_args(Part))
     if str(source) == "-":
-        return _read_lines(sys.stdin.buffer, name or "standard input", file_format, text_field, id_field)
+        return _read_lines(standard_input(), name or "standard input", file_format, text_field, id_field)
     path = Path(source)
     if path.is_dir():
-        beir = [file for ending in ("", *_OPENERS) if (file := path / f"{part}.jsonl{ending}").is_file()]
+        beir = [file for ending in ("", *COMPRESSED_ENDINGS) if (file := path / f"{part}.jsonl{ending}").is_file()]
         if not beir and part == "corpus":
             return _read_folder(path)
         if not beir:
@@ -115,44 +116,64 @@ def _format_of(path: Path) -> FileFormat | None:
         return None
     if ending not in _FORMATS:
         raise ValueError(
-            f"{path} must have a name that ends in {', '.join(_FORMATS)} (and .gz or .xz), got {ending}. "
-            f"Name its format with file_format: {', '.join(get_args(FileFormat))}."
+            f"{path} must have a name that ends in {', '.join(_FORMATS)} (and maybe .gz, .bz2, .xz or .zst), got "
+            f"{ending}. Name its format with file_format: {', '.join(get_args(FileFormat))}."
         )
     return _FORMATS[ending]
 
 
 def _ending(path: Path) -> str:
-    """The end of a file's name that tells its format, in lower case: that before ``.gz`` or ``.xz``."""
-    return (path.with_suffix("") if path.suffix.lower() in _OPENERS else path).suffix.lower()
+    """The end of a file's name that tells its format, in lower case: that before one that tells a compression."""
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path).suffix.lower()
 
 
 def _read_folder(folder: Path) -> Iterator[Record]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _ending(path) in (".txt", ".md"))
+    paths = sorted(path for path in _files(folder) if _ending(path) in (".txt", ".md"))
     if not paths:
-        raise FileNotFoundError(f"{folder} must hold corpus.jsonl (BEIR) or text files (.txt, .md), got neither.")
+        raise FileNotFoundError(
+            f"{folder} must hold corpus.jsonl (BEIR) or text files (.txt, .md) that are not hidden, got neither."
+        )
     for path in paths:
-        with closing(_open(path)) as file:
-            text = "".join(text for _, text in _decoded_lines(file, str(path)))
-        yield Record(path.relative_to(folder).as_posix(), text.strip())
+        with path.open("rb") as file:
+            text = "".join(text for _, text in decoded_lines(file, str(path)))
+        name = path.relative_to(folder).as_posix()
+        yield Record(os.fsencode(name).decode("utf-8", "backslashreplace"), text.strip())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files at any depth but hidden ones and those in hidden directories."""
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found = (Path(parent, name) for name in names if not name.startswith("."))
+        yield from (path for path in found if path.is_file())
+
+
+def _refuse_folder(err: OSError) -> NoReturn:
+    raise err
 
 
 def _read_file(
     path: Path, name: str, file_format: FileFormat | None, text_field: str | None, id_field: str | None
 ) -> Iterator[Record]:
-    with closing(_open(path)) as file:
+    with path.open("rb") as file:
         yield from _read_lines(file, name, file_format, text_field, id_field)
 
 
-def _open(path: Path) -> IO[bytes]:
-    opener: Any = _OPENERS.get(path.suffix.lower(), open)
-    file: IO[bytes] = opener(path, "rb")
-    return file
+def standard_input() -> IO[bytes]:
+    """What standard input gives.
+
+    Raises:
+        ValueError: If it is closed.
+    """
+    if sys.stdin is None:
+        raise ValueError("standard input must be open to be read, got a closed one. Name a file, or pipe one in.")
+    return sys.stdin.buffer
 
 
 def _read_lines(
     file: IO[bytes], name: str, file_format: FileFormat | None, text_field: str | None, id_field: str | None
 ) -> Iterator[Record]:
-    lines = _decoded_lines(file, name)
+    lines = decoded_lines(file, name)
     if file_format is None:
         before = []
         for line in lines:
@@ -166,24 +187,6 @@ def _read_lines(
     delimiter = "," if file_format == "csv" else "\t"
     rows = _json_rows(lines, name) if file_format == "jsonl" else _csv_rows(lines, name, delimiter)
     return (_record(fields, f"{name}:{number}", text_field, id_field) for number, fields in rows)
-
-
-def _decoded_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Lines with their ends, and their numbers from 1."""
-    position = 0
-    try:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as err:
-                raise ValueError(
-                    f"{name}:{number}: must be UTF-8, got the byte 0x{line[err.start]:02x} at position "
-                    f"{position + err.start} of the file. Convert it to UTF-8."
-                ) from err
-            position += len(line)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as err:
-        raise ValueError(f"{name} must be a whole compressed file, got an error: {err}. Copy it again.") from err
 
 
 def _json_rows(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

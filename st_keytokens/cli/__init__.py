@@ -1,32 +1,31 @@
 """The command line: ``st-keytokens``, or ``python -m st_keytokens.cli``.
 
 Each command stands in the module named after it, its options with what it does; ``index`` holds ``add`` too, and
-``search`` holds ``explain``. What several commands share: ``options``, ``inputs``, ``encoders``, ``console``. Help and
-errors in the arguments do not wait for torch: a command imports what is heavy when it runs.
+``search`` holds ``explain``. What several commands share: ``options``, ``inputs``, ``encoders``, ``console``,
+``streams``. Help and errors in the arguments do not wait for torch: a command imports what is heavy when it runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
 from io import TextIOWrapper
 from typing import NoReturn
 
 from st_keytokens import __version__
 from st_keytokens.cli.analyze import add_analyze_command
 from st_keytokens.cli.calibrate import add_calibrate_command
-from st_keytokens.cli.console import Console, UserError, is_out_of_memory, memory_advice, one_line
+from st_keytokens.cli.console import Console, ReaderGoneError, UserError, is_out_of_memory, memory_advice, one_line
 from st_keytokens.cli.evaluate import add_evaluate_command
 from st_keytokens.cli.index import add_index_commands
 from st_keytokens.cli.info import add_info_command
 from st_keytokens.cli.options import check_arguments
 from st_keytokens.cli.search import add_search_commands
 from st_keytokens.cli.sparsify import add_sparsify_command
+from st_keytokens.cli.streams import Interrupts, abandon, open_closed_descriptors, unfailing_stderr
 from st_keytokens.cli.tokens import add_tokens_command
 
 __all__ = ["main"]
@@ -52,47 +51,75 @@ _OPTIONS = {  # how the command line calls what errors of the library advise
 }
 
 
+_EXIT_CODES = (
+    "exit codes: 0, done; 1, a fault of the program, with a traceback; 2, something that you can put right, told in "
+    "one line on stderr; 130, interrupted by Ctrl-C."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: Words after the program's name; None: those of this process.
+        arguments: Words after the program's name; None: those of this process, which then ends.
 
     Returns:
-        0; 2 for an error that the user can put right, told in one line on stderr; 130 after Ctrl-C. A closed pipe
-        behind stdout ends the command quietly with 0.
+        0 when it is done, also where what reads stdout has left before the end; 2 for an error that the user can put
+        right, told in one line on stderr; 130 after Ctrl-C. Messages that stderr does not take are lost, and the work
+        goes on.
     """
+    open_closed_descriptors()
+    interrupts = Interrupts()
     parsed = Namespace(traceback=False)
-    try:
-        parsed = _parse(arguments)
-        check_arguments(parsed)
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8" if parsed.json else None, errors="backslashreplace")
-        _run(parsed)
-        sys.stdout.flush()
-        return 0
-    except SystemExit as stop:  # --help, --version
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        sys.stderr.write("st-keytokens: interrupted\n")
+    with unfailing_stderr():
+        try:
+            with interrupts.noticed(is_last=arguments is None):
+                try:
+                    words = list(sys.argv[1:] if arguments is None else arguments)
+                    parsed = _parse(words)
+                    return _run(parsed)
+                except BaseException as err:
+                    interrupts.settle()
+                    return _code(err, parsed, interrupts)
+        except KeyboardInterrupt as err:  # in the moment before interrupts were settled
+            return _code(err, parsed, interrupts)
+
+
+def _code(err: BaseException, parsed: Namespace, interrupts: Interrupts) -> int:
+    """The exit code of an error, which is told; a fault of the program is raised."""
+    if isinstance(err, SystemExit):  # --help, --version
+        _flush_results()
+        return int(err.code or 0)
+    if isinstance(err, KeyboardInterrupt) or interrupts.happened:
+        how = getattr(parsed, "how_to_go_on", None)
+        sys.stderr.write(f"st-keytokens: interrupted{'' if how is None else f'; {how(parsed)}'}\n")
+        _flush_results()
         return 130
-    except BrokenPipeError:
-        with suppress(OSError, ValueError):  # what is left in the buffer goes nowhere, without a word at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(err, ReaderGoneError):
         return 0
-    except (UserError, ValueError, OSError, ImportError, MemoryError, RuntimeError) as err:
-        if is_out_of_memory(err):
-            message = memory_advice(err, parsed)
-        elif isinstance(err, RuntimeError):  # a fault of the program
-            raise
-        else:
-            message = str(err)
-        if parsed.traceback:
-            traceback.print_exc()
-        for name, option in _OPTIONS.items():
-            message = message.replace(name, option)
-        sys.stderr.write(f"st-keytokens: error: {one_line(message)}\n")
-        return 2
+    if not isinstance(err, (UserError, ValueError, OSError, ImportError, MemoryError, RuntimeError)):
+        raise err
+    if is_out_of_memory(err):
+        message = memory_advice(err, parsed)
+    elif isinstance(err, RuntimeError):  # a fault of the program
+        raise err
+    else:
+        message = str(err)
+    if parsed.traceback:
+        traceback.print_exc()
+    for name, option in _OPTIONS.items():
+        message = message.replace(name, option)
+    sys.stderr.write(f"st-keytokens: error: {one_line(message)}\n")
+    return 2
+
+
+def _flush_results() -> None:
+    """Leaves nothing in stdout's buffer, of which Python would make an error at the end where the reader has gone."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            abandon(sys.stdout)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,10 +127,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def _parse(words: Sequence[str] | None) -> Namespace:
+def _parse(words: Sequence[str]) -> Namespace:
     """The command, as ``command``, its options, and ``run`` and ``check`` of its module."""
     parser = _Parser(
-        prog="st-keytokens", description="Key tokens of LLM-based embedders: read them, index them, search by them."
+        prog="st-keytokens",
+        description="Key tokens of LLM-based embedders: read them, index them, search by them.",
+        epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -115,12 +144,19 @@ def _parse(words: Sequence[str] | None) -> Namespace:
         texts += extra  # argparse stops at the first option between texts
     elif extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    parsed.words = words
     return parsed
 
 
-def _run(parsed: Namespace) -> None:
+def _run(parsed: Namespace) -> int:
+    check_arguments(parsed)
+    if sys.stdout is None:
+        raise UserError("standard output must be open, got a closed one. Send it to /dev/null if it is not wanted.")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8" if parsed.json else None, errors="backslashreplace")
     from st_keytokens.cli.encoders import quiet_libraries
 
-    console = Console(parsed.json, parsed.quiet)
+    console = Console(parsed.json, parsed.quiet, parsed.is_streaming)
     with quiet_libraries(console.has_progress):
         parsed.run(parsed, console)
+    return 0

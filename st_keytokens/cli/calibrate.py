@@ -16,6 +16,7 @@ from st_keytokens.cli.options import (
     add_model,
     add_model_options,
     model_path,
+    run_again,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_calibrate_command(commands: Any) -> None:
         "fit a model's corrections on texts, and save both",
         "st-keytokens calibrate MODEL corpus.jsonl --output calibrated",
         _run,
+        how_to_go_on=lambda arguments: run_again(arguments) if arguments.state else "nothing was kept without --state",
     )
     add_model(command)
     add_input(command)

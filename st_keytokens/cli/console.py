@@ -10,6 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+from st_keytokens.cli.streams import abandon
+
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # torch's CPU allocators raise RuntimeError
 _WIDTH = 160  # characters of the error that are shown; CUDA's goes on with advice to programmers
 
@@ -41,17 +43,24 @@ class UserError(Exception):
     """Something that the user can put right; its message is shown as one line."""
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads the results any more, and results are all that the command is for."""
+
+
 class Console:
     """Writes results for people or, with ``is_json``, one JSON object a line for programs.
 
     Args:
         is_json: Whether stdout is JSON lines.
         is_quiet: Whether messages and progress bars are left out.
+        is_streaming: Whether results are all that the command is for: it ends when nobody reads them any more. Others
+            do their work to the end.
     """
 
-    def __init__(self, is_json: bool = False, is_quiet: bool = False) -> None:
+    def __init__(self, is_json: bool = False, is_quiet: bool = False, is_streaming: bool = False) -> None:
         self.is_json = is_json
         self.is_quiet = is_quiet
+        self.is_streaming = is_streaming
 
     @property
     def has_progress(self) -> bool:
@@ -60,11 +69,17 @@ class Console:
 
     def result(self, value: dict[str, Any], lines: Sequence[str]) -> None:
         """One result: ``value`` for programs, ``lines`` for people."""
-        if self.is_json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-        else:
-            sys.stdout.writelines(line + "\n" for line in lines)
-        sys.stdout.flush()
+        shown = [json.dumps(value, ensure_ascii=False)] if self.is_json else lines
+        try:
+            sys.stdout.write("".join(line + "\n" for line in shown))
+            sys.stdout.flush()
+        except BrokenPipeError as err:
+            abandon(sys.stdout)
+            if self.is_streaming:
+                raise ReaderGoneError from err
+        except OSError as err:
+            abandon(sys.stdout)
+            raise UserError(f"results must go to a standard output that takes them, got: {err}.") from err
 
     def message(self, text: str) -> None:
         """A remark that is no result."""

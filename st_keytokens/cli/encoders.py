@@ -1,15 +1,18 @@
 """The encoder of a command: of a model by directory or name, or the one that an index was made with.
 
 An index directory of the command line holds, beside the index, the folder ``encoder``: in ``key_tokens`` all that the
-plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is; until
-an index that calibrates is built, also ``vectors``, into which the documents were embedded. The model itself is not
-copied, since it may weigh gigabytes; the index's fingerprint refuses another one.
+plain model does not know (settings, calibration, an untied LM head), and in ``model.json`` where the model is. Until
+the index is built, it holds as well ``unfinished.json``, which says what is building it, and ``vectors``, into which
+the documents of an index that calibrates are embedded. The model itself is not copied, since it may weigh gigabytes;
+the index's fingerprint refuses another one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shlex
+import shutil
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
@@ -21,11 +24,12 @@ import transformers
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars
 
-from st_keytokens.cli.console import UserError, is_out_of_memory
+from st_keytokens.cli.console import Console, UserError, is_out_of_memory, one_line
 from st_keytokens.cli.options import model_path
 from st_keytokens.embedders.loading import load_model
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.files import write_atomically
 from st_keytokens.hashes import is_same_sample, weights_sample
 from st_keytokens.index import HybridIndex
 from st_keytokens.terms.weighting import check_method
@@ -68,10 +72,24 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     return encoder
 
 
-def load_index_encoder(arguments: Namespace) -> KeyTokenEncoder:
+def load_index_encoder(arguments: Namespace, console: Console) -> KeyTokenEncoder:
     """The encoder that the index of a command was made with; what is wrong with the index is said before."""
-    HybridIndex(arguments.index, read_only=True).close()
+    with HybridIndex(arguments.index, read_only=True) as opened:
+        count = len(opened)
     stored = StoredEncoder(Path(arguments.index))
+    begun = stored.begun
+    if begun is None and not count and (stored.vectors.exists() or not (stored.exists or arguments.model)):
+        begun = {"command": f"st-keytokens index MODEL INPUT {shlex.quote(arguments.index)}", "documents": None}
+    if begun is not None and not (stored.exists and count):
+        raise UserError(
+            f"INDEX_DIR must be a finished index, got {arguments.index!r}, which holds no document yet: its indexing "
+            f"is going on or was interrupted. To go on, run again: {begun['command']}"
+        )
+    if begun is not None:
+        console.message(
+            f"{one_line(arguments.index)} is not finished: its indexing of {begun['documents']:,} documents is going "
+            f"on or was interrupted, and it holds {count:,}. To go on, run again: {one_line(begun['command'])}"
+        )
     if stored.exists:
         return stored.load(arguments)
     if arguments.model is None:
@@ -86,11 +104,28 @@ class StoredEncoder:
         self.folder = index / "encoder"
         self.sidecar = self.folder / sidecar.FOLDER
         self.vectors = self.folder / "vectors"
+        self._begun = self.folder / "unfinished.json"
 
     @property
     def exists(self) -> bool:
         """Whether it has been saved."""
         return (self.folder / "model.json").is_file()
+
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """The command that is indexing, or was interrupted, and the number of its documents; None: it has finished."""
+        return _fields(self._begun, ["command", "documents"]) if self._begun.is_file() else None
+
+    def begin(self, arguments: Namespace, count: int) -> None:
+        """Notes that the documents of a command are being indexed."""
+        self.folder.mkdir(exist_ok=True)
+        command = shlex.join(["st-keytokens", *arguments.words])
+        write_atomically(self._begun, (json.dumps({"command": command, "documents": count}, indent=2) + "\n").encode())
+
+    def finish(self) -> None:
+        """Notes that they are there."""
+        shutil.rmtree(self.vectors, ignore_errors=True)
+        self._begun.unlink(missing_ok=True)
 
     @property
     def origin(self) -> dict[str, Any]:

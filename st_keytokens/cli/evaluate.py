@@ -15,6 +15,7 @@ from st_keytokens.cli.options import (
     add_model_options,
     check_output,
     positive,
+    run_again,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def add_evaluate_command(commands: Any) -> None:
         "st-keytokens evaluate scifact cranfield --model MODEL --output results.json --table results.md",
         _run,
         _check,
+        how_to_go_on=lambda arguments: (
+            run_again(arguments) if arguments.cache else "without --cache, the embeddings were not kept"
+        ),
     )
     command.add_argument(
         "collections", metavar="COLLECTION", nargs="+", help="directories in the BEIR layout; several are averaged"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from st_keytokens.cli.options import (
     add_model,
     add_model_options,
     add_stored_model_options,
+    run_again,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add_index_commands(commands: Any) -> None:
         "embed documents and index them; run again to go on after an interruption",
         "st-keytokens index MODEL corpus.jsonl my-index",
         _index,
+        how_to_go_on=run_again,
     )
     add_model(command)
     add_input(command)
@@ -56,7 +57,12 @@ def add_index_commands(commands: Any) -> None:
     add_model_options(command)
 
     command = add_command(
-        commands, "add", "add documents to an index", "st-keytokens add my-index more.jsonl --replace", _add
+        commands,
+        "add",
+        "add documents to an index",
+        "st-keytokens add my-index more.jsonl --replace",
+        _add,
+        how_to_go_on=run_again,
     )
     add_index_directory(command)
     add_input(command)
@@ -95,6 +101,8 @@ def _index(arguments: Namespace, console: Console) -> None:
         )
         if is_calibrating:
             check_can_calibrate(corpus)
+        if is_new and stored.begun is None:
+            stored.begin(arguments, len(corpus))
         vectors = None
         if is_calibrating or stored.vectors.exists():  # one pass serves the calibration and the index
             vectors, _ = pooled_vectors(
@@ -116,8 +124,9 @@ def _index(arguments: Namespace, console: Console) -> None:
         with HybridIndex(directory, encoder=encoder) as opened:
             if not stored.exists:
                 stored.save(encoder, arguments)
+            stored.begin(arguments, len(corpus))
             added = add_documents(opened, encoder, corpus, console, batch_size=size, vectors=vectors)
-            shutil.rmtree(stored.vectors, ignore_errors=True)
+            stored.finish()
             _report(added, opened, console)
 
 
@@ -127,7 +136,7 @@ def _add(arguments: Namespace, console: Console) -> None:
     from st_keytokens.index import HybridIndex
 
     with InputCorpus(arguments.input, arguments) as corpus:
-        encoder = load_index_encoder(arguments)
+        encoder = load_index_encoder(arguments, console)
         with HybridIndex(arguments.index, encoder=encoder) as opened:
             added = add_documents(
                 opened, encoder, corpus, console, batch_size=arguments.batch_size, is_replacing=arguments.replace

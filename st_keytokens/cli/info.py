@@ -61,6 +61,8 @@ def _index_fields(arguments: Namespace) -> dict[str, Any]:
             **opened.settings,
         }
     stored = StoredEncoder(directory)
+    if stored.begun is not None:
+        found["unfinished"] = stored.begun
     if stored.exists:
         found |= stored.origin
         has_calibration = (stored.sidecar / "calibration.json").is_file()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from st_keytokens.cli.console import UserError
-from st_keytokens.document_files import Part, Record, read_documents
+from st_keytokens.document_files import Part, Record, read_documents, standard_input
 
 if TYPE_CHECKING:
     from st_keytokens.index import Document
@@ -102,7 +102,7 @@ def kept_input(source: str, arguments: Namespace) -> Iterator[Callable[[], Itera
     with tempfile.TemporaryDirectory(prefix="keytokens-") as folder:
         path = Path(folder, "input")
         with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            shutil.copyfileobj(standard_input(), file)
         yield partial(read_documents, path, name="standard input", **options)
 
 
@@ -112,7 +112,7 @@ def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[li
     if given and given != ["-"]:
         return batches((Record(None, text) for text in given), batch_size)
     if source is None:
-        if not given and sys.stdin.isatty():
+        if not given and (sys.stdin is None or sys.stdin.isatty()):
             raise UserError("texts must be given as arguments, with --input or on standard input, got none.")
         source = "-"
     records = read_documents(source, part=part, **_reading_options(arguments))

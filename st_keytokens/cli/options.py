@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,22 @@ from st_keytokens.cli.console import Console, UserError
 
 INPUT = (
     "JSON Lines, CSV or TSV with a header, plain text with one document a line, a BEIR directory, a directory of text "
-    "files, each also as .gz or .xz, or - for standard input"
+    "files (hidden ones are left out), or - for standard input; UTF-8, or UTF-16 with a byte order mark; also "
+    "compressed: gzip, bzip2, xz, Zstandard"
 )
 MODEL = "directory of a sentence-transformers model, or its name on the Hub"
+_TEXTS = {  # arguments that are texts, not paths, and what errors call them
+    "texts": "texts",
+    "query": "QUERY",
+    "document": "DOC_ID",
+    "text": "TEXT",
+    "other": "OTHER",
+    "filter": "--filter",
+    "instruction": "--instruction",
+    "baseline": "--baseline",
+    "text_field": "--text-field",
+    "id_field": "--id-field",
+}
 
 
 def add_command(
@@ -24,8 +38,15 @@ def add_command(
     example: str,
     run: Callable[[Namespace, Console], None],
     check: Callable[[Namespace], None] | None = None,
+    *,
+    is_streaming: bool = False,
+    how_to_go_on: Callable[[Namespace], str] | None = None,
 ) -> ArgumentParser:
-    """A new command with the options that all have; ``check`` refuses arguments before anything is loaded."""
+    """A new command with the options that all have.
+
+    ``check`` refuses arguments before anything is loaded, ``is_streaming`` is of :class:`Console`, and
+    ``how_to_go_on`` says what to do after an interruption.
+    """
     command: ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -33,7 +54,7 @@ def add_command(
         epilog=f"Example: {example}",
         allow_abbrev=False,
     )
-    command.set_defaults(run=run, check=check)
+    command.set_defaults(run=run, check=check, is_streaming=is_streaming, how_to_go_on=how_to_go_on)
     command.add_argument("--json", action="store_true", help="write JSON lines")
     command.add_argument("-q", "--quiet", action="store_true", help="no messages, no progress bars")
     command.add_argument("--traceback", action="store_true", help="show where an error comes from")
@@ -134,6 +155,11 @@ def add_device_options(command: ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def run_again(arguments: Namespace) -> str:
+    """How to go on after an interruption, for commands that keep what they have done."""
+    return "run the same command again to go on"
+
+
 def positive(value: str) -> int:
     """Reads a whole number of at least 1."""
     try:
@@ -148,17 +174,37 @@ def positive(value: str) -> int:
 def check_arguments(arguments: Namespace) -> None:
     """Checks that what is named exists, and that options go together; a ``UserError`` says what does not."""
     given = vars(arguments)
+    for name, label in _TEXTS.items():
+        value = given.get(name)
+        if isinstance(value, list):
+            given[name] = [_checked_text(label, text) for text in value]
+        elif value is not None and (name, arguments.command) != ("texts", "sparsify"):  # there a path
+            given[name] = _checked_text(label, value)
     if isinstance(given.get("texts"), list) and given["texts"] and given["input"] is not None:
         raise UserError("texts must be given as arguments or with --input, got both. Leave one out.")
     if given.get("input") not in (None, "-"):
         check_exists("input", given["input"])
     index = given.get("index")
     if index is not None and arguments.command != "index" and not Path(index, "index.sqlite").is_file():
-        raise UserError(f"INDEX_DIR must be the directory of an index, got {index!r}.")
+        is_empty = Path(index).is_dir() and not any(Path(index).iterdir())
+        advice = " It is empty; make one there: st-keytokens index." if is_empty else ""
+        raise UserError(f"INDEX_DIR must be the directory of an index, got {index!r}.{advice}")
     if arguments.model is not None:
         model_path(arguments.model)
     if arguments.check is not None:
         arguments.check(arguments)
+
+
+def _checked_text(label: str, text: str) -> str:
+    """A text of the command line, which is UTF-8 whatever the locale says."""
+    if not any("\udc80" <= character <= "\udcff" for character in text):  # bytes that the locale cannot decode
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise UserError(
+            f"{label} must be UTF-8, got the byte 0x{err.object[err.start]:02x} in {text!r}. Convert it to UTF-8."
+        ) from err
 
 
 def check_exists(label: str, path: str) -> None:

@@ -23,6 +23,7 @@ from st_keytokens.cli.options import (
     check_exists,
     check_output,
     positive,
+    run_again,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def add_sparsify_command(commands: Any) -> None:
         "st-keytokens sparsify MODEL embeddings.parquet --text-column text --output sparse",
         _run,
         _check,
+        how_to_go_on=lambda arguments: (
+            "nothing of a .npz file is kept" if arguments.output.endswith(".npz") else run_again(arguments)
+        ),
     )
     add_model(command)
     command.add_argument(

@@ -29,6 +29,7 @@ def add_tokens_command(commands: Any) -> None:
         "show what the embeddings of texts say",
         'st-keytokens tokens MODEL "The genome of a mouse" --top-k 5',
         _run,
+        is_streaming=True,
     )
     add_model(command)
     add_texts(command)

@@ -50,8 +50,10 @@ __all__ = [
     "Not",
     "ParsedFilter",
     "Scalar",
+    "filter_operands",
     "filter_sql",
     "is_passing",
+    "metadata_types",
     "parse_filter",
 ]
 
@@ -331,6 +333,52 @@ def is_passing(filter: ParsedFilter, document: Document) -> bool:
     True
     """
     return bool(filter(document)) if callable(filter) else filter.matches(document.id, document.metadata)
+
+
+def filter_operands(filter: ParsedFilter) -> dict[str, set[str]]:
+    """The metadata keys that a filter asks for, and the types that it compares each with; none for a function or ids.
+
+    >>> filter_operands(parse_filter({"year": {"$gte": 2000}, "$or": [{"note": None}, {"x": {"$exists": True}}]}))
+    {'year': {'number'}, 'note': {'null'}, 'x': set()}
+    """
+    found: dict[str, set[str]] = {}
+    pending: list[Any] = [filter]
+    while pending:
+        part = pending.pop(0)
+        if isinstance(part, (AllOf, AnyOf)):
+            pending += part.parts
+        elif isinstance(part, Not):
+            pending.append(part.part)
+        elif isinstance(part, (IsIn, Compares, Exists)):
+            values = part.values if isinstance(part, IsIn) else (part.bound,) if isinstance(part, Compares) else ()
+            found.setdefault(part.key, set()).update(str(_typed(value)[0]) for value in values)
+    return found
+
+
+_TYPE_NAMES = {
+    "integer": "number",
+    "real": "number",
+    "text": "string",
+    "true": "boolean",
+    "false": "boolean",
+    "array": "list",
+    "object": "dictionary",
+}
+
+
+def metadata_types(connection: sqlite3.Connection, keys: Collection[str] | None) -> dict[str, dict[str, int]]:
+    """See :meth:`~st_keytokens.index.HybridIndex.metadata_types`; ``keys`` as a filter may have them."""
+    if keys is None:
+        sql = "SELECT m.key, m.type, count(*) FROM documents, json_each(metadata) m GROUP BY m.key, m.type"
+        rows = connection.execute(sql).fetchall()
+    else:
+        sql = f"SELECT ?, {_TYPE}, count(*) FROM documents WHERE {_TYPE} IS NOT NULL GROUP BY 2"
+        rows = [row for key in keys for row in connection.execute(sql, [key, *[f'$."{key}"'] * 2])]
+    found: dict[str, dict[str, int]] = {}
+    for key, kind, count in rows:
+        counts, name = found.setdefault(key, {}), _TYPE_NAMES.get(kind, kind)
+        counts[name] = counts.get(name, 0) + count
+    return found
 
 
 class FilterMasks:

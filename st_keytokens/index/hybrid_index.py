@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from st_keytokens.checks import check_choice, checked_float
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata, ranked_hits
 from st_keytokens.index.filters import Filter, FilterMasks, parse_filter
+from st_keytokens.index.filters import Filter, FilterMasks, metadata_types, parse_filter
 from st_keytokens.index.fusion import FusionFunction, FusionName
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
 from st_keytokens.index.search import Mode, SearchPlan, embedded_queries, matched_terms, ranked_rows
@@ -316,6 +318,42 @@ class HybridIndex:
             found = self._store.documents.get(connection, snapshot.keys(rows))
         return [Document(*fields) for fields in found]
 
+    def metadata_types(self, keys: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Count the documents that have a metadata key, by the type of its value; reads all metadata.
+
+        Args:
+            keys: The keys that are wanted; None for all at the top level.
+
+        Returns:
+            For each key that a document has, how many have a ``"string"``, ``"number"``, ``"boolean"``, ``"null"``,
+            ``"list"`` or ``"dictionary"`` there.
+
+        Raises:
+            TypeError: If it is a single string, or holds something else than strings.
+            ValueError: If a key is none that a filter can ask for.
+        """
+        names = None if keys is None else list(dict.fromkeys(checked_strings("keys", keys)))
+        for name in names or ():
+            parse_filter({name: {"$exists": True}})
+        with self._store.read() as connection:
+            return metadata_types(connection, names)
+
+    def document_frequencies(self, term_ids: Sequence[int]) -> list[int]:
+        """Count the documents that hold each of some terms.
+
+        Args:
+            term_ids: The terms' ids; one that no document holds counts 0.
+        """
+        with self._store.read() as connection:
+            snapshot = self._current(connection)
+            found = [0] * len(term_ids)
+            for number, segment in enumerate(snapshot.segments):
+                alive = snapshot.alive_in(number)
+                for place, term in enumerate(term_ids):
+                    rows = _rows_of_term(segment.postings, term)
+                    found[place] += len(rows) if alive is None else int(np.count_nonzero(alive[rows]))
+            return found
+
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
         self,
@@ -535,6 +573,15 @@ class HybridIndex:
             written = directory, int(keys[0]), write_segment(directory, parts, is_durable=self._store.is_durable)
         dead = snapshot.dead_keys(numbers)
         self._store.replace_segments(connection, [snapshot.segments[number].name for number in numbers], written, dead)
+
+
+def _rows_of_term(postings: Postings, term: int) -> NDArray[np.int64]:
+    position = int(np.searchsorted(postings.terms, term))
+    if position == len(postings.terms) or postings.terms[position] != term:
+        return np.empty(0, np.int64)
+    rows, weights = postings.of_term(position)
+    found: NDArray[np.int64] = rows[weights != 0]  # without the steps of wide gaps
+    return found
 
 
 def _close(store: Store | None, temporary: Path | None, owner: int) -> None:
