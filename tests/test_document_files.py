@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
 import lzma
+import os
 import sys
 import types
 from pathlib import Path
@@ -20,6 +22,11 @@ def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def pack_zstd(content: bytes) -> bytes:
+    packed: bytes = pytest.importorskip("zstandard").compress(content)
+    return packed
 
 
 def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -184,7 +191,6 @@ class TestCsv:
             ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4: must have 2 fields as the header has, got 1\."),
             ('id,text\n1,"open\nand so on\n', r"a\.csv:2: must be CSV, got an error: unexpected end of data\."),
             ('id,text\n1,"quoted" and more\n', r"a\.csv:2: must be CSV, got an error: .* double the quotes"),
-            ("id,text\r1,a\r", r"a\.csv:1: must be CSV, got an error: new-line character seen in unquoted field"),
             ("id,text,id\n", r"a\.csv:1: must name each field once, got 'id' twice\."),
             ("id,body\n1,a\n", r"a\.csv:2: must have the field 'text', got 'id', 'body'\."),
             ("id,text\n,a\n", r"a\.csv:2: 'id' must be a string or a number, got an empty string\."),
@@ -213,6 +219,41 @@ class TestText:
             Record("c.txt.gz", "packed"),
             Record("empty.txt", ""),
         ]
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_line_ends(self, tmp_path, end):
+        lines = ["one", "", "two \u2028 \x85 still", "three"]
+        expected = [Record(None, line) for line in lines if line]
+        for text in (end.join(lines), end.join(lines) + end):
+            assert list(read_documents(write(tmp_path / "a.txt", text))) == expected
+        table = write(tmp_path / "a.csv", f"id,text{end}1,a{end}2,b{end}")
+        assert list(read_documents(table)) == [Record("1", "a"), Record("2", "b")]
+        objects = write(tmp_path / "a.jsonl", f'{{"text": "a"}}{end}{{"text": "b"}}{end}')
+        assert list(read_documents(objects)) == [Record(None, "a"), Record(None, "b")]
+
+    def test_line_end_where_a_block_ends(self, tmp_path):
+        for size in range(2**16 - 2, 2**16 + 3):
+            path = write(tmp_path / "a.txt", b"a" * size + b"\r\nb\rc")
+            assert [len(record.text) for record in read_documents(path)] == [size, 1, 1]
+            path = write(tmp_path / "a.txt", b"a" * size + "é".encode() + b"\nb\n\xff")
+            with pytest.raises(
+                ValueError, match=rf"a\.txt:3: must be UTF-8, got the byte 0xff at position {size + 5} "
+            ):
+                list(read_documents(path))
+
+    def test_hidden_files_are_left_out(self, tmp_path):
+        for name in (".hidden.txt", ".git/a.txt", "b/.c/d.txt", "b/._e.md"):
+            write(tmp_path / name, "hidden")
+        with pytest.raises(FileNotFoundError, match=r"text files \(\.txt, \.md\) that are not hidden, got neither"):
+            list(read_documents(tmp_path))
+        write(tmp_path / "b" / "f.txt", "seen")
+        assert list(read_documents(tmp_path)) == [Record("b/f.txt", "seen")]
+        assert list(read_documents(tmp_path / ".git")) == [Record("a.txt", "hidden")]  # named, so wanted
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
+    def test_file_name_that_is_no_utf_8(self, tmp_path):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("one")
+        assert list(read_documents(tmp_path)) == [Record("caf\\xe9.txt", "one")]
 
     def test_directory_without_documents(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"must hold corpus\.jsonl \(BEIR\) or text files"):
@@ -250,9 +291,16 @@ class TestEncoding:
         with pytest.raises(ValueError, match=message):
             list(read_documents(path))
 
-    def test_utf_16(self, tmp_path):
-        path = write(tmp_path / "a.txt", "text".encode("utf-16"))
-        with pytest.raises(ValueError, match=r"a\.txt:1: must be UTF-8, got the byte 0xff at position 0 of the"):
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
+    def test_utf_16_and_32_with_a_byte_order_mark(self, tmp_path, name, encoding):
+        content = {"a.jsonl": '{"text": "é 星🧬"}\r\n', "a.csv": "text\r\né 星🧬\r\n", "a.txt": "é 星🧬"}[name]
+        path = write(tmp_path / name, ("\ufeff" + content).encode(encoding))
+        assert list(read_documents(path)) == [Record(None, "é 星🧬")]
+
+    def test_utf_16_cut_short(self, tmp_path):
+        path = write(tmp_path / "a.txt", "a\nbc".encode("utf-16")[:-1])
+        with pytest.raises(ValueError, match=r"a\.txt:2: must be UTF-16-LE, got the byte 0x63 at position 8 of the"):
             list(read_documents(path))
 
     @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
@@ -290,10 +338,55 @@ class TestCompression:
     @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
     def test_truncated_or_not_compressed(self, tmp_path, ending, pack):
         content = pack(" ".join(map(str, range(10_000))).encode() + b"\n")
-        for wrong in (content[: len(content) // 2], b"not compressed"):
-            path = write(tmp_path / f"a.txt{ending}", wrong)
+        for size in (len(content) // 2, len(content) - 1):
+            path = write(tmp_path / f"a.txt{ending}", content[:size])
             with pytest.raises(ValueError, match=rf"a\.txt\{ending} must be a whole compressed file, got an error"):
                 list(read_documents(path))
+        path = write(tmp_path / f"b.txt{ending}", b"not compressed")
+        assert list(read_documents(path)) == [Record(None, "not compressed")]
+
+    @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: pack_zstd(data)])
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zip", "a.jsonl.gz", "a.jsonl.zst", "a", "a.csv"])
+    def test_under_any_name(self, tmp_path, name, pack):
+        path = write(tmp_path / name, pack(pack(b'{"text": "one"}\n') if name == "a" else b'{"text": "one"}\n'))
+        assert list(read_documents(path, file_format="jsonl")) == [Record(None, "one")]
+
+    def test_of_a_directory(self, tmp_path):
+        write(tmp_path / "a.txt", gzip.compress("é".encode("utf-16")))
+        assert list(read_documents(tmp_path)) == [Record("a.txt", "é")]
+
+    def test_of_standard_input(self, monkeypatch):
+        set_stdin(monkeypatch, gzip.compress(b'{"text": "one"}'))
+        assert list(read_documents("-")) == [Record(None, "one")]
+
+    def test_zstandard_cut_short_and_in_several_frames(self, tmp_path):
+        content = pack_zstd(b"one\n" * 50_000)
+        path = write(tmp_path / "a.txt", content + b"\x50\x2a\x4d\x18\x02\x00\x00\x00xx" + pack_zstd(b"two\n"))
+        assert [record.text for record in read_documents(path)] == ["one"] * 50_000 + ["two"]
+        for size in (6, len(content) // 2, len(content) - 1):
+            path = write(tmp_path / "a.txt", content[:size])
+            with pytest.raises(
+                ValueError, match=r"a\.txt must be a whole compressed file, got an error: it ends before"
+            ):
+                list(read_documents(path))
+
+    def test_zstandard_without_a_package(self, tmp_path, monkeypatch):
+        path = write(tmp_path / "a.txt", b"\x28\xb5\x2f\xfd content")
+        monkeypatch.setitem(sys.modules, "zstandard", None)
+        monkeypatch.setitem(sys.modules, "compression.zstd", None)
+        with pytest.raises(ImportError, match=r"a\.txt is compressed with Zstandard, .* pip install zstandard"):
+            list(read_documents(path))
+
+    @pytest.mark.parametrize(
+        ("content", "what"), [(b"PK\x03\x04rest", "a zip archive"), (b"%PDF-1.7\n", "a PDF")], ids=["zip", "pdf"]
+    )
+    def test_what_is_no_text(self, tmp_path, content, what):
+        with pytest.raises(ValueError, match=rf"a\.txt must be text, got {what}\. Unpack or convert it first\."):
+            list(read_documents(write(tmp_path / "a.txt", content)))
+
+    @pytest.mark.parametrize("text", ["B", "BZ", "BZh", "BZh9", "BZh9 is", "BZhello", "P", "PK", "%PD", "(", "7z"])
+    def test_text_that_begins_as_what_is_none(self, tmp_path, text):
+        assert list(read_documents(write(tmp_path / "a.txt", text))) == [Record(None, text)]
 
 
 class TestSource:

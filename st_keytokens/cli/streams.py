@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import IO, Any
+
+INTERRUPTED = "st-keytokens: interrupted"
 
 
 def open_closed_descriptors() -> None:
@@ -81,20 +84,20 @@ class _Unfailing(io.TextIOBase):
 class Interrupts:
     """Knows whether there was a Ctrl-C: some libraries make other errors of its KeyboardInterrupt.
 
+    Args:
+        is_last: Whether the process ends after the command.
+
     Attributes:
         happened: Whether there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_last: bool) -> None:
         self.happened = False
+        self._is_last, self._is_at_once = is_last, False
 
     @contextmanager
-    def noticed(self, is_last: bool) -> Iterator[None]:
-        """Notices them within; a process that ignores them, or has a handler of its own, goes on to do so.
-
-        Args:
-            is_last: Whether the process ends afterwards, and is not to be interrupted any more.
-        """
+    def noticed(self) -> Iterator[None]:
+        """Notices them within; a process that ignores them, or has a handler of its own, goes on to do so."""
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
@@ -103,13 +106,36 @@ class Interrupts:
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN if is_last else signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if self._is_last else signal.default_int_handler)
+
+    @contextmanager
+    def ending_at_once(self) -> Iterator[None]:
+        """Within, where nothing is open yet, they end the process at once; not where it is to live on."""
+        self._is_at_once = self._is_last
+        try:
+            yield
+        finally:
+            self._is_at_once = False
 
     def settle(self) -> None:
-        """What happens from now on changes nothing: the command is about to end."""
+        """Ignores them from now on: the command is about to end."""
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == self._notice:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    def end(self, code: int) -> None:
+        """Ends the process with this code where Python, after a KeyboardInterrupt, might end it with another."""
+        if self._is_last and self.happened:
+            with suppress(Exception):
+                atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(code)
+
     def _notice(self, number: int, frame: Any) -> None:
         self.happened = True
+        if self._is_at_once:
+            with suppress(OSError):
+                os.write(2, f"{INTERRUPTED}\n".encode())
+            os._exit(130)
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -61,9 +62,10 @@ class TestSearch:
         for position, hit in enumerate(first["hits"]):
             cells = lines[2 + 2 * position].split(maxsplit=3)
             assert cells == [str(position + 1), f"{hit['score']:.4f}", hit["id"], shown(hit["text"])]
-            terms = hit["matched_terms"][:8]
-            expected = ", ".join(f"{term['token']} {term['contribution']:.2f}" for term in terms)
-            assert lines[3 + 2 * position].strip() == expected
+            terms = [f"{term['token']} {term['contribution']:.2f}" for term in hit["matched_terms"]]
+            told = lines[3 + 2 * position].strip().split(", ")
+            assert 0 < len(told) <= 8
+            assert [term for term in terms if term in told] == told  # by falling contribution, without common ones
 
     def test_readable_hybrid_has_both_scores(self, run, rows, index):
         _, out, _ = run("search", index, "distant galaxies", "--top-k", 1)
@@ -74,6 +76,20 @@ class TestSearch:
 
     def test_no_hits(self, run, index):
         assert run("search", index, "the", "--filter", '{"number": 1000}')[1] == "the\n  no hits\n"
+
+    def test_filter_on_what_no_document_has(self, run, index):
+        for condition in ({"nope": 1}, {"$or": [{"number": 1}, {"$not": {"nope": {"$exists": True}}}]}):
+            code, _, err = run("search", index, "stars", "--filter", json.dumps(condition), "--top-k", 1)
+            assert code == 0
+            assert err == "--filter: no document has the metadata key 'nope'. The keys are: number.\n"
+        assert run("search", index, "stars", "--filter", '{"nope": 1}', "--quiet")[2] == ""
+        code, _, err = run("explain", index, "stars", "s1", "--filter", '{"nope": 1}')
+        assert (code, err) == (0, "--filter: no document has the metadata key 'nope'. The keys are: number.\n")
+
+    def test_filter_on_a_type_that_no_document_has(self, run, index):
+        code, out, err = run("search", index, "stars", "--filter", '{"number": "1"}')
+        assert (code, out) == (0, "stars\n  no hits\n")
+        assert err == "--filter: 'number' is compared with a string, but is a number in every document that has it.\n"
 
     def test_queries_of_a_collection(self, rows, index, tmp_path):
         write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": WHEAT}, {"_id": "q2", "text": "stars"}])

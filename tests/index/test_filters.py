@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.documents import packed_metadata
-from st_keytokens.index.filters import FilterMasks, filter_sql, is_passing, parse_filter
+from st_keytokens.index.filters import FilterMasks, filter_operands, filter_sql, is_passing, parse_filter
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 METADATA = [
@@ -299,3 +299,38 @@ class TestAgainstPython:
             expected = [row for row, document in enumerate(documents) if is_passing(filter, document)]
             assert [row for (row,) in rows] == expected
         connection.close()
+
+
+class TestWhatAFilterAsksFor:
+    def test_operands(self):
+        parsed = parse_filter({"a": {"$in": [1, "x", None]}, "$or": [{"b": True}, {"$not": {"a": {"$lt": 2.5}}}]})
+        assert filter_operands(parsed) == {"a": {"number", "string", "null"}, "b": {"boolean"}}
+        assert filter_operands(parse_filter(["id"])) == {} == filter_operands(lambda document: True)
+
+    def test_metadata_types(self):
+        rows = SparseEmbeddings.from_dicts([{0: 1.0}] * 5, vocab_size=2)
+        metadata = [{"a": 1, "b": [1]}, {"a": 2.5, "c d": None}, {"a": "x"}, None, {"b": {"a": 1}, "d": False}]
+        with HybridIndex(vocab_size=2) as index:
+            assert index.metadata_types() == {}
+            index.add(["0", "1", "2", "3", "4"], embeddings=rows, metadata=metadata)
+            expected = {
+                "a": {"number": 2, "string": 1},
+                "b": {"list": 1, "dictionary": 1},
+                "c d": {"null": 1},
+                "d": {"boolean": 1},
+            }
+            assert index.metadata_types() == expected
+            assert index.metadata_types(["c d", "nope", "a"]) == {key: expected[key] for key in ("c d", "a")}
+            index.delete(["2"])
+            assert index.metadata_types(["a"]) == {"a": {"number": 2}}
+            with pytest.raises(ValueError, match="filter keys must have no quotes"):
+                index.metadata_types(['"'])
+
+    def test_document_frequencies(self):
+        weights = [{0: 1.0, 2: 0.5}, {2: 1.0}, {1: 1.0, 2: 2.0}]
+        with HybridIndex(vocab_size=9) as index:
+            assert index.document_frequencies([2]) == [0]
+            index.add(["a", "b", "c"], embeddings=SparseEmbeddings.from_dicts(weights, vocab_size=9))
+            assert index.document_frequencies([2, 0, 8, 1]) == [3, 1, 0, 1]
+            index.delete(["c"])
+            assert index.document_frequencies([2, 0, 8, 1]) == [2, 1, 0, 0]
