@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +76,10 @@ def _run(arguments: Namespace, console: Console) -> None:
         )
     if is_in_place:
         encoder.save_sidecar(output / sidecar.FOLDER)
-    else:
+    elif any(output.iterdir()):
         encoder.save_pretrained(output)
+    else:
+        _save_whole(encoder, output)
     tokens = _fed_tokens(encoder, calibration)
     found = describe_calibration(calibration) | {"first_component_tokens": tokens, "output": str(output)}
     console.result(
@@ -87,6 +91,17 @@ def _run(arguments: Namespace, console: Console) -> None:
             f"Saved in {output}.",
         ],
     )
+
+
+def _save_whole(encoder: KeyTokenEncoder, output: Path) -> None:
+    """Saves a model into an empty directory; after an interruption, that is still empty."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        encoder.save_pretrained(temporary)
+        output.rmdir()
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_can_calibrate(corpus: InputCorpus) -> None:

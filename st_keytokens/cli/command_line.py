@@ -8,7 +8,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from st_keytokens import __version__
 from st_keytokens.cli.analyze import add_analyze_command
@@ -71,8 +71,10 @@ def run_command(words: Sequence[str], interrupts: Interrupts) -> int:
 def _code(err: BaseException, parsed: Namespace, interrupts: Interrupts) -> int:
     """The exit code of an error, which is told; a fault of the program is raised."""
     if isinstance(err, SystemExit):  # --help, --version
-        _flush_results()
-        return int(err.code or 0)
+        failed = _flush_results()
+        if failed is None or isinstance(failed, BrokenPipeError):
+            return int(err.code or 0)
+        err = failed
     if isinstance(err, KeyboardInterrupt) or interrupts.happened:
         how = getattr(parsed, "how_to_go_on", None)
         sys.stderr.write(f"{INTERRUPTED}{'' if how is None else f'; {how(parsed)}'}\n")
@@ -96,18 +98,30 @@ def _code(err: BaseException, parsed: Namespace, interrupts: Interrupts) -> int:
     return 2
 
 
-def _flush_results() -> None:
+def _flush_results() -> OSError | None:
     """Leaves nothing in stdout's buffer, of which Python would make an error at the end where the reader has gone."""
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
-        except OSError:
+        except OSError as err:
             abandon(sys.stdout)
+            return err
+    return None
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        try:
+            (file or sys.stderr).write(message)  # what it overrides passes over errors
+        except BrokenPipeError as err:
+            abandon(file)
+            raise ReaderGoneError from err
+        except OSError:
+            abandon(file)
+            raise
 
 
 def _parse(words: Sequence[str]) -> Namespace:

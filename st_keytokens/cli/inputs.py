@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from st_keytokens.cli.console import UserError
+from st_keytokens.cli.console import Console, UserError, one_line
 from st_keytokens.document_files import Part, Record, read_documents, standard_input
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def kept_input(source: str, arguments: Namespace) -> Iterator[Callable[[], Itera
         yield partial(read_documents, path, name="standard input", **options)
 
 
-def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[list[Record]]:
+def read_texts(arguments: Namespace, part: Part, batch_size: int, console: Console) -> Iterator[list[Record]]:
     """Batches of texts of the command line, of an input, or of standard input, which is answered line by line."""
     given, source = arguments.texts, arguments.input
     if given and given != ["-"]:
@@ -116,7 +116,17 @@ def read_texts(arguments: Namespace, part: Part, batch_size: int) -> Iterator[li
             raise UserError("texts must be given as arguments, with --input or on standard input, got none.")
         source = "-"
     records = read_documents(source, part=part, **_reading_options(arguments))
-    return batches(records, 1 if source == "-" else batch_size)
+    name = "standard input" if source == "-" else source
+    return _said_if_none(batches(records, 1 if source == "-" else batch_size), name, console)
+
+
+def _said_if_none(found: Iterator[list[Record]], name: str, console: Console) -> Iterator[list[Record]]:
+    is_empty = True
+    for batch in found:
+        is_empty = False
+        yield batch
+    if is_empty:
+        console.message(f"{one_line(name)} holds no text.")
 
 
 def _reading_options(arguments: Namespace) -> dict[str, Any]:

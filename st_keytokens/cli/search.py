@@ -90,7 +90,7 @@ def _search(arguments: Namespace, console: Console) -> None:
     from st_keytokens.index import HybridIndex
 
     condition = None if arguments.filter is None else _filter(arguments.filter)
-    batches = read_texts(arguments, "queries", arguments.batch_size)
+    batches = read_texts(arguments, "queries", arguments.batch_size, console)
     encoder = load_index_encoder(arguments, console)
     with HybridIndex(arguments.index, encoder=encoder, read_only=True) as opened:
         _report_filter(opened, condition, console)

@@ -47,7 +47,7 @@ def _run(arguments: Namespace, console: Console) -> None:
     """Shows the key tokens of texts."""
     from st_keytokens.cli.encoders import load_encoder
 
-    batches = read_texts(arguments, "corpus", arguments.batch_size)
+    batches = read_texts(arguments, "corpus", arguments.batch_size, console)
     encoder = load_encoder(arguments)
     for batch in batches:
         found = encoder.key_tokens(

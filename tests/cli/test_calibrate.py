@@ -9,6 +9,24 @@ from cli_samples import texts, write_jsonl
 from st_keytokens import Calibration, KeyTokenEncoder
 
 
+class TestInterrupted:
+    def test_saving_leaves_nothing_in_the_way(self, run, model, corpus, tmp_path, monkeypatch):
+        save = KeyTokenEncoder.save_pretrained
+
+        def interrupt(encoder, path, *arguments, **options):
+            save(encoder, path, *arguments, **options)
+            (path / "key_tokens" / "calibration.json").unlink()
+            raise KeyboardInterrupt
+
+        words = ["calibrate", model, corpus, "--output", tmp_path / "new"]
+        with monkeypatch.context() as context:
+            context.setattr(KeyTokenEncoder, "save_pretrained", interrupt)
+            assert run(*words)[0] == 130
+        assert [path.name for path in tmp_path.iterdir()] == ["new"] and not any((tmp_path / "new").iterdir())
+        assert run(*words)[0] == 0
+        assert KeyTokenEncoder(str(tmp_path / "new")).calibration.document_count == 50
+
+
 class TestCalibrate:
     def test_saves_model_and_calibration(self, rows, model, corpus, calibrated, tmp_path):
         (found,) = rows("calibrate", model, corpus, "--output", tmp_path / "out")

@@ -98,6 +98,11 @@ class TestReaderGone:
             "[Errno 28] No space left on device.\n"
         )
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_help_on_a_full_disk(self):
+        code, _, err = shell("st-keytokens --help >/dev/full")
+        assert (code, err) == (2, "st-keytokens: error: [Errno 28] No space left on device\n")
+
 
 class TestLocale:
     @pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, ASCII, {"LC_ALL": "C.UTF-8"}])

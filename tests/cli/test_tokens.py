@@ -59,6 +59,12 @@ class TestTokens:
         set_stdin(monkeypatch, b"", is_terminal=True)
         assert "texts must be given as arguments, with --input or on standard input" in fails("tokens", model)
 
+    def test_input_without_texts_is_said(self, run, model, tmp_path):
+        path = tmp_path / "empty.txt"
+        path.touch()
+        assert run("tokens", model, "--input", path) == (0, "", f"{path} holds no text.\n")
+        assert run("tokens", model, "--input", path, "--quiet") == (0, "", "")
+
     def test_unusual_texts(self, rows, model):
         texts = ["", "   ", "a\x00b", "\ud800", "🧬", "שלום", "ge" * 5000]
         assert [row["text"] for row in rows("tokens", model, *texts, "--top-k", 1)] == texts
