@@ -203,7 +203,7 @@ def _instructions(arguments: Namespace, console: Console) -> None:
     from st_keytokens.analysis.plots import plot_instructions
     from st_keytokens.cli.encoders import load_encoder
 
-    batches = read_texts(arguments, "corpus", arguments.batch_size, console)
+    batches = read_texts(arguments, "corpus", arguments.batch_size)
     encoder = load_encoder(arguments)
     texts = [record.text for batch in batches for record in batch]
     prompts = [*([] if arguments.baseline is None else [arguments.baseline]), *arguments.instruction]

@@ -106,7 +106,9 @@ def kept_input(source: str, arguments: Namespace) -> Iterator[Callable[[], Itera
         yield partial(read_documents, path, name="standard input", **options)
 
 
-def read_texts(arguments: Namespace, part: Part, batch_size: int, console: Console) -> Iterator[list[Record]]:
+def read_texts(
+    arguments: Namespace, part: Part, batch_size: int, console: Console | None = None
+) -> Iterator[list[Record]]:
     """Batches of texts of the command line, of an input, or of standard input, which is answered line by line."""
     given, source = arguments.texts, arguments.input
     if given and given != ["-"]:
@@ -120,12 +122,12 @@ def read_texts(arguments: Namespace, part: Part, batch_size: int, console: Conso
     return _said_if_none(batches(records, 1 if source == "-" else batch_size), name, console)
 
 
-def _said_if_none(found: Iterator[list[Record]], name: str, console: Console) -> Iterator[list[Record]]:
+def _said_if_none(found: Iterator[list[Record]], name: str, console: Console | None) -> Iterator[list[Record]]:
     is_empty = True
     for batch in found:
         is_empty = False
         yield batch
-    if is_empty:
+    if is_empty and console is not None:
         console.message(f"{one_line(name)} holds no text.")
 
 
