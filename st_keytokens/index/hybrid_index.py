@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -233,11 +234,15 @@ class HybridIndex:
             self._store.delete(connection, known.values())
             self._store.documents.insert(connection, before.next_key, names, strings, packed)
             after = self._load(connection)
-            self._merge(connection, after, after.tail(size), replace(new, keys=new.keys + before.next_key))
+            tail = after.tail(size)
+            self._merge(connection, after, tail, replace(new, keys=new.keys + before.next_key))
+            self._renew_worn(connection, after, tail)
         return names
 
     def delete(self, ids: Collection[str]) -> int:
         """Delete documents, all in one commit; ids that are not there are passed over.
+
+        Where a fifth of a segment's rows are deleted, it is written anew without them.
 
         Args:
             ids: Their ids, in any collection.
@@ -254,7 +259,9 @@ class HybridIndex:
         names = checked_strings("ids", ids)
         with closing(self._store.write()) as change, change as connection:
             known = self._store.documents.keys(connection, names)
-            self._store.delete(connection, known.values())
+            if known:
+                self._store.delete(connection, known.values())
+                self._renew_worn(connection, self._load(connection))
         return len(known)
 
     def compact(self) -> None:
@@ -573,6 +580,19 @@ class HybridIndex:
             written = directory, int(keys[0]), write_segment(directory, parts, is_durable=self._store.is_durable)
         dead = snapshot.dead_keys(numbers)
         self._store.replace_segments(connection, [snapshot.segments[number].name for number in numbers], written, dead)
+
+    def _renew_worn(self, connection: sqlite3.Connection, snapshot: Snapshot, but: range = range(0)) -> None:
+        """Write the segment anew that has the most deleted rows, where that pays and there is room."""
+        number = snapshot.worn()
+        if number is None or number in but:
+            return
+        num_made = self._store.num_made
+        try:
+            self._merge(connection, snapshot, range(number, number + 1))
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG):
+                raise
+            self._store.remove_made(num_made)  # the change itself needs no room
 
 
 def _rows_of_term(postings: Postings, term: int) -> NDArray[np.int64]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot"]
 
+_LEAST_WORN = 1024  # dead rows, below which nothing is gained
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -53,8 +55,8 @@ class Snapshot:
             for name, files in store.segment_files(connection).items()
         )
         snapshot = cls(*store.state(connection), segments, np.empty(0, np.int64))
-        tombstones = np.array(store.tombstones(connection), np.int64)
-        return cls(snapshot.generation, snapshot.next_key, snapshot.settings, segments, snapshot.rows(tombstones))
+        dead = snapshot.rows(store.dead_keys(connection))
+        return cls(snapshot.generation, snapshot.next_key, snapshot.settings, segments, dead)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -149,6 +151,19 @@ class Snapshot:
             num_rows += living
             first -= 1
         return range(first, len(self.segments))
+
+    def worn(self) -> int | None:
+        """The segment with the most dead rows, if it is worth writing anew without them; None where none is.
+
+        A dead row then costs at most four times the writing of a living one, and a fifth of all rows are dead at most.
+        """
+        numbers_dead = np.diff(np.searchsorted(self.dead, self.starts))
+        if not len(numbers_dead):
+            return None
+        number = int(np.argmax(numbers_dead))
+        num_dead = int(numbers_dead[number])
+        is_worn = num_dead >= _LEAST_WORN and 4 * num_dead >= len(self.segments[number]) - num_dead
+        return number if is_worn else None
 
     def groups(self) -> list[range]:
         """Consecutive segments that fit into one, covering all."""

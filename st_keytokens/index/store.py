@@ -184,9 +184,9 @@ _ADDED_SCHEMA = (
 )
 
 
-def _tombstone_sum(keys: Iterable[int]) -> int:
+def _tombstone_sum(keys: NDArray[np.int64]) -> int:
     """A sum of hashes, to which keys are added and from which they are taken, as 64 bits with a sign."""
-    mixed = np.fromiter(keys, np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = keys.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64).astype(np.int64))
@@ -242,6 +242,7 @@ class Store:
         self.documents = DocumentTable()
         self._made: list[str] = []  # names of segments that the change under way has begun
         self._identity = ""  # only while the lock is held
+        self._dead = 0, np.empty(0, np.int64)  # the last tombstones read, and the sum that tells them
         self._place = IndexDirectory(directory)
         self._database = Database(self._place, read_only=read_only, is_durable=is_durable, timeout=timeout)
         try:
@@ -387,6 +388,23 @@ class Store:
         """Keys of the rows that segments hold and that are deleted, ascending."""
         return [key for (key,) in connection.execute("SELECT key FROM tombstones ORDER BY key")]
 
+    def dead_keys(self, connection: sqlite3.Connection) -> NDArray[np.int64]:
+        """:meth:`tombstones`, read only where they are others than the last time.
+
+        Raises:
+            ValueError: If they do not have their checksum.
+        """
+        if not self._has_checksums(connection):
+            return np.array(self.tombstones(connection), np.int64)
+        (total,) = connection.execute("SELECT tombstones FROM catalog").fetchone()
+        known, keys = self._dead
+        if known != total:
+            keys = np.array(self.tombstones(connection), np.int64)
+            if _tombstone_sum(keys) != total:
+                raise self._damage("its deleted rows do not have the checksum that they had")
+            self._dead = total, keys
+        return keys
+
     def save_settings(self, connection: sqlite3.Connection, settings: dict[str, Any]) -> None:
         """Replace the settings."""
         connection.execute("UPDATE state SET settings = ?", (json.dumps(settings),))
@@ -399,7 +417,8 @@ class Store:
         for statement in _ADDED_SCHEMA:
             connection.execute(statement)
         (next_key,) = connection.execute("SELECT next_key FROM state").fetchone()
-        entry = uuid.uuid4().hex[:16], next_key, _tombstone_sum(self.tombstones(connection)), b""
+        dead = np.array(self.tombstones(connection), np.int64)
+        entry = uuid.uuid4().hex[:16], next_key, _tombstone_sum(dead), b""
         connection.execute("INSERT INTO catalog VALUES (?, ?, ?, ?)", entry)
         connection.execute(f"PRAGMA user_version = {FORMAT}")
 
@@ -452,6 +471,15 @@ class Store:
         self._place.check()
         return names
 
+    @property
+    def num_made(self) -> int:
+        """How many segments the change under way has begun."""
+        return len(self._made)
+
+    def remove_made(self, first: int) -> None:
+        """Remove the segments that the change under way has begun, but for the first ones."""
+        self.remove_segments(self._made[first:])
+
     def remove_segments(self, names: Iterable[str] | None = None) -> None:
         """Remove segments: those named, or those that the change under way has begun."""
         for name in list(self._made) if names is None else names:
@@ -491,7 +519,7 @@ class Store:
         if not self._has_checksums(connection):
             return len(held)
         first_key, total = connection.execute("SELECT first_key, tombstones FROM catalog").fetchone()
-        if _tombstone_sum(self.tombstones(connection)) != total:
+        if _tombstone_sum(np.array(self.tombstones(connection), np.int64)) != total:
             raise self._damage("its deleted rows do not have the checksum that they had")
         if (altered := self.documents.altered(connection, first_key)) is not None:
             raise self._damage(f"the document with the key {altered} does not have the checksum that it had")
@@ -501,11 +529,17 @@ class Store:
         """Delete documents; their rows in segments become tombstones."""
         self.documents.delete(connection, keys)
         connection.executemany("INSERT INTO tombstones VALUES (?)", [(key,) for key in keys])
-        self._count_tombstones(connection, _tombstone_sum(keys))
+        self._count_tombstones(connection, np.fromiter(keys, np.int64), np.empty(0, np.int64))
 
-    def _count_tombstones(self, connection: sqlite3.Connection, change: int) -> None:
+    def _count_tombstones(
+        self, connection: sqlite3.Connection, new: NDArray[np.int64], old: NDArray[np.int64]
+    ) -> None:
         (total,) = connection.execute("SELECT tombstones FROM catalog").fetchone()
-        connection.execute("UPDATE catalog SET tombstones = ?", (_as_signed(total + change),))
+        changed = _as_signed(total + _tombstone_sum(new) - _tombstone_sum(old))
+        connection.execute("UPDATE catalog SET tombstones = ?", (changed,))
+        known, keys = self._dead
+        if known == total:  # true of any transaction that has this sum, whether this one is committed or not
+            self._dead = changed, np.setdiff1d(np.union1d(keys, new), old, assume_unique=True)
 
     def replace_segments(
         self,
@@ -517,7 +551,7 @@ class Store:
         """Let one segment, with its first key, stand for some others whose deleted rows it no longer holds."""
         connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in old])
         connection.executemany("DELETE FROM tombstones WHERE key = ?", [(key,) for key in dead])
-        self._count_tombstones(connection, -_tombstone_sum(dead))
+        self._count_tombstones(connection, np.empty(0, np.int64), np.array(dead, np.int64))
         if new is not None:
             directory, first_key, files = new
             connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (first_key, directory.name, json.dumps(files)))

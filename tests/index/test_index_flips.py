@@ -43,7 +43,7 @@ def answers(path):
             ]
             names = [f"document {number}" for number in range(40)]
             return found, [index.get([name])[0] for name in names if name in index], index.settings
-    except (ValueError, OSError) as err:
+    except (ValueError, OSError, KeyError) as err:
         return repr(err)
 
 
