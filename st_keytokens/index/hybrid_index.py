@@ -51,8 +51,9 @@ class HybridIndex:
     """An exact index on disk: memory-mapped postings and dense rows, and a database of documents.
 
     Every change is one transaction: it is there in full when the method returns, and not at all if the process dies
-    before. Any number of threads and processes may search beside one writer; each search sees one commit, the newest.
-    A second writer waits for the first. The directory must be on a local file system, and nothing else may alter its
+    before, or at an interrupt. Any number of threads and processes may search beside one writer; each search sees one
+    commit, the newest. A second writer waits for the first. Where the directory was replaced, moved or removed under
+    an open index, every use is refused, and nothing but what the index made itself is ever removed. The directory must be on a local file system, and nothing else may alter its
     files. Where a process is forked, both sides may go on with an open index, if nothing uses it at that moment.
 
     Args:
@@ -494,9 +495,9 @@ class HybridIndex:
         """Compare everything that an answer depends on with its checksum. Reads everything.
 
         That is every file of a segment, the id, text and metadata of every document, the list of segments, the
-        deleted rows and the settings; the database's own structure is checked too. Documents that a version before
-        0.2 added have no checksum of id, text and metadata: a warning says how many. Beside a writer, it verifies one
-        commit: where segments are replaced meanwhile, a newer one.
+        deleted rows and the settings; the database's own structure is checked too. Documents that an
+        earlier version added have no checksum of id, text and metadata: a warning says how many. Beside a writer, it
+        verifies one commit: where segments are replaced meanwhile, a newer one.
 
         Raises:
             ValueError: If something differs or is missing, or the index is closed.

@@ -225,9 +225,9 @@ class TestSignals:
     @pytest.mark.parametrize("delay", [0.001, 0.004, 0.01, 0.03])
     def test_while_it_writes(self, tmp_path, delay):
         with HybridIndex(tmp_path / "index") as index, HybridIndex(tmp_path / "index", timeout=0) as other:
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
             added = 0
             with pytest.raises(KeyboardInterrupt):
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
                 while True:
                     index.add([f"{added}"], ["text"], embeddings=ROWS[:1])
                     added += 1
