@@ -53,8 +53,9 @@ class HybridIndex:
     Every change is one transaction: it is there in full when the method returns, and not at all if the process dies
     before, or at an interrupt. Any number of threads and processes may search beside one writer; each search sees one
     commit, the newest. A second writer waits for the first. Where the directory was replaced, moved or removed under
-    an open index, every use is refused, and nothing but what the index made itself is ever removed. The directory must be on a local file system, and nothing else may alter its
-    files. Where a process is forked, both sides may go on with an open index, if nothing uses it at that moment.
+    an open index, every use is refused, and nothing but what the index made itself is ever removed. The directory
+    must be on a local file system, and nothing else may alter its files. Where a process is forked, both sides may go
+    on with an open index, if nothing uses it at that moment.
 
     Args:
         path: Directory of the index, made where it is missing (its parent is not). None: a temporary one.
