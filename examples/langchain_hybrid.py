@@ -63,7 +63,7 @@ def main() -> None:
     # 1. The vector store that you have, with the embedder that you have, and a hybrid retriever on both.
     store = InMemoryVectorStore(KeyTokensEmbeddings(encoder))
     retriever = KeyTokensHybridRetriever.from_documents(
-        documents, encoder, vectorstore=store, k=3, matches_key="matches"
+        documents, encoder, vectorstore=store, k=3, score_key="score", scores_key="scores", matches_key="matches"
     )
     print(f"{len(texts)} forward passes for {len(documents)} abstracts, dense in the store and sparse in the index")
 
@@ -99,7 +99,8 @@ def main() -> None:
     print(f"\n{len(batches)} questions at once, {sum(map(len, batches))} sources")
 
     # 6. Kept in a folder, and opened with all settings; dense from its own index this time.
-    settings = {"k": 2, "weights": {"sparse": 2.0}, "matches_key": "matches"}
+    keys = {"score_key": "score", "scores_key": "scores", "matches_key": "matches"}
+    settings = {"k": 2, "weights": {"sparse": 2.0}, **keys}
     own = KeyTokensHybridRetriever.from_documents(documents, encoder, **settings)
     with tempfile.TemporaryDirectory() as folder:
         own.save_local(Path(folder) / "retriever")

@@ -227,7 +227,7 @@ def contenders(new_encoder: Callable[..., KeyTokenEncoder]) -> list[Contender]:
     ) -> None:
         def make(encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10, **given: Any) -> Any:
             if side is LangChain:
-                return kind.from_documents(as_documents(passages), encoder, k=k, **given)
+                return kind.from_documents(as_documents(passages), encoder, k=k, score_key="score", **given)
             return kind(encoder, as_nodes(passages), similarity_top_k=k, **given)
 
         for query, label in (("encode", name), ("lookup", f"{name}, lookup")):
