@@ -440,6 +440,8 @@ class KeyTokensRetriever(BaseRetriever):
         if self._source is None:
             return
         with self._source.changes() as (added, removed):
+            if not added and not removed:
+                return
             self._retriever.delete(removed)
             nodes = self._source.nodes(added, has_vectors=True)
             new = self._not_held([node for node in nodes if node is not None])
@@ -486,26 +488,27 @@ class KeyTokensRetriever(BaseRetriever):
             changed=[id for id, node in theirs.items() if id in ours and ours[id] != _identity(node)],
         ), theirs
 
-    def _identities(self) -> dict[str, tuple[str, str]]:
-        """What tells each node of the index from others, by id."""
-        return {
-            document.id: _identity(restored_node(document.text, document.metadata))
-            for document in self._retriever.documents()
-        }
+    def _identities(self, ids: Collection[str] | None = None) -> dict[str, tuple[str, str]]:
+        """What tells each node of the index from others, by id; of some ids, those that are there."""
+        if ids is None:
+            documents = self._retriever.documents()
+        else:
+            documents = self._retriever.get(self._retriever.known_ids(ids))
+        return {document.id: _identity(restored_node(document.text, document.metadata)) for document in documents}
 
     def _not_held(self, nodes: Sequence[BaseNode], *, tells_copies: bool = False) -> list[BaseNode]:
         """Nodes that the index does not hold as they are, of the same id or, of a random one, of the same content."""
-        if not len(self):
+        if not nodes or not len(self):
             return list(nodes)
-        held = self._identities()
-        contents = set(held.values()) if tells_copies else set()
-        new = []
-        for node in nodes:
-            stored_node(node)
-            identity = _identity(node)
-            is_copy = node.node_id not in held and identity in contents and _is_random(node.node_id)
-            if held.get(node.node_id) != identity and not is_copy:
-                new.append(node)
+        held = self._identities([stored_node(node).id for node in nodes])
+        new = [node for node in nodes if held.get(node.node_id) != _identity(node)]
+        if tells_copies and any(_is_random(node.node_id) for node in new):
+            contents = set(self._identities().values())
+            new = [
+                node
+                for node in new
+                if node.node_id in held or not _is_random(node.node_id) or _identity(node) not in contents
+            ]
         return new
 
     def __getstate__(self) -> dict[str, Any]:
