@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+_LONGEST_NAME = 255  # bytes, of most file systems
 _BLOCK = 1 << 20  # bytes of a file to be hashed that are read at a time
 
 
@@ -48,6 +49,15 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If it holds anything else.
     """
     return parse_json(path.read_bytes(), path)
+
+
+def is_path(name: str) -> bool:
+    """Whether the system can have a file of that name."""
+    try:
+        parts = os.fsencode(name).split(b"/")
+        return bool(name) and not any(b"\0" in part or len(part) > _LONGEST_NAME for part in parts)
+    except UnicodeEncodeError:
+        return False
 
 
 def read_npy(path: Path) -> NDArray[Any]:

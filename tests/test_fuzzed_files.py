@@ -167,7 +167,7 @@ def cases(tmp_path_factory, llama_embedder, untied_llama_folder, sentences):
     made = {}
 
     def case(name, files, read, **options):
-        folder = tmp_path_factory.mktemp(name)
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         made[name] = Case(folder, files, read, **options)
         return folder
 
@@ -190,6 +190,7 @@ def cases(tmp_path_factory, llama_embedder, untied_llama_folder, sentences):
                     file.write_table(table, max_chunksize=16)
         for name, files, read, is_checked in (
             ("manifest", ["manifest.json"], read_shards, True),
+            ("old manifest", ["manifest.json"], read_shards, False),
             ("shards", ["part-00000.parquet", "part-00001.parquet"], read_shards, True),
             ("unverified", ["part-00000.parquet"], lambda folder: read_shards(folder, is_verifying=False), False),
             ("collected", ["part-00000.parquet"], read_collected, False),
@@ -199,6 +200,8 @@ def cases(tmp_path_factory, llama_embedder, untied_llama_folder, sentences):
                 for start in range(0, ROWS, 10):
                     writer.add(ids[start : start + 10], sparse[start : start + 10], start + 10)
                 writer.finish()
+        file = made["old manifest"].folder / "manifest.json"
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "checksum"}))
     folder = case("segments", [], read_index)
     with HybridIndex(folder / "index") as index:
         index.add(ids, embeddings=sparse)
@@ -232,7 +235,7 @@ KINDS = [
     "safetensors",
     *(
         pytest.param(name, marks=needs_arrow)
-        for name in ("parquet", "arrow", "manifest", "shards", "unverified", "collected")
+        for name in ("parquet", "arrow", "manifest", "old manifest", "shards", "unverified", "collected")
     ),
     "segments",
     "encoder",

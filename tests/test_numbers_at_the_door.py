@@ -87,19 +87,15 @@ class TestIndex:
                     assert hits[0].id == "a" and math.isfinite(hits[0].score)
             assert index.search(sparse[:1], mode="sparse")[0][0].score == 2.0**96
 
-    @pytest.mark.parametrize(
-        ("value", "error"),
-        [(math.inf, ValueError), (math.nan, ValueError), (10**400, ValueError), (-(2**1024), ValueError)],
-        ids=["inf", "nan", "10**400", "-2**1024"],
-    )
+    @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
     @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {"x": v}])
-    def test_metadata(self, value, error, wrap):
+    def test_metadata(self, value, wrap):
         sparse = SparseEmbeddings.from_dicts([{1: 1.0}], 5)
         with HybridIndex() as index:
-            with pytest.raises(error, match=r"metadata must (be a JSON object|have numbers that a float can hold)"):
+            with pytest.raises(ValueError, match="metadata must be a JSON object"):
                 index.add(["a"], embeddings=sparse, metadata=[{"n": wrap(value)}])
             assert len(index) == 0
-        with pytest.raises(error, match=r"metadata must (be a JSON object|have numbers that a float can hold)"):
+        with pytest.raises(ValueError, match="metadata must be a JSON object"):
             Records(["a"], sparse, metadata=[{"n": wrap(value)}])
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from st_keytokens.checks import checked_int
-from st_keytokens.files import WriterLock, file_hash, read_json, write_atomically
+from st_keytokens.files import WriterLock, file_hash, is_path, read_json, write_atomically
 from st_keytokens.imports import imported
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, SparseEmbeddings, boundaries
 
@@ -525,7 +525,7 @@ def _malformed(file: Path, reason: str) -> ValueError:
 def _is_inside(name: str) -> bool:
     """Whether a name is of a file in the directory, spelled in the one way."""
     path = PurePosixPath(name)
-    is_plain = name == path.as_posix() and not set(name) & {"\\", "\0"} and not PureWindowsPath(name).drive
+    is_plain = is_path(name) and name == path.as_posix() and "\\" not in name and not PureWindowsPath(name).drive
     return bool(path.parts) and is_plain and not path.is_absolute() and ".." not in path.parts
 
 

@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, build_hf_headers, get_session
 
-from st_keytokens.files import parse_json
+from st_keytokens.files import is_path, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -410,7 +410,7 @@ class CheckpointTensors:
                 ) from err
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(
-            isinstance(file, str) and file and PurePosixPath(file).name == file and not set(file) & {"\\", "\0"}
+            isinstance(file, str) and is_path(file) and PurePosixPath(file).name == file != ".." and "\\" not in file
             for file in weight_map.values()
         ):
             raise ValueError(f"{self._source.where(_INDEX)} must map tensor names to names of files beside it.")

@@ -347,7 +347,9 @@ class LMHead(nn.Module):
             layout = head_layout(config)
             parts = parts_of_checkpoint(checkpoint, layout, tensor_name=tensor_name, device=device, dtype=dtype)
             return cls._build(parts, layout, compute_dtype=compute_dtype, is_held=False, is_tied=False)
-        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as err:
+        except (ValueError, OSError):
+            raise
+        except Exception as err:  # of transformers, whose configurations calculate with what they are given
             raise ValueError(
                 f"config must be the configuration of a language model, got an error with that of "
                 f"{str(name_or_path)!r}: {err!r:.200}. Check its config.json."

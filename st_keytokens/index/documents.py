@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ __all__ = ["Document", "DocumentTable", "Hit", "MatchedTerm", "checked_strings",
 
 
 _MAX_DEPTH = 100
-_LARGEST = int(sys.float_info.max)  # SQLite reads what is larger as infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,8 @@ def packed_metadata(metadata: Sequence[Mapping[str, Any] | None], length: int) -
 
     Raises:
         TypeError: If one is no mapping, or holds what JSON does not.
-        ValueError: If the length differs, a number is not finite or beyond all floats, a string is no valid Unicode or
-            holds NUL, or one is nested more than 100 deep.
+        ValueError: If the length differs, a number is not finite, a string is no valid Unicode or holds NUL, or one is
+            nested more than 100 deep.
     """
     if isinstance(metadata, (str, bytes, Mapping)) or not isinstance(metadata, Sequence):
         raise TypeError(f"metadata must be a list with one dictionary per document, got {type(metadata).__name__}.")
@@ -150,10 +148,6 @@ def _check_json(value: Any, depth: int, where: str) -> None:
     """Refuse what SQLite does not read: NUL, and deep nesting."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"metadata must be nested at most {_MAX_DEPTH} deep {where}.")
-    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-        raise ValueError(
-            f"metadata must have numbers that a float can hold, got one of {value.bit_length()} bits {where}."
-        )
     if isinstance(value, str) and "\0" in value:
         raise ValueError(f"metadata must not contain NUL characters {where}.")
     if isinstance(value, (Mapping, list, tuple)):

@@ -41,7 +41,8 @@ class NpySource:
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
         for start in range(row_of(position, self.rows), self.rows, batch_size):
-            part = np.array(self._array[start : start + batch_size], dtype=np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # as in _matrix
+                part = np.array(self._array[start : start + batch_size], dtype=np.float32)
             yield EmbeddingBatch(None, part, start + len(part))
 
 
@@ -125,7 +126,8 @@ def _matrix(column: Any, place: str) -> NDArray[np.float32]:
         raise ValueError(
             f"{place} must have a vector of one width in every row, got another. Leave out the rows without one."
         )
-    return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused where it is decoded
+        return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), width)
 
 
 def _strings(column: Any, place: str) -> list[str]:
