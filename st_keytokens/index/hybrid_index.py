@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from st_keytokens.checks import check_choice, checked_float
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata, ranked_hits
-from st_keytokens.index.filters import Filter, FilterMasks, parse_filter
 from st_keytokens.index.filters import Filter, FilterMasks, metadata_types, parse_filter
 from st_keytokens.index.fusion import FusionFunction, FusionName
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
