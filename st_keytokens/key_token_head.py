@@ -23,12 +23,12 @@ from torch import Tensor
 
 from st_keytokens.calibration import Calibration
 from st_keytokens.calibration.standardization import STATISTICS_FILE, LogitStatistics, scale_and_offset
-from st_keytokens.checks import check_choice, checked_float, checked_int
 from st_keytokens.decoding.decoding import Activation, Decoding, prepared
 from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.head_parts import DTYPES
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.files import read_json
+from st_keytokens.shared.checks import check_choice, checked_float, checked_int
+from st_keytokens.shared.files import read_json
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.words import WordVocabulary
 

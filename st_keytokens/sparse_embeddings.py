@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from st_keytokens.checks import checked_float, checked_int
+from st_keytokens.shared.checks import checked_float, checked_int
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

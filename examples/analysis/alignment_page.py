@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from st_keytokens.analysis import AlignmentComparison, KeyphraseComparison
 from st_keytokens.evaluation import bootstrap_interval
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 BASELINE = "frequency baseline"
 PAIRS = [  # whose local alignment rates are compared on the same texts

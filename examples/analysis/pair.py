@@ -20,7 +20,7 @@ from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.html_pages import html_view
 from st_keytokens.analysis.pair import compare_pair, explain_pair, explain_sparse_pair, orthogonal_coordinates
 from st_keytokens.analysis.plots import plot_pair, plot_pair_comparison, save_figure
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.markdown import markdown_table
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

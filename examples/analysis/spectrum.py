@@ -30,8 +30,8 @@ from st_keytokens.analysis.plots import (
 )
 from st_keytokens.analysis.shift import sweep_shift
 from st_keytokens.analysis.spectrum import check_comparable, measure_spectrum, measure_variation
-from st_keytokens.document_files import read_documents
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
+from st_keytokens.shared.document_files import read_documents
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))

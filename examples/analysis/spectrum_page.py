@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from st_keytokens.markdown import preformatted_table, single_line
+from st_keytokens.shared.markdown import preformatted_table, single_line
 
 COMMAND = "python examples/analysis/spectrum.py ../shared/data/collections/{} --texts {} --aligned {} --cache vectors"
 

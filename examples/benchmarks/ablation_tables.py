@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 
 def macro(values: dict[str, dict[str, float]], key: str = "nDCG@10") -> float:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.bulk import ShardWriter, convert, open_source, read_batches, verify
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "arxiv-abstracts" / "corpus.jsonl"
 

@@ -20,9 +20,9 @@ from qwen3_shape import TINY
 from tqdm import tqdm
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
-from st_keytokens.document_files import read_documents
 from st_keytokens.engines import LuceneExport, Records
 from st_keytokens.engines.lucene import ImpactScale
+from st_keytokens.shared.document_files import read_documents
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "arxiv-abstracts"
 DEPTH = 10

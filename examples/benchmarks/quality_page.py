@@ -14,7 +14,7 @@ from typing import Any
 import ablation_tables
 import calibration
 
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"

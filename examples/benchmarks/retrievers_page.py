@@ -11,7 +11,7 @@ from typing import Any
 
 from environment import RESULTS
 
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 OURS = "KeyTokens"
 SPARSE, HYBRID, LOOKUP = "KeyTokensRetriever", "KeyTokensHybridRetriever", "KeyTokensRetriever, lookup"

@@ -13,7 +13,7 @@ from typing import Any
 
 from scale_picture import NAMES, draw
 
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 NOISE = 1.3  # a rival that is better by less than this factor is not told from ours

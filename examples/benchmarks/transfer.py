@@ -28,10 +28,10 @@ from quality import load
 
 from st_keytokens import Calibration, KeyTokenEncoder
 from st_keytokens.calibration.calibration import ENOUGH_DOCUMENTS
-from st_keytokens.document_files import Record, read_documents
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
 from st_keytokens.evaluation import Collection, read_collection
 from st_keytokens.evaluation.encoded import EncodedCollection, encode_collection, with_settings
+from st_keytokens.shared.document_files import Record, read_documents
 
 Encoded = dict[str, EncodedCollection]
 Measurement = tuple[str, str, dict[str, float]]  # the collection, what the calibration was fitted on, what was found

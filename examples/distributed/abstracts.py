@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 MODEL = EXAMPLES / "tiny-embedder" / "embedder"

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from st_keytokens.analysis.estimates import Estimate, check_resampling, global_rate, mean_estimates
 from st_keytokens.calibration import Calibration
-from st_keytokens.checks import check_choice, checked_float, checked_int
 from st_keytokens.decoding.decoding import Decoder, check_finite, top_terms
 from st_keytokens.decoding.first_component import Dense, as_tensor, check_embeddings, correct
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.key_token_head import HeadSettings
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import check_choice, checked_float, checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.sparse_embeddings import check_range, integer_array
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary

@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
 from st_keytokens.analysis.alignment import BASELINE, VARIANTS, Alignment, Definition, Rate, measure_alignment
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["KeyTokenAlignmentEvaluator"]

@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from st_keytokens.analysis.alignment import decoded_terms
 from st_keytokens.analysis.spectrum import Spectrum, blocks_of
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import check_finite
 from st_keytokens.decoding.first_component import Dense, FirstComponent, check_embeddings, remove
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.markdown import markdown_table, single_line
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.markdown import markdown_table, single_line
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.words import token_vocabulary
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from st_keytokens.checks import checked_float, checked_int
+from st_keytokens.shared.checks import checked_float, checked_int
 
 __all__ = ["Estimate", "check_resampling", "global_rate", "mean_estimates"]
 

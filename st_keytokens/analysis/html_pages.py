@@ -15,10 +15,10 @@ import torch
 from tokenizers import Tokenizer
 
 from st_keytokens.analysis.pair import PairExplanation, SparseExplanation, explain_pair, explain_sparse_pair
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role, as_sparse
-from st_keytokens.markdown import printable, table_cells
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.markdown import printable, table_cells
 from st_keytokens.terms.literal_terms import check_texts
 from st_keytokens.terms.words import Words, token_vocabulary
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from st_keytokens.checks import checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import Role
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 from st_keytokens.terms.vocabulary import TermStrings
 

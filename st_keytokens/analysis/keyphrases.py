@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from st_keytokens.analysis.estimates import Estimate, check_resampling, mean_estimates
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.key_token_head import HeadSettings
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.markdown import markdown_table
 
 __all__ = [
     "KeyphraseComparison",

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.calibration.ridge import RidgeDecoder
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import Decoding, prepared
 from st_keytokens.decoding.first_component import correct, remove
 from st_keytokens.decoding.lm_head import LMHead
@@ -21,7 +20,8 @@ from st_keytokens.encoder.forward_pass import Role, as_sparse
 from st_keytokens.index.documents import MatchedTerm
 from st_keytokens.index.search import matched_terms
 from st_keytokens.index.segments import Postings
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = [

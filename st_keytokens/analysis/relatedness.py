@@ -11,11 +11,11 @@ import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder, without_silent
 from st_keytokens.encoder.forward_pass import as_sparse
 from st_keytokens.encoder.pooled_vectors import hybrid_embeddings, pooled_vectors
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import checked_float, checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import check_texts
 from st_keytokens.terms.weighting import count_terms

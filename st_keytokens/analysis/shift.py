@@ -16,12 +16,12 @@ from st_keytokens.analysis.alignment import Alignment, AlignmentTally, decoded_t
 from st_keytokens.analysis.contribution import bound_lm_head, fed_logits, float32_logits
 from st_keytokens.analysis.estimates import check_resampling
 from st_keytokens.analysis.spectrum import Spectrum, Variation, blocks_of
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.decoding import check_finite
 from st_keytokens.decoding.first_component import Dense, FirstComponent, check_embeddings, shift
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import checked_float, checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["ShiftSweep", "sweep_shift"]

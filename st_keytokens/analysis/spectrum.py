@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from st_keytokens.calibration.moments import SecondMoments
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import head_place, resolve_prompt
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.checks import checked_float, checked_int
+from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.terms.literal_terms import check_texts
 
 __all__ = ["Spectrum", "Variation", "blocks_of", "check_comparable", "measure_spectrum", "measure_variation"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from st_keytokens.checks import checked_int
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role
+from st_keytokens.shared.checks import checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = ["KeyTokenBatchEncoder"]

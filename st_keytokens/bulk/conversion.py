@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 
 from st_keytokens.bulk.shards import Manifest, ShardWriter
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, EmbeddingSource
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import check_finite
 from st_keytokens.decoding.first_component import check_embeddings
-from st_keytokens.document_files import Record
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role, as_sparse
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.document_files import Record
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = ["Converted", "convert"]

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from st_keytokens.checks import checked_int
-from st_keytokens.files import WriterLock, file_hash, is_path, read_json, write_atomically
-from st_keytokens.imports import imported
+from st_keytokens.shared.checks import checked_int
+from st_keytokens.shared.files import WriterLock, file_hash, is_path, read_json, write_atomically
+from st_keytokens.shared.imports import imported
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, SparseEmbeddings, boundaries
 
 __all__ = ["Manifest", "Shard", "ShardWriter", "collect_shards", "read_batches", "read_manifest", "verify"]

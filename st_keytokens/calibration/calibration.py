@@ -41,10 +41,10 @@ from st_keytokens.calibration.moments import (
 )
 from st_keytokens.calibration.ridge import RidgeDecoder, RidgeRegression, RidgeSolution
 from st_keytokens.calibration.trust import KnownItems, decoded_trust
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.decoding.first_component import Correction, Dense, FirstComponent, check_embeddings, correct
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.hashes import fingerprint
+from st_keytokens.shared.checks import checked_float, checked_int
+from st_keytokens.shared.hashes import fingerprint
 from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import Corpus
 from st_keytokens.terms.words import WordNames, Words

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from st_keytokens.calibration.moments import float32_rows
 from st_keytokens.decoding.first_component import Dense, check_embeddings
-from st_keytokens.files import parse_json, read_json, read_tensors, write_atomically
+from st_keytokens.shared.files import parse_json, read_json, read_tensors, write_atomically
 
 Documents = tuple[Dense, Sequence[NDArray[Any]] | None]
 """Embeddings and, where terms are counted, the term ids of each document."""

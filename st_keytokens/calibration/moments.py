@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_keytokens.checks import checked_int
 from st_keytokens.decoding.first_component import Dense, FirstComponent, as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.shared.checks import checked_int
 from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import K1
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from st_keytokens.calibration import Calibration
 from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.files import read_tensors, write_atomically
-from st_keytokens.hashes import fingerprint
+from st_keytokens.shared.files import read_tensors, write_atomically
+from st_keytokens.shared.hashes import fingerprint
 
 SHRINKAGE = 2.0  # of the standard deviations, in units of their median: rare tokens' small ones are mostly noise
 STATISTICS_FILE = "logit_statistics.safetensors"

@@ -299,7 +299,7 @@ def _give(
 ) -> None:
     """Saves what was asked for, and shows the tables, which are pairs of a heading and Markdown."""
     from st_keytokens.analysis.html_pages import html_report
-    from st_keytokens.markdown import table_cells
+    from st_keytokens.shared.markdown import table_cells
 
     saved = []
     if arguments.output is not None:

@@ -29,9 +29,9 @@ from st_keytokens.cli.options import model_path
 from st_keytokens.embedders.loading import load_model
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.files import write_atomically
-from st_keytokens.hashes import is_same_sample, weights_sample
 from st_keytokens.index import HybridIndex
+from st_keytokens.shared.files import write_atomically
+from st_keytokens.shared.hashes import is_same_sample, weights_sample
 from st_keytokens.terms.weighting import check_method
 
 _HUB_TIMEOUT = 5.0  # seconds in which the Hub must answer; else only what it has sent before is used

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from st_keytokens.cli.console import Console, UserError, one_line
-from st_keytokens.document_files import Part, Record, read_documents, standard_input
+from st_keytokens.shared.document_files import Part, Record, read_documents, standard_input
 
 if TYPE_CHECKING:
     from st_keytokens.index import Document
@@ -31,7 +31,7 @@ class InputCorpus:
     A document without an id gets one made of its content, the same in every run.
 
     Args:
-        source: Of :func:`~st_keytokens.document_files.read_documents`; standard input is kept.
+        source: Of :func:`~st_keytokens.shared.document_files.read_documents`; standard input is kept.
         arguments: The command's, with the options of reading.
 
     Attributes:

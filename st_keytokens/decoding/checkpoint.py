@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import HFValidationError, build_hf_headers, get_session
 
-from st_keytokens.files import is_path, parse_json
+from st_keytokens.shared.files import is_path, parse_json
 
 logger = logging.getLogger(__name__)
 

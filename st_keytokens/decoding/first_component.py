@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st_keytokens.checks import check_choice, checked_float
+from st_keytokens.shared.checks import check_choice, checked_float
 
 Dense = Tensor | NDArray[Any]
 

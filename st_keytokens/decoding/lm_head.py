@@ -28,8 +28,8 @@ from st_keytokens.decoding.head_parts import (
     tensors_of,
     without_autocast,
 )
-from st_keytokens.files import file_hash, read_json, read_tensors, write_atomically
-from st_keytokens.hashes import fingerprint, tensors_hash
+from st_keytokens.shared.files import file_hash, read_json, read_tensors, write_atomically
+from st_keytokens.shared.hashes import fingerprint, tensors_hash
 
 _SETTINGS_FILE = "lm_head.json"
 _TENSORS_FILE = "lm_head.safetensors"

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from st_keytokens.embedders.recipes import EmbedderRecipe, known_embedders
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 __all__ = ["embedder_table", "update_table"]
 

@@ -10,8 +10,8 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
-from st_keytokens.checks import check_choice
 from st_keytokens.embedders.recipes import PooledTokens, Template
+from st_keytokens.shared.checks import check_choice
 
 __all__ = ["TemplateTransformer", "bidirectional_mask"]
 

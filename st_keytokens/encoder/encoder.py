@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from st_keytokens.calibration import Calibration
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.decoding.decoding import Activation, check_finite
 from st_keytokens.decoding.first_component import as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
@@ -35,7 +34,9 @@ from st_keytokens.encoder.forward_pass import (
     start_pool,
 )
 from st_keytokens.encoder.sidecar import Sidecar
-from st_keytokens.hashes import (
+from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
+from st_keytokens.shared.checks import check_choice, checked_int
+from st_keytokens.shared.hashes import (
     WeightsWatch,
     fingerprint,
     is_same_sample,
@@ -43,7 +44,6 @@ from st_keytokens.hashes import (
     tokenizer_hash,
     weights_sample,
 )
-from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import LiteralTokenizer, TokenSplit, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary

@@ -14,8 +14,8 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.vocabulary import ReadableTerms
 

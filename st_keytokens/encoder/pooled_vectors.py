@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import Role, resolve_prompt
-from st_keytokens.files import write_atomically
-from st_keytokens.hashes import fingerprint
+from st_keytokens.shared.files import write_atomically
+from st_keytokens.shared.hashes import fingerprint
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 from st_keytokens.terms.literal_terms import check_texts
 

@@ -15,8 +15,8 @@ from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from sentence_transformers.util import load_dir_path
 
-from st_keytokens.files import read_json, write_atomically
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.shared.files import read_json, write_atomically
 from st_keytokens.terms.weighting import METHODS, Weighting, check_method
 
 logger = logging.getLogger(__name__)

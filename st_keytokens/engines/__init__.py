@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from st_keytokens.imports import lazy_names
 from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.shared.imports import lazy_names
 
 __all__ = [
     "AllOf",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.engines.search_server import SearchServerEngine, feature_weights
-from st_keytokens.imports import imported
 from st_keytokens.index.store import Encoder
+from st_keytokens.shared.imports import imported
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 from typing_extensions import Self
 
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.index.dense import Similarity, checked_dense
@@ -20,6 +19,7 @@ from st_keytokens.index.filters import Condition
 from st_keytokens.index.fusion import FUSIONS, FusionFunction
 from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side, embedded_queries
 from st_keytokens.index.store import Encoder, check_settings, check_sizes
+from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["CollectionSettings", "Engine"]

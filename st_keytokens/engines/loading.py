@@ -12,7 +12,7 @@ from pathlib import Path
 from st_keytokens.bulk.shards import read_batches, read_manifest
 from st_keytokens.engines.engine import Engine
 from st_keytokens.engines.records import Records
-from st_keytokens.files import write_atomically
+from st_keytokens.shared.files import write_atomically
 
 __all__ = ["LoadReport", "load"]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.index.documents import Hit, checked_strings
 from st_keytokens.index.filters import Condition
 from st_keytokens.index.search import Side
+from st_keytokens.shared.checks import checked_float, checked_int
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.qdrant import point_id
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
-from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, Scalar
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
+from st_keytokens.shared.imports import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from st_keytokens.checks import checked_float, checked_int
 from st_keytokens.engines.engine import CollectionSettings
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.engines.search_server import SearchServerEngine, feature_weights
-from st_keytokens.imports import imported
 from st_keytokens.index.store import Encoder
+from st_keytokens.shared.checks import checked_float, checked_int
+from st_keytokens.shared.imports import imported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from st_keytokens.checks import check_choice
 from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
-from st_keytokens.imports import imported
 from st_keytokens.index.documents import Hit
 from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
 from st_keytokens.index.fusion import reciprocal_rank_fusion
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
+from st_keytokens.shared.checks import check_choice
+from st_keytokens.shared.imports import imported
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 if TYPE_CHECKING:

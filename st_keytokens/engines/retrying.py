@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from st_keytokens.checks import checked_float, checked_int
+from st_keytokens.shared.checks import checked_float, checked_int
 
 __all__ = ["Retry", "is_temporary_grpc"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from st_keytokens.imports import lazy_names
+from st_keytokens.shared.imports import lazy_names
 
 __all__ = [
     "COMPARED_METHODS",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from st_keytokens.document_files import Record, read_documents
+from st_keytokens.shared.document_files import Record, read_documents
 
 __all__ = ["Collection", "Finding", "Judgement", "Report", "read_collection"]
 

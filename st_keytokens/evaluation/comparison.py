@@ -34,7 +34,7 @@ from st_keytokens.evaluation.measures import (
 from st_keytokens.evaluation.methods import COMPARED_METHODS, check_methods, run_methods
 from st_keytokens.evaluation.runs import Run
 from st_keytokens.evaluation.tables import comparison_table, evaluation_table
-from st_keytokens.files import write_atomically
+from st_keytokens.shared.files import write_atomically
 
 __all__ = ["Comparison", "Difference", "Evaluation", "MacroAverage", "MethodResult", "evaluate", "run_comparison"]
 

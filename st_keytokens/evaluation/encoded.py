@@ -20,8 +20,8 @@ from st_keytokens.encoder.forward_pass import Role
 from st_keytokens.encoder.pooled_vectors import dense_vectors, for_pooled, pooled_vectors, vectors_key
 from st_keytokens.evaluation.collections import Collection
 from st_keytokens.evaluation.runs import tie_order
-from st_keytokens.hashes import fingerprint
 from st_keytokens.key_token_head import KeyTokenHead
+from st_keytokens.shared.hashes import fingerprint
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.weighting import Weighting
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.runs import Ranking, dense_run, fused_run, sparse_run, tie_order
 from st_keytokens.index.fusion import FUSIONS, FusionName
+from st_keytokens.shared.checks import check_choice
 
 __all__ = ["HybridInformationRetrievalEvaluator"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from st_keytokens.markdown import preformatted_table
+from st_keytokens.shared.markdown import preformatted_table
 
 __all__ = ["comparison_table", "evaluation_table", "sorted_by_difference"]
 

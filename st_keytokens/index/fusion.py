@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from st_keytokens.checks import check_choice, checked_float
+from st_keytokens.shared.checks import check_choice, checked_float
 
 __all__ = [
     "FUSIONS",

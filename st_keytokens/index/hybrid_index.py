@@ -21,7 +21,6 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from st_keytokens.checks import check_choice, checked_float
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata, ranked_hits
 from st_keytokens.index.filters import Filter, FilterMasks, metadata_types, parse_filter
@@ -39,6 +38,7 @@ from st_keytokens.index.store import (
     given_settings,
     settled,
 )
+from st_keytokens.shared.checks import check_choice, checked_float
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 __all__ = ["HybridIndex"]

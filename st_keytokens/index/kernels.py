@@ -14,8 +14,8 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from st_keytokens.checks import check_choice
 from st_keytokens.index.segments import BLOCK, Postings
+from st_keytokens.shared.checks import check_choice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

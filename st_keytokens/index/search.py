@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm, checked_strings
 from st_keytokens.index.filters import Condition, Filter, ParsedFilter, parse_filter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
 from st_keytokens.index.kernels import Kernel, Ranking
 from st_keytokens.index.store import Encoder, as_hybrid, check_sizes
+from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.vocabulary import TermStrings
 

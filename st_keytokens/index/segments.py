@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import scipy.sparse
 
-from st_keytokens.files import read_npy
 from st_keytokens.index.directory import check_regular
+from st_keytokens.shared.files import read_npy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

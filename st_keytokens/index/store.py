@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from st_keytokens.checks import check_choice, checked_int
 from st_keytokens.index.database import Database, Transaction
 from st_keytokens.index.directory import (
     DATABASE,
@@ -33,6 +32,7 @@ from st_keytokens.index.directory import (
 )
 from st_keytokens.index.documents import DocumentTable
 from st_keytokens.index.segments import SEGMENT_FILES, Files, segment_files_of, sync_directory
+from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from st_keytokens.checks import checked_int
 from st_keytokens.retrieval.metadata import as_json, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.retriever import OnConflict, Retriever
 from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSettings
+from st_keytokens.shared.checks import checked_int
 
 __all__ = [
     "Fusion",

@@ -18,9 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from st_keytokens.checks import check_choice
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.files import read_json, write_atomically
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
 from st_keytokens.index.documents import checked_strings, packed_metadata
@@ -31,6 +29,8 @@ from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retrieved
+from st_keytokens.shared.checks import check_choice
+from st_keytokens.shared.files import read_json, write_atomically
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from st_keytokens.checks import check_choice, checked_float
 from st_keytokens.index.documents import Hit, MatchedTerm
 from st_keytokens.index.filters import Filter, ParsedFilter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.search import SIDES, Mode, SearchPlan
 from st_keytokens.retrieval.metadata import KINDS_KEY, restored
+from st_keytokens.shared.checks import check_choice, checked_float
 
 __all__ = ["Fusion", "RetrievedHit", "SearchSettings", "retrieved"]
 

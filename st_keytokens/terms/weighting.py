@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from st_keytokens.checks import checked_float, checked_int
+from st_keytokens.shared.checks import checked_float, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
 

@@ -20,8 +20,8 @@ import Stemmer
 import torch
 from numpy.typing import NDArray
 
-from st_keytokens.checks import check_choice
-from st_keytokens.hashes import fingerprint
+from st_keytokens.shared.checks import check_choice
+from st_keytokens.shared.hashes import fingerprint
 from st_keytokens.terms.vocabulary import Vocabulary
 
 __all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words", "token_vocabulary"]

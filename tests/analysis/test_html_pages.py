@@ -12,7 +12,7 @@ from st_keytokens import KeyTokenEncoder
 from st_keytokens.analysis.html_pages import HtmlView, bar_table, escaped, html_report, html_view, literal_spans
 from st_keytokens.analysis.pair import explain_pair, explain_sparse_pair
 from st_keytokens.analysis.plots import plot_token_bars
-from st_keytokens.markdown import markdown_table
+from st_keytokens.shared.markdown import markdown_table
 
 A = "Stars form when clouds of gas and dust collapse under their own gravity."
 B = "The telescope measured the light of distant galaxies and of nearby stars."

@@ -16,7 +16,7 @@ import torch
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.bulk import EmbeddingBatch, convert, open_source, read_batches, read_manifest
 from st_keytokens.bulk.conversion import prefetched, sparse_rows, sparsify_batches
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 needs_arrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="the contract on disk needs pyarrow")
 

@@ -15,7 +15,7 @@ import pytest
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.bulk import read_batches, verify
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROWS, FILE_ROWS = 3000, 500

@@ -14,7 +14,7 @@ from stored import KINDS, WITH_TEXTS, running_postgres, store
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.bulk import convert, open_source, read_batches, read_manifest, verify
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")
 
@@ -26,7 +26,7 @@ CONVERTS = """
 import json, os, sys
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.bulk import convert, open_source
-from st_keytokens.document_files import read_documents
+from st_keytokens.shared.document_files import read_documents
 
 model, location, output, options, texts, batch, shard = json.loads(sys.argv[1])
 encoder = KeyTokenEncoder.from_pretrained(model, model_arguments={"device": "cpu"}, cache_size=0)

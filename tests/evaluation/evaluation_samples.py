@@ -6,9 +6,9 @@ import copy
 
 from small_models import SENTENCES
 
-from st_keytokens.document_files import Record
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.collections import Collection
+from st_keytokens.shared.document_files import Record
 
 QUERIES = {
     "wolves": "Where do wolves hunt deer?",

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from st_keytokens.document_files import Record
 from st_keytokens.evaluation.collections import Collection, Report, read_collection
+from st_keytokens.shared.document_files import Record
 
 
 def write_lines(path, lines):

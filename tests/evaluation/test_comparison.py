@@ -14,7 +14,6 @@ from evaluation_samples import build_collection, build_encoder, count_passes, ta
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-from st_keytokens.document_files import Record
 from st_keytokens.evaluation.collections import Collection
 from st_keytokens.evaluation.comparison import (
     Comparison,
@@ -25,6 +24,7 @@ from st_keytokens.evaluation.comparison import (
     run_comparison,
 )
 from st_keytokens.evaluation.measures import MEASURES, bootstrap_interval, holm, randomization_test
+from st_keytokens.shared.document_files import Record
 
 METHODS = ["dense", "bm25-words", "key-tokens", "key-tokens-lookup", "dense+bm25-words-rrf"]
 AVERAGED = ["dense", "bm25-words", "key-tokens"]

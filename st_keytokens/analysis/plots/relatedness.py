@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from st_keytokens.analysis.plots.style import COLORS, MARKERS, label, name_rows, new_figure, place_legend
-from st_keytokens.checks import check_choice
+from st_keytokens.shared.checks import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from st_keytokens.analysis.plots.style import (
     place_legend,
     series_style,
 )
-from st_keytokens.checks import checked_int
+from st_keytokens.shared.checks import checked_int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_keytokens.checks import check_choice, checked_float
-from st_keytokens.markdown import single_line
+from st_keytokens.shared.checks import check_choice, checked_float
+from st_keytokens.shared.markdown import single_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from pathlib import Path
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch, EmbeddingSource
 from st_keytokens.bulk.sources.files import IPC, PARQUET, ArrowSource, FaissSource, NpySource, SafetensorsSource
 from st_keytokens.bulk.sources.stores import LanceDBSource, PgvectorSource, QdrantSource
-from st_keytokens.checks import check_choice
+from st_keytokens.shared.checks import check_choice
 
 __all__ = ["EmbeddingBatch", "EmbeddingSource", "kind_of", "open_source", "register_source"]
 

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from st_keytokens.bulk.shards import arrow_errors, arrow_items, open_parquet
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
-from st_keytokens.checks import checked_int
-from st_keytokens.files import read_npy
-from st_keytokens.imports import imported
+from st_keytokens.shared.checks import checked_int
+from st_keytokens.shared.files import read_npy
+from st_keytokens.shared.imports import imported
 
 PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
 _IPC = "Arrow IPC file"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
 from st_keytokens.bulk.sources.files import ArrowColumns, row_of
-from st_keytokens.imports import imported
+from st_keytokens.shared.imports import imported
 
 _ADVICE = "Leave out the rows without one."
 _HEADER = 4  # bytes before the floats of pgvector's vector_send: width and a reserved number

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_keytokens.document_files import Record, read_documents
+from st_keytokens.shared.document_files import Record, read_documents
 
 
 def write(path: Path, content: str | bytes) -> Path:

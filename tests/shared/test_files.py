@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from st_keytokens.files import read_tensors, write_atomically
+from st_keytokens.shared.files import read_tensors, write_atomically
 
 
 class TestWriteAtomically:

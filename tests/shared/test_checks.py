@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from st_keytokens.checks import check_choice, checked_float, checked_int
+from st_keytokens.shared.checks import check_choice, checked_float, checked_int
 
 
 class TestInt:

@@ -5,7 +5,7 @@ import copy
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-from st_keytokens.hashes import (
+from st_keytokens.shared.hashes import (
     fingerprint,
     is_same_sample,
     module_settings,

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, get_args
 
-from st_keytokens.checks import check_choice
-from st_keytokens.text_lines import COMPRESSED_ENDINGS, decoded_lines
+from st_keytokens.shared.checks import check_choice
+from st_keytokens.shared.text_lines import COMPRESSED_ENDINGS, decoded_lines
 
 __all__ = ["FileFormat", "Part", "Record", "read_documents", "standard_input"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from st_keytokens.analysis.estimates import Estimate
-from st_keytokens.markdown import markdown_table, preformatted_table, printable, single_line, table_cells
+from st_keytokens.shared.markdown import markdown_table, preformatted_table, printable, single_line, table_cells
 
 ODD = ["a|b", r"\|", "*b* _c_ `d`", "[x](y)", "<b> ~~s~~ $m$", "two\nlines", "银河", ""]
 
