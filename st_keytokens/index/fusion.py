@@ -166,7 +166,11 @@ def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dic
     for name, ranking in rankings.items():
         seen: set[Id] = set()
         for item, score in ranking:
-            if not _is_within_bounds(score):
+            try:
+                is_within = math.fabs(score) <= _LARGEST
+            except OverflowError:  # a whole number beyond all floats
+                is_within = False
+            if not is_within:
                 rule = "within 1e100" if abs(score) < math.inf else "finite"
                 raise ValueError(f"scores must be {rule}, got {score} for {item!r} in ranking {name!r}.")
             if item in seen:
@@ -176,19 +180,15 @@ def _checked(rankings: Rankings[Id], weights: Mapping[str, float] | None) -> dic
     for name, weight in (weights or {}).items():
         if name not in rankings:
             raise ValueError(f"weights must name rankings among {list(rankings)}, got {name!r}.")
-        if not (_is_within_bounds(weight) and weight >= 0):
+        try:
+            is_allowed = math.fabs(weight) <= _LARGEST and weight >= 0
+        except OverflowError:
+            is_allowed = False
+        if not is_allowed:
             rule = "at most 1e100" if 0 <= weight < math.inf else "finite and >= 0"
             raise ValueError(f"weights must be {rule}, got {weight} for {name!r}.")
         factors[name] = float(weight)
     return factors
-
-
-def _is_within_bounds(number: float) -> bool:
-    """Whether a number is finite, and not too large for a sum; TypeError if it is none."""
-    try:
-        return math.isfinite(number) and abs(number) <= _LARGEST
-    except OverflowError:  # a whole number beyond all floats
-        return False
 
 
 def _normalized(scores: list[float], normalization: str) -> list[float]:
