@@ -489,8 +489,11 @@ class TestSpeed:
         for size in (37_984, 151_936):
             tokenizer = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens[:size])}, []))
             tokenizer.decoder = decoders.ByteLevel()
-            start = time.process_time()
-            vocabulary = Vocabulary.from_tokenizer(tokenizer, size + 128)
-            seconds.append(time.process_time() - start)
-            assert len(vocabulary) == size + 128
+            times = []
+            for _ in range(3):  # the best: other work and collections of garbage come between
+                start = time.process_time()
+                vocabulary = Vocabulary.from_tokenizer(tokenizer, size + 128)
+                times.append(time.process_time() - start)
+                assert len(vocabulary) == size + 128
+            seconds.append(min(times))
         assert seconds[1] < 10 * seconds[0]
