@@ -106,7 +106,7 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
     Args:
         lm_head: The LM head of the backbone. None: bound later, by :meth:`bind` or by sentence-transformers >= 6 when
             the head is part of ``modules=[...]``.
-        vocabulary: The tokenizer's vocabulary. None: built by :meth:`bind`.
+        vocabulary: The tokenizer's vocabulary. None: built by :meth:`bind`; words where the calibration has words.
         calibration: First component and logit statistics. None: no correction and no standardisation.
         max_active_dims: Terms kept of a document, and of a text without a task.
         query_max_active_dims: Terms kept of a query.
@@ -225,6 +225,25 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         head.train(self.training)
         return head
 
+    def with_vocabulary(self, vocabulary: Vocabulary | WordVocabulary) -> Self:
+        """A head like this one over other terms.
+
+        Args:
+            vocabulary: The terms.
+
+        Returns:
+            The head. It shares weights of the LM head; of a calibration that was fitted for other terms, it has what
+            that says of embeddings.
+        """
+        calibration = self.calibration
+        if calibration is not None and calibration.vocabulary_hash not in (None, vocabulary.hash):
+            calibration = calibration.of_embeddings()
+        head = type(self)(self.lm_head, vocabulary, calibration, **self.get_config_dict())
+        head._tokenizer, head._width, head._why_no_lm_head = self._tokenizer, self._width, self._why_no_lm_head
+        head._place = self._place
+        head.train(self.training)
+        return head
+
     @property
     def fold(self) -> bool:
         """Whether variants of a token are one term: the vocabulary's, where there is one."""
@@ -262,7 +281,9 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
             rows = self._bind_lm_head(model, needs_lm_head)
             if self.vocabulary is None:
                 self._tokenizer = tokenizer_of(model, self)
-                self.vocabulary = Vocabulary.from_tokenizer(self._tokenizer, rows, fold=self._fold)
+                tokens = Vocabulary.from_tokenizer(self._tokenizer, rows, fold=self._fold)
+                seen = None if self.calibration is None else self.calibration.names
+                self.vocabulary = tokens if seen is None else WordVocabulary(seen.words, tokens, seen.best())
             check_fit(self.lm_head, self.vocabulary, self.calibration)
         except Exception:
             for name, value in before.items():
@@ -341,8 +362,18 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         return self._check_bound()
 
     @property
+    def token_vocabulary(self) -> Vocabulary:
+        """The vocabulary of the model's tokenizer, whatever the terms are; ValueError where there is none."""
+        vocabulary = self._check_bound()
+        if not isinstance(vocabulary, WordVocabulary):
+            return vocabulary
+        if vocabulary.tokens is None:
+            raise ValueError("model must have a tokenizer for its tokens to be terms, got one without.")
+        return vocabulary.tokens
+
+    @property
     def vocab_size(self) -> int:
-        """Number of tokens of the vocabulary."""
+        """Number of terms that there can be."""
         return self._check_bound().vocab_size
 
     @property
@@ -502,6 +533,11 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         ids, weights = self.decode(embeddings, task=task, max_active_dims=max_active_dims)
         features["key_token_ids"], features["key_token_weights"] = ids, weights
         if self.output_mode == "sparse":
+            if isinstance(self.vocabulary, WordVocabulary):
+                raise ValueError(
+                    "terms must be tokens for output_mode='sparse', got words, of which there is no fixed number. "
+                    "Use KeyTokenEncoder.over_tokens(), or output_mode='pairs'."
+                )
             rows = torch.zeros(len(ids), self.vocab_size, device=weights.device)
             features["sentence_embedding"] = rows.scatter_add_(1, ids, weights)
         return features
@@ -633,9 +669,10 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                 "decode_with='ridge' needs a calibration, got None. Fit one with KeyTokenEncoder.calibrate, or use "
                 "decode_with='lm_head'."
             )
-        is_of_tokens = self.calibration.vocab_size == self._check_bound().token_count
-        prior = self.lm_head if is_of_tokens else None
-        ridge = self.calibration.ridge_decoder(lm_head=prior).with_normalized_terms()
+        vocabulary = self._check_bound()
+        terms_of_rows = vocabulary.terms if isinstance(vocabulary, WordVocabulary) else None
+        ridge = self.calibration.ridge_decoder(lm_head=self.lm_head, lm_head_terms=terms_of_rows)
+        ridge = ridge.with_normalized_terms()
         dtype = DTYPES[self._compute_dtype or "float32"] if self.lm_head is None else self.lm_head.compute_dtype
         ridge = ridge.to(self.device, dtype)
         terms = torch.from_numpy(ridge.term_ids).to(self.device)

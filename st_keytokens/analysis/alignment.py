@@ -24,7 +24,6 @@ from st_keytokens.shared.markdown import markdown_table
 from st_keytokens.sparse_embeddings import check_range, integer_array
 from st_keytokens.terms.literal_terms import LiteralTokenizer, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
-from st_keytokens.terms.words import token_vocabulary
 
 __all__ = [
     "BASELINE",
@@ -552,7 +551,7 @@ def _headed_encoders(
                 f"encoders must be KeyTokenEncoders or SentenceTransformers, got {type(encoder).__name__} for "
                 f"{name!r}. Load the model first."
             )
-        headed[name] = encoder if isinstance(encoder, KeyTokenEncoder) else KeyTokenEncoder(encoder)
+        headed[name] = (encoder if isinstance(encoder, KeyTokenEncoder) else KeyTokenEncoder(encoder)).over_tokens()
     if not headed:
         raise ValueError("encoders must hold at least one, got none.")
     (first, known), *others = ((name, _vocabulary_of(encoder, fold=False)) for name, encoder in headed.items())
@@ -566,7 +565,7 @@ def _headed_encoders(
 
 
 def _vocabulary_of(encoder: KeyTokenEncoder, *, fold: bool) -> Vocabulary:
-    vocabulary = token_vocabulary(encoder.vocabulary)
+    vocabulary = encoder.head.token_vocabulary
     if vocabulary.fold == fold:
         return vocabulary
     return Vocabulary.from_tokenizer(encoder.model.tokenizer, vocabulary.vocab_size, fold=fold)

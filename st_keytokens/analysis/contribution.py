@@ -24,7 +24,6 @@ from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.shared.markdown import markdown_table, single_line
 from st_keytokens.terms.vocabulary import Vocabulary
-from st_keytokens.terms.words import token_vocabulary
 
 __all__ = [
     "Contribution",
@@ -104,7 +103,7 @@ def measure_contribution(
         raise TypeError(f"model must be a KeyTokenEncoder or a KeyTokenHead, got {type(model).__name__}.")
     if embeddings is None and not isinstance(model, KeyTokenEncoder):
         raise ValueError("embeddings must be given with a KeyTokenHead, got None. Pass a KeyTokenEncoder for texts.")
-    vocabulary, lm_head = token_vocabulary(head.bound_vocabulary), bound_lm_head(head)
+    vocabulary, lm_head = head.token_vocabulary, bound_lm_head(head)
     tally = _Tally(lm_head, vocabulary, _direction(component, head), top_k)
     remaining = iter([texts] if isinstance(texts, str) else texts or ())
     shown = list(islice(remaining, examples))

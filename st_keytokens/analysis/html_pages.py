@@ -20,7 +20,7 @@ from st_keytokens.encoder.forward_pass import Role, as_sparse
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.shared.markdown import printable, table_cells
 from st_keytokens.terms.literal_terms import check_texts
-from st_keytokens.terms.words import Words, token_vocabulary
+from st_keytokens.terms.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -353,7 +353,7 @@ def literal_spans(encoder: KeyTokenEncoder, text: str) -> list[Span]:
         return []
     if isinstance(encoder.literal_terms, Words):
         return [Span(start, end, (term,)) for term, start, end in encoder.literal_terms.spans(text)]
-    vocabulary = token_vocabulary(encoder.vocabulary)
+    vocabulary = encoder.head.token_vocabulary
     backend = Tokenizer.from_str(backend.to_str())  # a copy: the model's own is told to truncate and to pad
     backend.no_truncation()
     backend.no_padding()

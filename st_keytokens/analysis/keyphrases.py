@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from st_keytokens.analysis.estimates import Estimate, check_resampling, mean_estimates
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.key_token_head import HeadSettings
+from st_keytokens.key_token_head import HeadSettings, KeyTokenHead
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.shared.markdown import markdown_table
+from st_keytokens.terms.term_values import TermValues
+from st_keytokens.terms.vocabulary import Vocabulary
 
 __all__ = [
     "KeyphraseComparison",
@@ -212,7 +214,7 @@ def rank_by_key_tokens(
     ranked: list[list[str]] = []
     with torch.inference_mode():
         for start in range(0, len(texts), _ROWS):
-            scores = head.decode_scores(rows[start : start + _ROWS]).cpu().numpy()
+            scores = _term_scores(head, rows[start : start + _ROWS])
             for row, phrases in zip(scores, candidates[start : start + _ROWS], strict=True):
                 words = list(dict.fromkeys(word for phrase in phrases for word in words_of(phrase)))
                 weights = dict(zip(words, _word_weights(encoder, words, row), strict=True))
@@ -291,7 +293,20 @@ def rank_by_embedding(
     return ranked
 
 
-def _word_weights(encoder: KeyTokenEncoder, words: Sequence[str], scores: NDArray[np.float32]) -> list[float]:
+def _term_scores(head: KeyTokenHead, rows: torch.Tensor) -> Iterator[NDArray[np.float32] | TermValues]:
+    """For each embedding what gives the scores of terms by their ids; ``-inf`` where one has none."""
+    if isinstance(head.vocabulary, Vocabulary):
+        yield from head.decode_scores(rows).cpu().numpy()
+        return
+    decoding = head.decoding()
+    terms, places = np.unique(decoding.terms.cpu().numpy(), return_index=True)
+    for row in decoding.scores(rows).cpu().numpy():
+        yield TermValues(terms, row[places], -np.inf)
+
+
+def _word_weights(
+    encoder: KeyTokenEncoder, words: Sequence[str], scores: NDArray[np.float32] | TermValues
+) -> list[float]:
     found = []
     for ids in encoder.literal_terms(words):
         values = scores[ids]

@@ -94,7 +94,8 @@ def sweep_shift(
     share = checked_float("max_document_share", max_document_share, minimum=0, maximum=1)
     first, variation = _first_component(component, backbone)
     grid = _shifts(shifts, first, variation)
-    lm_head, vocabulary = bound_lm_head(backbone.head), backbone.vocabulary
+    backbone = backbone.over_tokens()
+    lm_head, vocabulary = bound_lm_head(backbone.head), backbone.head.token_vocabulary
     ids = backbone.literal_terms(texts)
     is_counted = document_frequencies(ids, len(vocabulary)) <= share * len(texts)
     own = [own_terms(row[is_counted[row]]) for row in ids]

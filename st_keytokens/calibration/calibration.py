@@ -295,6 +295,16 @@ class Calibration:
         if total := sum(count for _, count in trusts):
             self.decoded_trust = sum(trust * count for trust, count in trusts) / total
 
+    def of_embeddings(self) -> Calibration:
+        """What it says of the embeddings alone, for any vocabulary.
+
+        Returns:
+            A calibration that shares its moments and sample.
+        """
+        calibration = Calibration(self.embedding_dimension, model_name=self.model_name)
+        calibration.moments, calibration.sample = self.moments, self.sample
+        return calibration
+
     def check_same(self, other: Calibration, label: str) -> None:
         """Check that a calibration can be merged with this one.
 
@@ -340,8 +350,11 @@ class Calibration:
         return self.moments.count
 
     @property
-    def document_frequencies(self) -> NDArray[np.int64] | None:
-        """Number of documents that hold each term, int64, shape ``(V,)``; None where no terms are counted."""
+    def document_frequencies(self) -> NDArray[np.int64] | TermValues | None:
+        """Number of documents that hold each term, int64, shape ``(V,)``, or by term where terms are words.
+
+        None where no terms are counted.
+        """
         return None if self.terms is None else self.terms.document_frequencies
 
     @property
@@ -434,6 +447,7 @@ class Calibration:
         spectral_power: float = 0.5,
         min_document_frequency: int = 1,
         lm_head: LMHead | None = None,
+        lm_head_terms: NDArray[np.int64] | None = None,
         lm_head_shrinkage: float | None = None,
         show_progress_bar: bool = False,
     ) -> RidgeDecoder:
@@ -449,6 +463,8 @@ class Calibration:
                 that predict rare or weakly expressed terms count more.
             min_document_frequency: Terms in fewer documents are left out.
             lm_head: Decodes embeddings of this calibration's model. Wanted for ``lm_head_shrinkage`` above 0.
+            lm_head_terms: The term of each of its rows, shape ``(lm_head.vocab_size,)``, 0 for none, where terms are
+                words. None: rows are terms.
             lm_head_shrinkage: ``c``: the solution is shrunk towards so much of the LM head's rows ``W`` of the terms,
                 which are scaled to the Frobenius norm of the solution without them. 0: towards zero. None: 3 for fewer
                 than 1,000 documents, where there is an affine LM head; else 0.
@@ -491,6 +507,12 @@ class Calibration:
             "lm_head_shrinkage": lm_head_shrinkage,
             "lm_head": None if lm_head is None else lm_head.hash,
         }
+        prior = None
+        if lm_head is not None:
+            rows = np.arange(lm_head.vocab_size) if lm_head_terms is None else lm_head_terms
+            terms, places = np.unique(rows, return_index=True)
+            known = slice(0 if lm_head_terms is None else int(terms[0] == 0), None)
+            prior = lm_head.weight.detach(), TermValues(terms[known], places[known].astype(np.int64), -1)
         name = fingerprint({"settings": settings, "document_count": self.document_count})
         if self._decoder is None or self._decoder[0] != name:
             frequencies = self._check_has_terms().frequencies
@@ -499,7 +521,7 @@ class Calibration:
                 self.cross_moments,
                 self.idf_values,
                 frequencies.ids[frequencies.values >= min_document_frequency],
-                prior=None if lm_head is None else lm_head.weight.detach(),
+                prior=prior,
                 show_progress_bar=show_progress_bar,
             )
             if self._solution is None or self._solution[0] != name:
@@ -556,7 +578,7 @@ class Calibration:
             return sample_statistics(self.sample, lm_head, transform, block_size)
 
     def _check_fits(self, lm_head: LMHead) -> None:
-        for name in ("embedding_dimension", "vocab_size"):
+        for name in ("embedding_dimension", "vocab_size") if self.names is None else ("embedding_dimension",):
             mine, others = (getattr(part, name) for part in (self, lm_head))
             if mine is not None and mine != others:
                 raise ValueError(f"lm_head must have {name} {mine}, got {others}. Use the calibration of this model.")
@@ -646,6 +668,8 @@ class Calibration:
         settings = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
         if self.names is not None:
             settings["language"] = self.names.words.language
+            if self.names.words.stop_words:
+                settings["stop_words"] = sorted(self.names.words.stop_words)
         if has_first_component and bool(self.moments.second_moment.any()):
             component = self.first_component
             tensors["first_component.direction"] = component.direction
@@ -679,7 +703,7 @@ class Calibration:
             setattr(calibration, name, type(statistic).from_tensors(own))
         calibration.decoded_trust = settings["decoded_trust"]
         if "language" in settings:
-            calibration.names = WordNames(Words(settings["language"]))
+            calibration.names = WordNames(Words(settings["language"], stop_words=settings.get("stop_words", ())))
             calibration.names.read_tensors(
                 {key.removeprefix("names."): tensor for key, tensor in tensors.items() if key.startswith("names.")}
             )

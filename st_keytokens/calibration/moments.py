@@ -331,9 +331,9 @@ class TermCounts:
         self.total = 0
 
     @property
-    def document_frequencies(self) -> NDArray[np.int64]:
-        """Number of documents that hold each term, int64, shape ``(V,)``."""
-        return self.frequencies.dense(self.vocab_size)
+    def document_frequencies(self) -> NDArray[np.int64] | TermValues:
+        """Number of documents that hold each term, int64, shape ``(V,)``, or by term in a large vocabulary."""
+        return self.frequencies if self.vocab_size > DENSE else self.frequencies.dense(self.vocab_size)
 
     def update(self, counts: scipy.sparse.csr_array) -> None:
         """Add documents, as :func:`count_matrix` gives them, shape ``(batch_size, V)``. Not modified."""

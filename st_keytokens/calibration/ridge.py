@@ -136,8 +136,8 @@ class RidgeRegression:
         cross_moments: Of the same embeddings and their terms.
         idf: Of each term.
         term_ids: The terms wanted, of those that occur.
-        prior: What the solution is shrunk towards, one row a token, shape ``(V, d)``, any float dtype and device;
-            None: zero.
+        prior: What the solution is shrunk towards, rows of shape ``(n, d)``, any float dtype and device, and the row
+            of each term, -1 for none; None: zero.
         show_progress_bar: Whether to show progress.
     """
 
@@ -148,7 +148,7 @@ class RidgeRegression:
         idf: TermValues,
         term_ids: NDArray[np.int64],
         *,
-        prior: Tensor | None = None,
+        prior: tuple[Tensor, TermValues] | None = None,
         show_progress_bar: bool = False,
     ) -> None:
         self._moments = moments
@@ -219,6 +219,9 @@ class RidgeRegression:
                 right *= torch.from_numpy(self._idf[terms]).double()[:, None]
                 prior = None
                 if self._prior is not None:
-                    prior = self._prior[torch.from_numpy(terms).to(self._prior.device)].cpu().double()
+                    matrix, row_of = self._prior
+                    rows = torch.from_numpy(row_of[terms])
+                    prior = matrix[rows.clamp(min=0).to(matrix.device)].cpu().double()
+                    prior[rows < 0] = 0
                 yield start, right, prior
                 progress.update(len(terms))

@@ -117,7 +117,7 @@ def describe_calibration(calibration: Calibration) -> dict[str, Any]:
     component = calibration.first_component
     return {
         "documents": calibration.document_count,
-        "average_length": calibration.average_length if calibration.document_frequencies is not None else None,
+        "average_length": calibration.average_length if calibration.terms is not None else None,
         "first_component_share": component.singular_value**2 / float(calibration.moments.second_moment.trace()),
     }
 

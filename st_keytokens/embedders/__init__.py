@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from st_keytokens.embedders.function_embedder import EmbedFunction, FunctionEmbedder, as_sentence_transformer
 from st_keytokens.embedders.loading import load_embedder, load_saved, open_embedder
 from st_keytokens.embedders.recipes import EmbedderRecipe, known_embedders
 from st_keytokens.embedders.template_transformer import TemplateTransformer
 
-__all__ = ["EmbedderRecipe", "TemplateTransformer", "known_embedders", "load_embedder", "load_saved", "open_embedder"]
+__all__ = [
+    "EmbedFunction",
+    "EmbedderRecipe",
+    "FunctionEmbedder",
+    "TemplateTransformer",
+    "as_sentence_transformer",
+    "known_embedders",
+    "load_embedder",
+    "load_saved",
+    "open_embedder",
+]

@@ -20,7 +20,7 @@ from st_keytokens.calibration import Calibration
 from st_keytokens.decoding.decoding import Activation, check_finite
 from st_keytokens.decoding.first_component import as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.embedders import EmbedderRecipe, open_embedder
+from st_keytokens.embedders import EmbedderRecipe, as_sentence_transformer, open_embedder
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.cache import EmbeddingCache, Row, join_rows, split_rows
 from st_keytokens.encoder.forward_pass import (
@@ -48,7 +48,7 @@ from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import LiteralTokenizer, TokenSplit, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
 from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
-from st_keytokens.terms.words import Words, WordVocabulary, token_vocabulary
+from st_keytokens.terms.words import Words, WordVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,10 @@ class KeyTokenEncoder:
     Args:
         model: A loaded ``SentenceTransformer``, or its name or path. It is not modified, and may already hold a
             :class:`KeyTokenHead`, which is then used. A name or path is loaded as ``from_pretrained`` says; what
-            :meth:`save_pretrained` wrote comes back whole, calibration included.
+            :meth:`save_pretrained` wrote comes back whole, calibration included. Or any other embedder: a function
+            from a list of texts to vectors, a pair of them for documents and for queries, an ``Embeddings`` of
+            LangChain, a ``BaseEmbedding`` of LlamaIndex, a
+            :class:`~st_keytokens.embedders.function_embedder.FunctionEmbedder`. It decodes once it is calibrated.
         head: A :class:`KeyTokenHead` with settings or an LM head of its own, such as
             ``KeyTokenHead(correction="center")``; bound to the model here. None: the method's.
         backbone: Where the LM head is, if the model cannot tell: name, directory or URL of the language model that
@@ -75,8 +78,12 @@ class KeyTokenEncoder:
             is calibrated.
         recipe: How the model at the name or path embeds, by the id of a known embedder
             (``st_keytokens.embedders.known_embedders``), such as ``"prompteol"`` for any causal language model.
-        terms: What a term is: ``"tokens"``, those of the model's tokenizer, or ``"words"``, which need none.
-        language: Of the words' stemmer, such as ``"english"``; None: words as they are, in lower case.
+        terms: What a term is: ``"words"``, ``"tokens"``, those of the model's tokenizer, or a
+            :class:`~st_keytokens.terms.words.Words` of your own, such as one with stop words. None: as the
+            calibration has them, and without one words; tokens for ``method="nie2025"`` and where the model holds a
+            head.
+        language: Of the words' stemmer, one of Snowball's, such as ``"german"``, or ``"none"``: words as they are,
+            in lower case. None: ``"english"``.
         calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
         method: Name of a method (see ``weighting.METHODS``).
         weighting: Overrides the method's weighting.
@@ -106,12 +113,12 @@ class KeyTokenEncoder:
 
     def __init__(
         self,
-        model: SentenceTransformer | str | PathLike[str],
+        model: SentenceTransformer | str | PathLike[str] | Any,
         *,
         head: KeyTokenHead | None = None,
         backbone: str | PathLike[str] | LMHead | None = None,
         recipe: str | EmbedderRecipe | None = None,
-        terms: Terms | None = None,
+        terms: Terms | Words | None = None,
         language: str | None = None,
         calibration: Calibration | None = None,
         method: str | None = None,
@@ -135,7 +142,7 @@ class KeyTokenEncoder:
             query_max_active_dims=query_max_active_dims,
         )
         saved = None
-        if not isinstance(model, SentenceTransformer):
+        if isinstance(model, str | PathLike):
             arguments = model_arguments or {}
             given = None if isinstance(backbone, LMHead) else backbone
             path = str(model)
@@ -148,6 +155,8 @@ class KeyTokenEncoder:
         elif recipe is not None or model_arguments is not None:
             name = "recipe" if recipe is not None else "model_arguments"
             raise ValueError(f"{name} must be given with a model's name or path, got a loaded model. Leave it out.")
+        else:
+            model = as_sentence_transformer(model)
         if saved is None:
             self._set_up(model, cache_size, **changes)
         else:
@@ -160,7 +169,7 @@ class KeyTokenEncoder:
         *,
         head: KeyTokenHead | None = None,
         backbone: str | PathLike[str] | LMHead | None = None,
-        terms: Terms = "tokens",
+        terms: Terms | Words | None = None,
         language: str | None = None,
         calibration: Calibration | None = None,
         method: str = "default",
@@ -169,7 +178,7 @@ class KeyTokenEncoder:
         **dims: int,
     ) -> None:
         check_method(method)
-        check_choice("terms", terms, get_args(Terms))
+        words = chosen_words(terms, language, head, calibration, method)
         check_choice("query", query, QUERIES)
         self.model = model
         self.weighting = METHODS[method].weighting if weighting is None else weighting
@@ -195,15 +204,19 @@ class KeyTokenEncoder:
                     "Give them to the head."
                 )
             self.head = head
+        if words is not None and model.tokenizer is None and self.head.vocabulary is None:
+            self.head.vocabulary = WordVocabulary(words)
         self.head.bind(model, needs_lm_head=False)
         self.head.eval()
         self.vocabulary: Vocabulary | WordVocabulary = self.head.bound_vocabulary
         if isinstance(self.vocabulary, Vocabulary):
             self.literal_terms: LiteralTokenizer | Words = LiteralTokenizer(model.tokenizer, self.vocabulary)
-            if terms == "words":
-                if existing is not None:
-                    raise ValueError("terms must be 'tokens' where the model holds a KeyTokenHead, got 'words'.")
-                self._use_words(language)
+            if words is not None and existing is None:
+                self._use_words(words)
+            elif words is not None and (terms is not None or language is not None):
+                raise ValueError("terms must be 'tokens' where the model holds a KeyTokenHead, got words.")
+        else:
+            self.literal_terms = self.vocabulary.words
         self.forward_pass = ForwardPass(model, self.head)
         self.cache = EmbeddingCache(cache_size)
         self.lock = threading.RLock()
@@ -216,11 +229,11 @@ class KeyTokenEncoder:
         elif existing is None:
             self._check_calibration(self.head.calibration)
 
-    def _use_words(self, language: str | None) -> None:
+    def _use_words(self, words: Words) -> None:
         """Makes the terms words, of the head's decoded tokens too."""
         backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        words = Words(language, TokenSplit(backend) if isinstance(backend, Tokenizer) else None)
-        vocabulary = WordVocabulary(words, token_vocabulary(self.head.bound_vocabulary))
+        words = words.with_split(TokenSplit(backend) if isinstance(backend, Tokenizer) else None)
+        vocabulary = WordVocabulary(words, self.head.token_vocabulary)
         self.head.vocabulary = self.vocabulary = vocabulary
         self.literal_terms = words
 
@@ -336,7 +349,7 @@ class KeyTokenEncoder:
                 "weights": self.weights_hash,
                 "lm_head": "" if self.head.lm_head is None else self.head.lm_head.hash_beside_model,
                 "vocabulary": self.vocabulary.hash,
-                "tokenizer": tokenizer_hash(self.model.tokenizer),
+                "tokenizer": "" if self.model.tokenizer is None else tokenizer_hash(self.model.tokenizer),
             }
             self._fingerprint = copy.deepcopy(state, frozen), fingerprint(parts)
         return self._fingerprint[1]
@@ -699,18 +712,42 @@ class KeyTokenEncoder:
         self.calibration = calibration
         return calibration
 
+    def over_tokens(self) -> KeyTokenEncoder:
+        """The same embedder with the tokenizer's tokens as terms, as the paper and its analyses have them.
+
+        What a calibration says of embeddings holds for it, too; what it says of words does not.
+
+        Returns:
+            An encoder that shares model and LM head; itself where its terms are tokens.
+
+        Raises:
+            ValueError: If the model has no tokenizer.
+        """
+        if not isinstance(self.vocabulary, WordVocabulary):
+            return self
+        encoder = copy.copy(self)
+        encoder.head = self.head.with_vocabulary(self.head.token_vocabulary)
+        encoder.head.eval()
+        encoder.vocabulary = vocabulary = self.head.token_vocabulary
+        encoder.literal_terms = LiteralTokenizer(self.model.tokenizer, vocabulary)
+        encoder.forward_pass = ForwardPass(self.model, encoder.head)
+        encoder.cache = EmbeddingCache(self.cache.size)
+        encoder._fingerprint = None
+        return encoder
+
     def to_sparse_encoder(self) -> SparseEncoder:
         """A genuine ``SparseEncoder`` of the decoded terms, for its evaluators and search helpers.
 
         It shares the model's modules, and has a head of its own with the settings as they are now. Literal terms and
-        weighting are not part of it.
+        weighting are not part of it. Its terms are the tokenizer's tokens, as of all SparseEncoders: where this
+        encoder's are words, those of :meth:`over_tokens`.
 
         Returns:
             The encoder, on the model's device, with its prompts; its vectors are ``(N, vocab_size)``.
         """
-        head = self.head.with_settings(output_mode="sparse")
+        tokens = self.over_tokens()
         return SparseEncoder(
-            modules=[*self.forward_pass.before, head],
+            modules=[*self.forward_pass.before, tokens.head.with_settings(output_mode="sparse")],
             device=str(self.model.device),
             prompts=dict(self.model.prompts),
             default_prompt_name=self.model.default_prompt_name,
@@ -752,6 +789,7 @@ class KeyTokenEncoder:
             query=self.query,
             terms="tokens" if words is None else "words",
             language=None if words is None else words.language,
+            stop_words=[] if words is None else sorted(words.stop_words),
             weighting=sidecar.weighting_fields(self.weighting),
             fingerprint=self.fingerprint,
             vocabulary_hash=self.vocabulary.hash,
@@ -761,12 +799,12 @@ class KeyTokenEncoder:
 
     @classmethod
     def from_sidecar(
-        cls, model: SentenceTransformer, folder: str | PathLike[str], *, cache_size: int = 1024
+        cls, model: SentenceTransformer | Any, folder: str | PathLike[str], *, cache_size: int = 1024
     ) -> KeyTokenEncoder:
         """The encoder of a loaded model and what :meth:`save_sidecar` wrote.
 
         Args:
-            model: The model that it was saved with.
+            model: The model, or other embedder, that it was saved with.
             folder: The folder.
             cache_size: See the class.
 
@@ -777,7 +815,9 @@ class KeyTokenEncoder:
             ValueError: If the folder is damaged, or belongs to other weights or another vocabulary.
         """
         encoder = cls.__new__(cls)
-        encoder._set_up_as_saved(model, cache_size, Sidecar.load(Path(folder)), {}, is_changed=False)
+        encoder._set_up_as_saved(
+            as_sentence_transformer(model), cache_size, Sidecar.load(Path(folder)), {}, is_changed=False
+        )
         return encoder
 
     @classmethod
@@ -792,6 +832,8 @@ class KeyTokenEncoder:
         method: str | None = None,
         weighting: Weighting | None = None,
         query: Query | None = None,
+        terms: Terms | Words | None = None,
+        language: str | None = None,
         cache_size: int = 1024,
         max_active_dims: int | None = None,
         query_max_active_dims: int | None = None,
@@ -811,6 +853,8 @@ class KeyTokenEncoder:
             method: Replaces all saved settings of the head and the weighting.
             weighting: Over the method's.
             query: How queries are encoded.
+            terms: What a term is.
+            language: Of the words' stemmer.
             cache_size: Texts that are remembered; never saved.
             max_active_dims: Decoded terms kept of a document.
             query_max_active_dims: Decoded terms kept of a query.
@@ -831,6 +875,8 @@ class KeyTokenEncoder:
             method=method,
             weighting=weighting,
             query=query,
+            terms=terms,
+            language=language,
             cache_size=cache_size,
             max_active_dims=max_active_dims,
             query_max_active_dims=query_max_active_dims,
@@ -868,6 +914,33 @@ class KeyTokenEncoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.lock = threading.RLock()
+
+
+def chosen_words(
+    terms: Terms | Words | None,
+    language: str | None,
+    head: KeyTokenHead | None,
+    calibration: Calibration | None,
+    method: str,
+) -> Words | None:
+    """The words that are terms, or None where tokens are; arguments are those of the class."""
+    if head is not None and calibration is None:
+        calibration = head.calibration
+    if isinstance(terms, Words):
+        if language is not None:
+            raise ValueError(f"language must not be given with terms of your own, got {language!r}. Leave it out.")
+        return terms
+    if terms is None and language is None and head is not None and not head.fold:
+        return None
+    if terms is None and language is None and calibration is not None and calibration.vocabulary_hash is not None:
+        return None if calibration.names is None else calibration.names.words
+    if terms is not None:
+        check_choice("terms", terms, get_args(Terms))
+    if terms == "tokens" and language is not None:
+        raise ValueError(f"language must not be given where terms are tokens, got {language!r}. Leave it out.")
+    if (terms or ("words" if language else METHODS[method].terms)) == "tokens":
+        return None
+    return Words(None if language == "none" else language or "english")
 
 
 def without_none(**settings: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sentence_transformers.util import load_dir_path
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.shared.files import read_json, write_atomically
 from st_keytokens.terms.weighting import METHODS, Weighting, check_method
+from st_keytokens.terms.words import Words
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Sidecar:
         weights_sample: A few of them.
         terms: What a term is.
         language: Of the words' stemmer.
+        stop_words: Words that are no terms.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Sidecar:
     weights_sample: list[float]
     terms: str = "tokens"
     language: str | None = None
+    stop_words: Sequence[str] = ()
 
     def save(self) -> None:
         """Writes the folder; what an earlier save left there is replaced."""
@@ -115,11 +118,13 @@ class Sidecar:
                     f"{self.weighting['type']!r}. Pass weighting={self.weighting['type']}(...)."
                 )
             changes["weighting"] = Weighting(**self.weighting)
-        terms = {"terms": self.terms, "language": self.language} if self.terms == "words" else {}
-        return {**terms, "query": self.query, "head": KeyTokenHead(lm_head, **config), **changes}
+        if "terms" not in changes and "language" not in changes:
+            is_words = self.terms == "words"
+            changes["terms"] = Words(self.language, stop_words=self.stop_words) if is_words else "tokens"
+        return {"query": self.query, "head": KeyTokenHead(lm_head, **config), **changes}
 
 
-_OPTIONAL = ("terms", "language")  # not in folders of the first format
+_OPTIONAL = ("terms", "language", "stop_words")  # not in folders of the first format
 _TYPES = {
     "query": str,
     "weighting": dict,

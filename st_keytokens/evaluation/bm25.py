@@ -40,7 +40,7 @@ def stem_words(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _split_tokens(encoder: KeyTokenEncoder, texts: list[str]) -> list[list[str]]:
-    return [list(map(str, ids)) for ids in encoder.literal_terms(texts)]
+    return [list(map(str, ids)) for ids in encoder.over_tokens().literal_terms(texts)]
 
 
 SPLITTERS: dict[str, Callable[[KeyTokenEncoder, list[str]], list[list[str]]]] = {

@@ -114,7 +114,7 @@ def encode_collection(
     document_pooled, document_dense = encode(collection.documents, "document")
     query_pooled, query_dense = encode(collection.queries, "query")
     own = encoder.calibration
-    if own is None or own.document_frequencies is None if calibrate is None else calibrate:
+    if own is None or own.terms is None if calibrate is None else calibrate:
         with watch.part("calibrate"):
             calibration = Calibration.fit(
                 encoder, collection.documents, embeddings=document_pooled, show_progress_bar=show_progress_bar

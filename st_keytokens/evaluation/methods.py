@@ -92,6 +92,7 @@ def in_text_weights(
         Zhuang et al. 2024 (arXiv 2404.18424). Differs from it in: the vector is an embedder's, not that of a prompt
         that asks for one word; variants of a token are folded, weights are not rounded, and stop words stay.
     """
+    encoder = encoder.over_tokens()
     head = with_settings(encoder, encoder.weighting, None, decode_with="lm_head").head
     literal, size = encoder.literal_terms(texts), encoder.vocabulary.vocab_size
     rows = [SparseEmbeddings.empty(0, size)]
@@ -161,7 +162,7 @@ def _key_tokens(
 
 
 def _nie2025(encoder: KeyTokenEncoder, correction: str) -> KeyTokenEncoder:
-    method = METHODS["nie2025"]
+    method, encoder = METHODS["nie2025"], encoder.over_tokens()
     return with_settings(encoder, method.weighting, encoder.calibration, **{**method.head, "correction": correction})
 
 

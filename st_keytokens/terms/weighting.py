@@ -196,10 +196,11 @@ class Weighting:
 
 @dataclass(frozen=True)
 class Method:
-    """A weighting together with the settings of the head that it needs."""
+    """A weighting together with the settings of the head that it needs, and what its terms are."""
 
     weighting: Weighting = Weighting()
     head: Mapping[str, Any] = field(default_factory=dict)
+    terms: Literal["words", "tokens"] = "words"
 
 
 METHODS: dict[str, Method] = {
@@ -211,6 +212,7 @@ METHODS: dict[str, Method] = {
     "nie2025": Method(
         Weighting(document_terms="decoded", is_binary_query=True, is_scaled=False),
         {"max_active_dims": 3000, "query_max_active_dims": 50, "correction": "none", "standardize": False},
+        terms="tokens",
     ),
 }
 """Methods by name, for ``KeyTokenEncoder(method=...)``."""

@@ -24,7 +24,7 @@ from st_keytokens.shared.checks import check_choice
 from st_keytokens.shared.hashes import fingerprint
 from st_keytokens.terms.vocabulary import Vocabulary
 
-__all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words", "token_vocabulary"]
+__all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words"]
 
 VERSION = 1  # counts up whenever the same text gives other terms than before
 _BITS = 29
@@ -62,14 +62,18 @@ class Words:
         language: Name of one of Snowball's stemmers, such as ``"english"`` (:func:`Stemmer.algorithms`), which also
             decides how letters become lower case; None: words as they are, in lower case.
         split: Cuts a run of a script without spaces; its name is not part of :attr:`hash`.
+        stop_words: Words that are no terms, in lower case. None by default: idf makes them count little, in every
+            language, and a query of nothing else finds what it says.
 
     Attributes:
         language: As given.
+        stop_words: As given.
         vocab_size: Number of ids, ``2 ** 29``.
         hash: Names all that decides which term a word is.
         seen: A word of each term that was found in a text.
 
     Raises:
+        TypeError: If ``stop_words`` is one string.
         ValueError: If there is no stemmer of that name.
 
     Examples:
@@ -81,14 +85,28 @@ class Words:
         ['The', 'proteins', 'genomes']
     """
 
-    def __init__(self, language: str | None = None, split: Callable[[str], Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        language: str | None = None,
+        split: Callable[[str], Sequence[str]] | None = None,
+        stop_words: Iterable[str] = (),
+    ) -> None:
         if language is not None:
             check_choice("language", language, Stemmer.algorithms())
-        self.language = language
+        if isinstance(stop_words, str):
+            raise TypeError(f"stop_words must be an iterable of words, got one string, {stop_words!r:.60}.")
+        self.language, self.stop_words = language, frozenset(stop_words)
         self.vocab_size = 1 << _BITS
-        self.hash = "words:" + fingerprint({"words": VERSION, "language": language, "bits": _BITS})
+        parts: dict[str, Any] = {"words": VERSION, "language": language, "bits": _BITS}
+        if self.stop_words:
+            parts["stop_words"] = sorted(self.stop_words)
+        self.hash = "words:" + fingerprint(parts)
         self._split = split
         self._set_up()
+
+    def with_split(self, split: Callable[[str], Sequence[str]] | None) -> Words:
+        """The same words, with another way of cutting scripts without spaces; itself where it has one."""
+        return self if self._split is not None else Words(self.language, split, self.stop_words)
 
     def _set_up(self) -> None:
         self._stemmer = None if self.language is None else Stemmer.Stemmer(self.language, 0)
@@ -163,7 +181,7 @@ class Words:
             for piece in self._cut(run) if number % 2 else _BOUNDARY.split(run):
                 if number % 2:
                     place = text.index(piece, place)
-                if _WORD.search(piece):
+                if _WORD.search(piece) and piece.lower() not in self.stop_words:
                     yield piece, place
                 place += 1 if number % 2 and self._split is None else len(piece)
             start += len(run)
@@ -181,7 +199,7 @@ class Words:
         return pieces
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("language", "vocab_size", "hash", "_split")}
+        return {name: self.__dict__[name] for name in ("language", "stop_words", "vocab_size", "hash", "_split")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -249,7 +267,7 @@ class WordVocabulary:
 
     Args:
         words: Finds the words of texts.
-        tokens: The vocabulary of the model's tokenizer.
+        tokens: The vocabulary of the model's tokenizer; None where it has none.
         names: Words by term, see :meth:`WordNames.best`.
 
     Attributes:
@@ -261,7 +279,7 @@ class WordVocabulary:
     kind = "words"
     fold = True
 
-    def __init__(self, words: Words, tokens: Vocabulary, names: Mapping[int, str] | None = None) -> None:
+    def __init__(self, words: Words, tokens: Vocabulary | None = None, names: Mapping[int, str] | None = None) -> None:
         self.words, self.tokens, self.names = words, tokens, dict(names or {})
         self.vocab_size, self.hash = words.vocab_size, words.hash
         self.strings = _Strings(self)
@@ -269,12 +287,14 @@ class WordVocabulary:
     @property
     def token_count(self) -> int:
         """Number of rows of the LM head."""
-        return self.tokens.vocab_size
+        return 0 if self.tokens is None else self.tokens.vocab_size
 
     @cached_property
     def terms(self) -> NDArray[np.int64]:
         """The term of each token that is a word, int64, shape ``(token_count,)``; 0 for all others."""
         terms = np.zeros(self.token_count, dtype=np.int64)
+        if self.tokens is None:
+            return terms
         shortest: dict[int, str] = {}
         for row in np.flatnonzero(self.tokens.begins_word & ~self.tokens.is_masked).tolist():
             string = self.tokens.strings[row]
@@ -296,15 +316,6 @@ class WordVocabulary:
 
     def __repr__(self) -> str:
         return f"WordVocabulary(language={self.words.language!r}, hash={self.hash[:12]!r})"
-
-
-def token_vocabulary(vocabulary: Vocabulary | WordVocabulary) -> Vocabulary:
-    """The vocabulary of an analysis of tokens; ValueError where terms are words."""
-    if isinstance(vocabulary, WordVocabulary):
-        raise ValueError(
-            "terms must be tokens for this analysis, got words. Use KeyTokenEncoder(model, terms='tokens')."
-        )
-    return vocabulary
 
 
 class _Strings:

@@ -40,7 +40,7 @@ def naive_alignment(rankings, texts, k=10, is_published=False):
 
 @pytest.fixture(scope="module")
 def encoder(llama_embedder):
-    return KeyTokenEncoder(llama_embedder)
+    return KeyTokenEncoder(llama_embedder, terms="tokens")
 
 
 def raw_rankings(encoder, texts):
@@ -192,7 +192,7 @@ class TestVariants:
         assert encoder.calibration is None
 
     def test_the_encoder_s_calibration_is_used(self, llama_embedder, sentences):
-        encoder = KeyTokenEncoder(llama_embedder)
+        encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
         encoder.calibrate(sentences[:25], show_progress_bar=False)
         found = measure_alignment(sentences[25:], encoder, variants={"corrected": VARIANTS["corrected"]}, ks=[10])
         corrected = remove(

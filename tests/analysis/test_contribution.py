@@ -24,7 +24,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def encoder(llama_embedder):
-    return KeyTokenEncoder(llama_embedder)
+    return KeyTokenEncoder(llama_embedder, terms="tokens")
 
 
 class TestOrder:
@@ -148,7 +148,7 @@ class TestStreaming:
         assert found.count == len(sentences)
 
     def test_the_calibrations_component(self, llama_embedder, sentences):
-        encoder = KeyTokenEncoder(llama_embedder)
+        encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
         encoder.calibrate(sentences, show_progress_bar=False)
         one = measure_contribution(encoder, sentences)
         two = measure_contribution(encoder, sentences, component=encoder.calibration.first_component)

@@ -20,7 +20,7 @@ from st_keytokens.analysis.keyphrases import comparable, words_of
 
 @pytest.fixture(scope="module")
 def encoder(llama_embedder):
-    return KeyTokenEncoder(llama_embedder)
+    return KeyTokenEncoder(llama_embedder, terms="tokens")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ class TestKeyTokens:
             rank_by_key_tokens(encoder, sentences[:3], candidates[:3], embeddings=rows)
 
     def test_settings_change_the_order_and_not_the_encoder(self, llama_embedder, sentences, candidates):
-        encoder = KeyTokenEncoder(llama_embedder)
+        encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
         encoder.calibrate(sentences, show_progress_bar=False)
         before = encoder.head.get_config_dict()
         plain, corrected = (
@@ -152,7 +152,7 @@ class TestKeyTokens:
         assert encoder.head.get_config_dict() == before
 
     def test_terms_that_the_ridge_decoder_does_not_know(self, llama_embedder, sentences):
-        encoder = KeyTokenEncoder(llama_embedder)
+        encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
         encoder.calibrate(sentences[:3], show_progress_bar=False)
         assert encoder.head.is_ridge
         (found,) = rank_by_key_tokens(encoder, sentences[:1], [["zebra", "genes"]])

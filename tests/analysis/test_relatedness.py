@@ -19,7 +19,7 @@ from st_keytokens.analysis.relatedness import (
 
 @pytest.fixture(scope="module")
 def encoder(llama_embedder, sentences):
-    encoder = KeyTokenEncoder(llama_embedder)
+    encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
     encoder.calibrate(sentences, show_progress_bar=False)
     return encoder
 

@@ -16,7 +16,7 @@ from st_keytokens.decoding.first_component import FirstComponent, shift
 
 @pytest.fixture(scope="module")
 def encoder(llama_embedder):
-    return KeyTokenEncoder(llama_embedder)
+    return KeyTokenEncoder(llama_embedder, terms="tokens")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def spectrum(encoder, sentences):
 def untied_encoder(bert_embedder, bert):
     from st_keytokens import KeyTokenHead, LMHead
 
-    return KeyTokenEncoder(bert_embedder, head=KeyTokenHead(LMHead.from_model(bert)))
+    return KeyTokenEncoder(bert_embedder, head=KeyTokenHead(LMHead.from_model(bert)), terms="tokens")
 
 
 class TestNumbers:
@@ -121,7 +121,7 @@ class TestRange:
         ]
 
     def test_the_calibrations_component(self, llama_embedder, sentences):
-        encoder = KeyTokenEncoder(llama_embedder)
+        encoder = KeyTokenEncoder(llama_embedder, terms="tokens")
         encoder.calibrate(sentences, show_progress_bar=False)
         found = sweep_shift(encoder, sentences[:5], shifts=[0.0])
         assert found.coefficient == encoder.calibration.first_component.coefficient

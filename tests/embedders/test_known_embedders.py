@@ -76,8 +76,11 @@ class TestTable:
 
     def test_public_names(self):
         assert embedders.__all__ == [
+            "EmbedFunction",
             "EmbedderRecipe",
+            "FunctionEmbedder",
             "TemplateTransformer",
+            "as_sentence_transformer",
             "known_embedders",
             "load_embedder",
             "load_saved",

@@ -40,9 +40,9 @@ class TestHeads:
         assert encoder.head is embedder[2]
         assert_same(
             encoder.encode(sentences),
-            KeyTokenEncoder(SentenceTransformer(modules=list(embedder)[:2], device="cpu"), max_active_dims=5).encode(
-                sentences
-            ),
+            KeyTokenEncoder(
+                SentenceTransformer(modules=list(embedder)[:2], device="cpu"), max_active_dims=5, terms="tokens"
+            ).encode(sentences),
         )
         with pytest.raises(ValueError, match=r"model must not hold a KeyTokenHead .* got head, max_active_dims"):
             KeyTokenEncoder(embedder, max_active_dims=3, head=KeyTokenHead())
@@ -245,8 +245,9 @@ class TestCalibrate:
         torch.testing.assert_close(direct.first_component.direction, encoder.calibration.first_component.direction)
         assert encoder.calibration.document_count == 50
         terms = encoder.literal_terms(sentences)
-        expected = np.bincount(np.concatenate([np.unique(t) for t in terms]), minlength=640)
-        assert np.array_equal(encoder.calibration.document_frequencies, expected)
+        ids, expected = np.unique(np.concatenate([np.unique(t) for t in terms]), return_counts=True)
+        assert np.array_equal(encoder.calibration.document_frequencies[ids], expected)
+        assert encoder.calibration.document_frequencies[np.array([ids[0] + 1])].tolist() == [0]
 
     def test_batch_size_is_that_of_the_forward_pass(self, encoder, sentences, tmp_path):
         batches = count_passes(encoder.model)
@@ -284,7 +285,8 @@ class TestSparseEncoder:
         sparse = encoder.to_sparse_encoder()
         assert isinstance(sparse, SparseEncoder)
         vectors = sparse.encode(sentences, save_to_cpu=True)
-        ids, weights = encoder.head.decode(torch.from_numpy(encoder.model.encode(sentences)))
+        tokens = encoder.over_tokens()
+        ids, weights = tokens.head.decode(torch.from_numpy(encoder.model.encode(sentences)))
         expected = torch.zeros(50, 640).scatter_add_(1, ids, weights)
         torch.testing.assert_close(vectors.to_dense(), expected, rtol=1e-4, atol=1e-5)
         assert sparse.get_embedding_dimension() == 640

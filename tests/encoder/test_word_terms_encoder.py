@@ -20,7 +20,7 @@ def model(llama_embedder):
 
 @pytest.fixture
 def encoder(model, sentences):
-    encoder = KeyTokenEncoder(model, terms="words", language="english")
+    encoder = KeyTokenEncoder(model)
     encoder.calibrate(sentences, show_progress_bar=False)
     return encoder
 
@@ -36,7 +36,7 @@ class TestEncoding:
 
     def test_dense_vectors_are_those_of_tokens(self, encoder, model, sentences):
         np.testing.assert_array_equal(
-            encoder.encode(sentences[:5]).dense, KeyTokenEncoder(model).encode(sentences[:5]).dense
+            encoder.encode(sentences[:5]).dense, KeyTokenEncoder(model, terms="tokens").encode(sentences[:5]).dense
         )
 
     def test_forms_of_a_word_meet(self, encoder):
@@ -82,13 +82,16 @@ class TestSaving:
     def test_words_and_tokens_and_languages_are_different_encoders(self, model):
         encoders = [
             KeyTokenEncoder(model),
-            KeyTokenEncoder(model, terms="words"),
-            KeyTokenEncoder(model, terms="words", language="english"),
+            KeyTokenEncoder(model, terms="tokens"),
+            KeyTokenEncoder(model, language="none"),
+            KeyTokenEncoder(model, language="german"),
+            KeyTokenEncoder(model, terms=Words("english", stop_words=["the"])),
         ]
-        assert len({encoder.fingerprint for encoder in encoders}) == 3
+        assert len({encoder.fingerprint for encoder in encoders}) == 5
+        assert KeyTokenEncoder(model, terms="words", language="english").fingerprint == encoders[0].fingerprint
 
     def test_calibration_of_tokens_is_refused(self, encoder, model, sentences):
-        other = KeyTokenEncoder(model)
+        other = KeyTokenEncoder(model, terms="tokens")
         other.calibrate(sentences, show_progress_bar=False)
         with pytest.raises(ValueError, match="calibration was fitted for the vocabulary"):
             encoder.calibration = other.calibration

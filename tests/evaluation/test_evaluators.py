@@ -88,7 +88,7 @@ class TestModels:
         head = KeyTokenHead.for_model(embedder, max_active_dims=9, query_max_active_dims=3)
         model = SentenceTransformer(modules=[*embedder, head], device="cpu")
         found = HybridInformationRetrievalEvaluator(**data)(model)
-        expected = build_encoder(llama_embedder)
+        expected = build_encoder(llama_embedder, terms="tokens")
         expected.head = head
         literal = expected.literal_terms([*data["corpus"].values()])
         assert 9 <= found["corpus_active_dims"] <= 9 + sum(len(set(terms)) for terms in map(tuple, literal)) / 50

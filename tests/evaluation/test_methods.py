@@ -117,6 +117,7 @@ class TestInTextWeights:
     def test_only_tokens_of_the_text_with_their_scores(self, encoder, encoded):
         texts, pooled = encoded.collection.documents, encoded.document_pooled
         found = in_text_weights(encoder, pooled, texts, batch_size=7)
+        encoder = encoder.over_tokens()
         head = encoder.head.with_settings(correction="none", standardize=False)
         scores = head.decode_scores(torch.from_numpy(pooled)).detach().numpy()
         terms = encoder.vocabulary.terms
