@@ -52,6 +52,9 @@ from st_keytokens.terms.words import Words, WordVocabulary
 
 logger = logging.getLogger(__name__)
 
+# Of a query's decoded terms in a hybrid, at a trust of 1. Chosen on docs/results/quality.md's collections from 0, 1/4,
+# 1/3, 1/2 and 1: more helps a strong embedder and costs a weaker one, whose dense vectors already say too much.
+_HYBRID_SHARE = 0.25
 SCORING_VERSION = 3  # counts up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
@@ -469,8 +472,7 @@ class KeyTokenEncoder:
 
         ``query`` is ``"encode"`` or ``"lookup"``, None as the encoder is set (anything else: ValueError). A lookup
         looks at no other argument, and its ``dense`` is None. With ``is_hybrid``, for a search by both vectors, the
-        sparse one holds the literal terms alone, unless the weighting is for decoded ones only: what the embedding
-        says is in the dense one, and would count twice. All else is as in :meth:`encode`.
+        sparse one is :meth:`hybrid_query`'s. All else is as in :meth:`encode`.
         """
         query = self.query if query is None else query
         check_choice("query", query, QUERIES)
@@ -485,9 +487,34 @@ class KeyTokenEncoder:
             show_progress_bar=show_progress_bar,
             pool=pool,
         )
-        if is_hybrid and self.weighting.query_terms == "both":
-            return HybridEmbeddings(embeddings.dense, self.weigh(check_texts(texts), None, "query"))
+        if is_hybrid:
+            return HybridEmbeddings(embeddings.dense, self.hybrid_query(check_texts(texts), embeddings.sparse))
         return embeddings
+
+    def hybrid_query(self, texts: list[str], sparse: SparseEmbeddings) -> SparseEmbeddings:
+        """Queries' sparse vectors for a search by both vectors: with less of their decoded terms.
+
+        What the embedding says is in the dense vector as well. Decoded terms have a quarter of their weight, times the
+        calibration's ``decoded_trust``, and none without one; see ``docs/results/quality.md``. A weighting for decoded
+        or for literal terms only stays as it is.
+
+        Args:
+            texts: The queries.
+            sparse: What :meth:`encode` gave for them.
+
+        Returns:
+            ``SparseEmbeddings`` ``(N, vocab_size)``.
+        """
+        if self.weighting.query_terms != "both":
+            return sparse
+        literal = self.weigh(texts, None, "query")
+        trust = None if self.calibration is None else self.calibration.decoded_trust
+        share = 0.0 if trust is None else min(1.0, _HYBRID_SHARE * trust)
+        if share == 0 or self.weighting.is_binary_query:
+            return literal
+        return literal.with_values(literal.values * np.float32(1 - share)).add(
+            sparse.with_values(sparse.values * np.float32(share))
+        )
 
     def _encode(
         self,

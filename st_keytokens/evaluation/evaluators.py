@@ -150,12 +150,10 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         dense = dense_run(model, _rows(documents.dense), _rows(queries.dense), ties, depth)
         matrix = documents.sparse.to_scipy()
         sparse = sparse_run(matrix, queries.sparse.to_scipy(), ties, depth, forward_passes=1, seconds={})
-        literal = sparse
-        if encoder.weighting.query_terms == "both":
-            terms = encoder.encode_query(self.queries, query="lookup").sparse
-            literal = sparse_run(matrix, terms.to_scipy(), ties, depth, forward_passes=0, seconds={})
+        terms = encoder.hybrid_query(self.queries, queries.sparse).to_scipy()
+        beside_dense = sparse_run(matrix, terms, ties, depth, forward_passes=1, seconds={})
         hybrid = fused_run(
-            dense, literal, FUSIONS[self.fusion], ties, depth, self.fusion_depth, encoder.fusion_weights
+            dense, beside_dense, FUSIONS[self.fusion], ties, depth, self.fusion_depth, encoder.fusion_weights
         )
         self.sparsity = {
             "query_active_dims": float(sparse.query_active_dims or 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -138,9 +139,12 @@ def _promptreps(runs: MethodRuns) -> Run:
 
 
 def _key_tokens(
-    description: str, changed: Callable[[KeyTokenEncoder], KeyTokenEncoder] | None = None, *, is_lookup: bool = False
+    description: str,
+    changed: Callable[[KeyTokenEncoder], KeyTokenEncoder] | None = None,
+    *,
+    query: Literal["encode", "lookup", "hybrid"] = "encode",
 ) -> ComparedMethod:
-    """Key tokens with the encoder's own settings, or changed ones; queries with a pass, or without one."""
+    """Key tokens with the encoder's own settings, or changed ones; queries with a pass, without, or as in a hybrid."""
 
     def run(runs: MethodRuns) -> Run:
         watch, encoded = Stopwatch(), runs.encoded
@@ -152,11 +156,13 @@ def _key_tokens(
             with watch.part("weigh_documents"):
                 documents = encoded.sparsify_documents(encoder)
         with watch.part("weigh_queries"):
-            if is_lookup:
-                queries = encoder.encode_query(encoded.collection.queries, query="lookup").sparse
+            texts = encoded.collection.queries
+            if query == "lookup":
+                queries = encoder.encode_query(texts, query="lookup").sparse
             else:
                 queries = encoded.sparsify_queries(encoder)
-        return runs.by_terms(documents, queries, 0 if is_lookup else 1, watch.seconds)
+                queries = encoder.hybrid_query(texts, queries) if query == "hybrid" else queries
+        return runs.by_terms(documents, queries, 0 if query == "lookup" else 1, watch.seconds)
 
     return ComparedMethod(description, run)
 
@@ -191,7 +197,7 @@ _FUSED_BY: dict[FusionName, str] = {
     "score": "the sum of min-max normalised scores",
     "adaptive": "min-max normalised scores, weighed by the calibration's trust and the query's lead",
 }
-_PARTNERS = ("bm25-words", "bm25-stemmed", "bm25-tokens", "key-tokens", "key-tokens-lookup")
+_PARTNERS = ("bm25-words", "bm25-stemmed", "bm25-tokens", "key-tokens", "key-tokens-lookup", "key-tokens-hybrid")
 
 COMPARED_METHODS: dict[str, ComparedMethod] = {
     "dense": ComparedMethod("the model's own embeddings and similarity, exact", _dense),
@@ -208,7 +214,8 @@ COMPARED_METHODS: dict[str, ComparedMethod] = {
         "PromptReps' weighting: scores of the tokens in the text, log(1 + relu)", _promptreps
     ),
     "key-tokens": _key_tokens("ours, a forward pass for the query"),
-    "key-tokens-lookup": _key_tokens("ours, no forward pass for the query", is_lookup=True),
+    "key-tokens-lookup": _key_tokens("ours, no forward pass for the query", query="lookup"),
+    "key-tokens-hybrid": _key_tokens("ours, the query as in a hybrid: with less of its decoded terms", query="hybrid"),
     "key-tokens-64": _key_tokens("ours, documents pruned to their 64 most important terms", _pruned),
     "key-tokens-lm-head": _key_tokens("ours, decoded by the LM head, not the ridge decoder", _by_lm_head),
     **{f"dense+{part}-{fusion}": _hybrid(part, fusion) for fusion in _FUSED_BY for part in _PARTNERS},

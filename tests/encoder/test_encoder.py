@@ -213,11 +213,17 @@ class TestLookup:
         assert batches == []
         assert encoder.encode_query("wolves", query="encode").dense.shape == (1, 32)
 
-    def test_hybrid_queries_are_their_own_terms_beside_the_dense_vector(self, encoder):
+    @pytest.mark.parametrize(("trust", "share"), [(None, 0.0), (0.4, 0.1), (2.0, 0.5)])
+    def test_hybrid_queries_have_less_of_their_decoded_terms(self, encoder, trust, share):
         texts = ["wolves hunt deer", " ", "a deer"]
-        found = encoder.encode_query(texts, is_hybrid=True)
-        np.testing.assert_array_equal(found.dense, encoder.encode_query(texts).dense)
-        assert found.sparse == encoder.encode_query(texts, query="lookup").sparse
+        encoder.calibration.decoded_trust = trust
+        found, whole = encoder.encode_query(texts, is_hybrid=True), encoder.encode_query(texts)
+        np.testing.assert_array_equal(found.dense, whole.dense)
+        literal = encoder.encode_query(texts, query="lookup").sparse.to_dicts()
+        for own, both, made in zip(literal, whole.sparse.to_dicts(), found.sparse.to_dicts(), strict=True):
+            expected = {term: own.get(term, 0.0) + share * (both[term] - own.get(term, 0.0)) for term in both}
+            assert made == pytest.approx({term: value for term, value in expected.items() if value > 0}, rel=1e-4)
+        assert found.sparse.row(1)[0].size == 0
         decoded = KeyTokenEncoder(encoder.model, method="decoded")
         assert decoded.encode_query(texts, is_hybrid=True).sparse == decoded.encode_query(texts).sparse
         assert encoder.encode_query(texts, query="lookup", is_hybrid=True).dense is None
