@@ -70,6 +70,7 @@ class Retriever:
         dimension = {None: None, True: encoder.get_embedding_dimension(), False: 0}[has_dense]
         self.index = HybridIndex(path, encoder=encoder, embedding_dimension=dimension)
         self._fingerprint = encoder.fingerprint
+        self._looked_for: set[str] = set()
         self._copied: tempfile.TemporaryDirectory[str] | None = None
         self._is_temporary = path is None
 
@@ -214,6 +215,26 @@ class Retriever:
     def known_ids(self, ids: Collection[str]) -> list[str]:
         """Those of some ids that are in the index, in their order."""
         return [id for id in ids if id in self.index]
+
+    def newly_missing(self, keys: Sequence[str]) -> list[str]:
+        """Those of some metadata keys that no document has, each once in the life of the retriever; none if empty.
+
+        Args:
+            keys: The keys; one with dots may lead into nested dictionaries.
+        """
+        new = [key for key in keys if key not in self._looked_for]
+        if not new or not len(self):
+            return []
+        self._looked_for.update(new)
+        return [key for key in new if not self._has_key(key)]
+
+    def _has_key(self, key: str) -> bool:
+        try:
+            if key in self.index.metadata_types([key]):
+                return True
+        except ValueError:  # a key that the database cannot look for
+            return any(key in document.metadata for document in self.index.documents())
+        return "." in key and any(_leads_somewhere(document.metadata, key) for document in self.index.documents())
 
     def delete(self, ids: Collection[str]) -> int:
         """Delete documents; ids that are not there are passed over.
@@ -544,6 +565,15 @@ def _mean(sparse: SparseEmbeddings) -> SparseEmbeddings:
         for term, weight in row.items():
             total[term] = total.get(term, 0.0) + weight / len(sparse)
     return SparseEmbeddings.from_dicts([total], vocab_size=sparse.vocab_size)
+
+
+def _leads_somewhere(metadata: Mapping[str, Any], key: str) -> bool:
+    found: Any = metadata
+    for step in key.split("."):
+        if not isinstance(found, Mapping) or step not in found:
+            return False
+        found = found[step]
+    return True
 
 
 def _stored_filter(filter: Filter | None) -> ParsedFilter | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from st_keytokens.index.documents import Hit, MatchedTerm
-from st_keytokens.index.filters import Filter, ParsedFilter
+from st_keytokens.index.filters import Condition, Filter, ParsedFilter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.search import SIDES, Mode, SearchPlan
 from st_keytokens.retrieval.metadata import KINDS_KEY, restored
@@ -54,7 +54,9 @@ class SearchSettings:
         object.__setattr__(self, "top_k", plan.top_k)
         object.__setattr__(self, "depth", None if self.depth is None else plan.depth)
         check_choice("fusion", self.fusion, get_args(Fusion))
-        is_filter = self.filter is None or callable(self.filter) or isinstance(self.filter, (Mapping, Collection))
+        is_filter = (
+            self.filter is None or callable(self.filter) or isinstance(self.filter, Mapping | Collection | Condition)
+        )
         if not is_filter or isinstance(self.filter, (str, bytes)):
             raise TypeError(
                 "filter must be a dictionary, a function or a collection of ids, got "

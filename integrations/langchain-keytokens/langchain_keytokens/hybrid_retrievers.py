@@ -429,6 +429,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self, query: object, *, search_kwargs: Mapping[str, Any] | None = None, **own: Unpack[QueryArguments]
     ) -> list[RetrievedHit]:
         text, settings = checked_query(query), self._search_settings(**own)
+        self._say_unknown_keys(**own)
         if (ranking := self._ranking(search_kwargs)) is None:
             return self.retriever.search(text, settings, vectors=self._batched(text))
         outside, settings = ranking.search(text, settings)
@@ -438,6 +439,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self, query: object, *, search_kwargs: Mapping[str, Any] | None = None, **own: Unpack[QueryArguments]
     ) -> list[RetrievedHit]:
         text, settings = checked_query(query), self._search_settings(**own)
+        await asyncio.to_thread(self._say_unknown_keys, **own)
         if (ranking := self._ranking(search_kwargs)) is None:
             return await self.retriever.asearch(text, settings, vectors=self._batched(text))
         outside, settings = await ranking.asearch(text, settings)

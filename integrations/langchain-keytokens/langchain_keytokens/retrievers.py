@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,7 +23,6 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field
 from st_keytokens import HybridEmbeddings, KeyTokenEncoder, SparseEmbeddings
-from st_keytokens.index import Document as IndexedDocument
 from st_keytokens.retrieval import (
     OnConflict,
     RetrievedHit,
@@ -35,10 +35,13 @@ from st_keytokens.retrieval import (
 )
 from typing_extensions import Self, Unpack
 
-__all__ = ["DocumentFilter", "KeyTokensRetriever", "QueryArguments", "checked_documents", "checked_query", "with_ids"]
+from langchain_keytokens.filters import DocumentFilter, filter_keys, index_filter
 
-DocumentFilter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
+__all__ = ["KeyTokensRetriever", "QueryArguments", "checked_documents", "checked_query", "with_ids"]
+
 Batch = tuple[Retriever, Mapping[str, HybridEmbeddings]]
+
+logger = logging.getLogger(__name__)
 
 ENCODER_FOLDER = "encoder"
 _NAMES = UUID("6ba3b4b9-5b0c-4a55-9a7e-7c4d1b9a1c11")  # of ids that are made of what a document says
@@ -456,12 +459,19 @@ class KeyTokensRetriever(BaseRetriever):
         batch = _BATCH.get()
         return None if batch is None or batch[0] is not self.retriever else batch[1].get(query)
 
+    def _say_unknown_keys(self, *, filter: DocumentFilter | None = None, **own: Any) -> None:
+        """Says once of each key that a filter asks for that no document has it."""
+        for key in self.retriever.newly_missing(filter_keys(self.filter if filter is None else filter)):
+            logger.warning("filter asks for the key %r, which none of %d documents has.", key, len(self.retriever))
+
     def _hits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
         text = checked_query(query)
+        self._say_unknown_keys(**own)
         return self.retriever.search(text, self._search_settings(**own), vectors=self._batched(text))
 
     async def _ahits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
         text = checked_query(query)
+        await asyncio.to_thread(self._say_unknown_keys, **own)
         return await self.retriever.asearch(text, self._search_settings(**own), vectors=self._batched(text))
 
     def _get_relevant_documents(
@@ -506,7 +516,7 @@ class KeyTokensRetriever(BaseRetriever):
         return SearchSettings(
             mode="sparse",
             top_k=self.k if k is None else checked_int("k", k, minimum=1),
-            filter=_index_filter(self.filter if filter is None else filter),
+            filter=index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
         )
 
@@ -556,15 +566,6 @@ def checked_query(query: object) -> str:
             "In a chain, put itemgetter or a function before the retriever."
         )
     return query
-
-
-def _index_filter(
-    filter: DocumentFilter | None,
-) -> Mapping[str, Any] | Callable[[IndexedDocument], bool] | Collection[str] | None:
-    """A filter over LangChain documents as one over those of the index."""
-    if not callable(filter):
-        return filter
-    return lambda found: filter(Document(id=found.id, page_content=found.text or "", metadata=found.metadata))
 
 
 def _as_documents(

@@ -18,8 +18,9 @@ from st_keytokens import KeyTokenEncoder
 from typing_extensions import Self
 
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
+from langchain_keytokens.filters import DocumentFilter
 from langchain_keytokens.hybrid_retrievers import KeyTokensHybridRetriever
-from langchain_keytokens.retrievers import DocumentFilter, KeyTokensRetriever
+from langchain_keytokens.retrievers import KeyTokensRetriever
 
 __all__ = ["KeyTokensDocumentIndex", "KeyTokensVectorStore"]
 

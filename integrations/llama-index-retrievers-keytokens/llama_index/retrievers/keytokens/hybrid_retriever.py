@@ -297,8 +297,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
         vectors = self._vectors(query_bundle, settings, has_outside=True)
         hits = self._retriever.search(query_bundle.query_str, settings, outside=outside, vectors=vectors)
-        if not hits:
-            self._say_unknown_keys(query_bundle)
+        self._say_unknown_keys(query_bundle)
         return [
             scored_node(
                 restored_node(hit.text, hit.metadata)

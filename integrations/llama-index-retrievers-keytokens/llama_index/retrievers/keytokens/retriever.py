@@ -25,7 +25,7 @@ from st_keytokens import HybridEmbeddings, KeyTokenEncoder
 from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings
 from typing_extensions import Self, Unpack
 
-from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters, metadata_value
+from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters
 from llama_index.retrievers.keytokens.hits import (
     KeyTokensNodeWithScore,
     KeyTokensQueryBundle,
@@ -142,7 +142,6 @@ class KeyTokensRetriever(BaseRetriever):
         self.filters = filters
         self.explain = explain
         self._source: NodeSource | None = None
-        self._checked_keys: set[str] = set()
         self._path = None if path is None else str(Path(path).absolute())
         self._retriever = Retriever(encoder, path, has_dense=self._has_dense)
         self._settings(None)
@@ -420,20 +419,13 @@ class KeyTokensRetriever(BaseRetriever):
         return self._retriever.query_vectors(texts, dense=dense, mode=mode, has_outside=has_outside)
 
     def _nodes(self, hits: Sequence[RetrievedHit], query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if not hits:
-            self._say_unknown_keys(query_bundle)
+        self._say_unknown_keys(query_bundle)
         return [scored_node(restored_node(hit.text, hit.metadata), hit) for hit in hits]
 
     def _say_unknown_keys(self, query_bundle: QueryBundle) -> None:
         """Says once of each key that filters ask for that no node has it."""
-        keys = [key for key in filter_keys(self._filters(query_bundle)) if key not in self._checked_keys]
-        if not keys or not len(self):
-            return
-        documents = self._retriever.documents()
-        for key in keys:
-            self._checked_keys.add(key)
-            if all(metadata_value(document.metadata, key) is None for document in documents):
-                logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(documents))
+        for key in self._retriever.newly_missing(filter_keys(self._filters(query_bundle))):
+            logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(self))
 
     def _follow(self) -> None:
         """Does what has been done to the index that the retriever was made of."""
