@@ -21,9 +21,9 @@ import numpy as np
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
-from st_keytokens.index.documents import checked_strings, packed_metadata
+from st_keytokens.index.documents import Hit, checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
-from st_keytokens.index.search import Mode, SearchPlan
+from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side
 from st_keytokens.index.store import copy_index, finish_copy
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
@@ -341,6 +341,7 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]: ...
 
@@ -359,6 +360,7 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit] | list[list[RetrievedHit]]:
         """Find the best documents for each query.
@@ -369,6 +371,8 @@ class Retriever:
             outside: A dense ranking of another store for one query, best first; it takes the place of the index's
                 dense side. Its hits are joined with ours by id or, where the store gives none or our index does not
                 know it, by text. A filter holds for them too. Ask the store for ``settings.fused_depth`` hits.
+            others: More rankings for one query, by the names that ``settings.others`` has; joined and filtered as
+                ``outside``, and fused beside both sides. One without scores counts by its ranks.
             vectors: Those of the queries, from :meth:`embed` or, of one query, :meth:`query_vectors`; nothing is
                 embedded then. None: the queries are embedded.
 
@@ -378,30 +382,78 @@ class Retriever:
 
         Raises:
             TypeError: If a query is not a string.
-            ValueError: If the mode needs dense vectors and there are none, or the encoder was changed.
+            ValueError: If the mode needs dense vectors and there are none, the encoder was changed, or ``others`` are
+                not those of the settings.
         """
         settings = settings or _DEFAULTS
+        if sorted(others or ()) != sorted(settings.others):
+            raise ValueError(f"others must be those of the settings, {settings.others}, got {tuple(others or ())}.")
         texts = checked_strings("queries", [queries] if isinstance(queries, str) else queries)
-        mode = self._mode(settings, outside is not None)
+        mode = self._mode(settings, outside is not None or bool(others))
         self._check_encoder()
         if not texts:
             return []
         weights = self.encoder.fusion_weights if settings.weights is None else settings.weights
         plan = settings.plan(mode=mode, weights=weights, filter=_stored_filter(settings.filter))
-        if outside is not None:
-            if not isinstance(queries, str):
-                raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
-            if vectors is None and not queries.strip():
-                return []
-            return self._search_with(outside, queries, plan, settings.has_matches, vectors)
-        is_given = vectors is not None
-        vectors = self._embedded(texts, mode) if vectors is None else vectors
-        results = []
-        for row, found in enumerate(self.index.ranked(vectors, plan)):
-            has_dense = is_given and vectors.dense is not None and bool(vectors.dense[row].any())
-            hits = retrieved(found) if has_dense or texts[row].strip() else []
-            results.append(self._explained(hits, vectors[row]) if settings.has_matches else hits)
+        if (outside is not None or others) and not isinstance(queries, str):
+            raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
+        has_row = [bool(text.strip()) for text in texts]
+        if vectors is not None:
+            dense = None if outside is not None else vectors.dense
+            has_row = [has_row[n] or (dense is not None and bool(dense[n].any())) for n in range(len(texts))]
+        elif outside is None:
+            vectors = self._embedded(texts, mode)
+        elif has_row[0]:
+            vectors = HybridEmbeddings(None, self._beside_dense(texts[0]))
+        else:
+            return []
+        results = self._grouped(vectors, plan, settings.group_by, outside, others or {}, has_row)
+        if settings.has_matches:
+            results = [self._explained(hits, vectors[row]) for row, hits in enumerate(results)]
         return results[0] if isinstance(queries, str) else results
+
+    def _grouped(
+        self,
+        vectors: HybridEmbeddings,
+        plan: SearchPlan,
+        group_by: str | None,
+        outside: Sequence[OutsideHit] | None,
+        others: Mapping[str, Sequence[OutsideHit]],
+        has_row: Sequence[bool],
+    ) -> list[list[RetrievedHit]]:
+        """Hits of each query; with groups, of as many documents as it takes to have enough groups."""
+        if group_by is None:
+            return self._results(vectors, plan, outside, others, has_row)
+        depth = plan.depth
+        while True:
+            sides = 2 + len(others) if plan.mode == "hybrid" else 1
+            results = [
+                _first_of_groups(hits, group_by, plan.top_k)
+                for hits in self._results(
+                    vectors, replace(plan, top_k=depth * sides, depth=depth), outside, others, has_row
+                )
+            ]
+            if depth >= len(self) or all(len(hits) >= plan.top_k for hits in results):
+                return results
+            depth *= 4
+
+    def _results(
+        self,
+        vectors: HybridEmbeddings,
+        plan: SearchPlan,
+        outside: Sequence[OutsideHit] | None,
+        others: Mapping[str, Sequence[OutsideHit]],
+        has_row: Sequence[bool],
+    ) -> list[list[RetrievedHit]]:
+        if outside is None and not others:
+            ranked = self.index.ranked(vectors, plan)
+            return [retrieved(found) if has_row[row] else [] for row, found in enumerate(ranked)]
+        found: dict[Side, list[Hit]] = {"dense": [], "sparse": []}
+        if has_row[0] or outside is not None:
+            for side in SIDES if outside is None else SIDES[1:]:
+                of_side = HybridEmbeddings(vectors.dense if side == "dense" else None, vectors.sparse)
+                found[side] = self.index.ranked(of_side, replace(plan, mode=side, top_k=plan.depth))[0]
+        return [fuse_outside(outside, found["sparse"], self._look_up, plan, dense=found["dense"], others=others)]
 
     async def asearch(
         self,
@@ -409,10 +461,11 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]:
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, settings, outside=outside, vectors=vectors)
+        return await asyncio.to_thread(self.search, query, settings, outside=outside, others=others, vectors=vectors)
 
     def query_vectors(
         self, texts: Sequence[str], *, dense: Sequence[float] | None = None, mode: Mode, has_outside: bool = False
@@ -525,19 +578,6 @@ class Retriever:
             return self.encoder.encode_query([query], query="lookup").sparse
         return self.pair.sparse([query], "query")
 
-    def _search_with(
-        self,
-        outside: Sequence[OutsideHit],
-        query: str,
-        plan: SearchPlan,
-        has_matches: bool,
-        vectors: HybridEmbeddings | None,
-    ) -> list[RetrievedHit]:
-        vectors = HybridEmbeddings(None, self._beside_dense(query) if vectors is None else vectors.sparse)
-        (found,) = self.index.ranked(vectors, replace(plan, mode="sparse", top_k=plan.depth))
-        hits = fuse_outside(outside, found, self._look_up, plan)
-        return self._explained(hits, vectors) if has_matches else hits
-
     def _look_up(self, id: str) -> Document | None:
         try:
             return self.index.get([id])[0]
@@ -574,6 +614,22 @@ def _leads_somewhere(metadata: Mapping[str, Any], key: str) -> bool:
             return False
         found = found[step]
     return True
+
+
+def _first_of_groups(hits: Sequence[RetrievedHit], key: str, top_k: int) -> list[RetrievedHit]:
+    """The best hit of each group, and those of none, ranked anew."""
+    seen: set[str] = set()
+    kept: list[RetrievedHit] = []
+    for hit in hits:
+        if len(kept) == top_k:
+            break
+        if key in hit.metadata:
+            group = repr(json_value(hit.metadata[key]))
+            if group in seen:
+                continue
+            seen.add(group)
+        kept.append(replace(hit, rank=len(kept) + 1))
+    return kept
 
 
 def _stored_filter(filter: Filter | None) -> ParsedFilter | None:

@@ -31,10 +31,13 @@ class SearchSettings:
         fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
             single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks. Only for
             hybrid.
-        weights: Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named. None: the encoder's
-            ``fusion_weights``.
+        weights: Factors of ``"dense"``, ``"sparse"`` and ``others`` in the fusion, 1 where not named. None: the
+            encoder's ``fusion_weights``.
         depth: How many hits of each side are fused; None for ``max(100, 10 * top_k)``.
         has_matches: Whether hits say which terms they matched.
+        others: Names of rankings from outside that are fused beside the dense and the sparse one.
+        group_by: A key of the metadata of whose values each is found once, by its best document; documents without
+            the key are found all. None: no groups.
 
     Raises:
         TypeError: If a number is none, or the filter is none of these.
@@ -48,6 +51,8 @@ class SearchSettings:
     weights: Mapping[str, float] | None = None
     depth: int | None = None
     has_matches: bool = False
+    others: tuple[str, ...] = ()
+    group_by: str | None = None
 
     def __post_init__(self) -> None:
         plan = SearchPlan.checked(mode=self.mode, top_k=self.top_k, depth=self.depth)
@@ -67,8 +72,12 @@ class SearchSettings:
                 f"weights must be a dictionary of 'dense' and 'sparse', got {type(self.weights).__name__} "
                 f"{self.weights!r:.60}. Give {{'dense': 1.0, 'sparse': 2.0}}."
             )
+        if self.group_by is not None and not isinstance(self.group_by, str):
+            raise TypeError(
+                f"group_by must be a key of the metadata, got {type(self.group_by).__name__} {self.group_by!r:.60}."
+            )
         for name, weight in (self.weights or {}).items():
-            check_choice("weights", name, SIDES)
+            check_choice("weights", name, (*SIDES, *self.others))
             checked_float(f"weights[{name!r}]", weight, minimum=0)
 
     @property
@@ -99,7 +108,8 @@ class RetrievedHit:
         scores: The scores of the sides that found it, ``"dense"`` and ``"sparse"``.
         matches: The terms that it shares with the query, by falling contribution, where they were asked for. Empty
             for a document that our index does not hold.
-        outside: Its position in the ranking from outside, from 0; None where that does not hold it.
+        outside: Its position in the first ranking from outside that holds it, from 0; None where none does.
+        side: The name of that ranking.
     """
 
     id: str | None
@@ -110,6 +120,7 @@ class RetrievedHit:
     scores: dict[str, float]
     matches: list[MatchedTerm] | None = None
     outside: int | None = None
+    side: str = "dense"
 
 
 def retrieved(hits: Sequence[Hit]) -> list[RetrievedHit]:

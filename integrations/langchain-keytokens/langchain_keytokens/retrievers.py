@@ -77,6 +77,9 @@ class KeyTokensRetriever(BaseRetriever):
             Key of the metadata that the score goes to; it takes the place of a key of that name in what is returned.
             None, the default, leaves the metadata as they were, so that a document found by two queries is one
             document to whoever compares them; ``search_with_scores`` gives the scores beside the documents.
+        group_by: str | None
+            Key of the metadata of whose values each is found once, by its best document, such as the one that names
+            the source; documents without it are found all.
         matches_key: str | None
             Key of the metadata that the matched tokens go to, with their contributions to the score.
 
@@ -111,6 +114,7 @@ class KeyTokensRetriever(BaseRetriever):
     retriever: Retriever = Field(exclude=True, repr=False)
     k: int = Field(default=4, ge=1)
     filter: dict[str, Any] | None = None
+    group_by: str | None = None
     score_key: str | None = None
     matches_key: str | None = None
 
@@ -518,6 +522,7 @@ class KeyTokensRetriever(BaseRetriever):
             top_k=self.k if k is None else checked_int("k", k, minimum=1),
             filter=index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
+            group_by=self.group_by,
         )
 
 

@@ -315,6 +315,7 @@ class TestConfiguration:
             "metadata": None,
             "k": 3,
             "filter": None,
+            "group_by": None,
             "score_key": None,
             "matches_key": None,
         }

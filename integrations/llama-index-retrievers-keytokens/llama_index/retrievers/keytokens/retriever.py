@@ -63,6 +63,7 @@ class RetrieverArguments(LiveArguments, total=False):
     path: str | PathLike[str] | None
     similarity_top_k: int
     filters: MetadataFilters | None
+    group_by: str | None
     explain: bool
     verbose: bool
 
@@ -92,6 +93,8 @@ class KeyTokensRetriever(BaseRetriever):
             these settings. None: a temporary one, to be kept with :meth:`persist`.
         similarity_top_k: At most so many hits.
         filters: What nodes must be like to be found.
+        group_by: A key of the metadata of whose values each is found once, by its best node: ``"ref_doc_id"`` for one
+            hit of each source document. Nodes without the key are found all. None: no groups.
         explain: Whether hits say which tokens they matched.
         verbose: Whether retrieving from objects is printed.
         **live: ``callback_manager`` gets the events of each retrieval. ``objects`` are index nodes whose objects stand
@@ -102,6 +105,7 @@ class KeyTokensRetriever(BaseRetriever):
         encoder: As given.
         similarity_top_k: As given; may be changed.
         filters: As given; may be changed.
+        group_by: As given; may be changed.
         explain: As given; may be changed.
 
     Raises:
@@ -130,6 +134,7 @@ class KeyTokensRetriever(BaseRetriever):
         path: str | PathLike[str] | None = None,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         filters: MetadataFilters | None = None,
+        group_by: str | None = None,
         explain: bool = False,
         verbose: bool = False,
         **live: Unpack[LiveArguments],
@@ -140,6 +145,7 @@ class KeyTokensRetriever(BaseRetriever):
         self.encoder = encoder
         self.similarity_top_k = similarity_top_k
         self.filters = filters
+        self.group_by = group_by
         self.explain = explain
         self._source: NodeSource | None = None
         self._path = None if path is None else str(Path(path).absolute())
@@ -399,6 +405,7 @@ class KeyTokensRetriever(BaseRetriever):
             top_k=self.similarity_top_k if top_k is None else top_k,
             filter=index_filter(self._filters(query_bundle)),
             has_matches=self.explain,
+            group_by=self.group_by,
         )
 
     def _filters(self, query_bundle: QueryBundle | None) -> MetadataFilters | None:
@@ -520,7 +527,7 @@ class KeyTokensRetriever(BaseRetriever):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         state = self.__getstate__()
-        shared = {"encoder", "callback_manager", "_source", "_side", "_files", "object_map"}
+        shared = {"encoder", "callback_manager", "_source", "_side", "retrievers", "_files", "object_map"}
         copied = {key: value if key in shared else copy.deepcopy(value, memo) for key, value in state.items()}
         other = type(self).__new__(type(self))
         other.__setstate__({**copied, "object_map": dict(self.object_map)})
@@ -531,6 +538,7 @@ class KeyTokensRetriever(BaseRetriever):
         return {
             "similarity_top_k": self.similarity_top_k,
             "filters": None if self.filters is None else self.filters.model_dump(mode="json"),
+            "group_by": self.group_by,
             "explain": self.explain,
             "verbose": self._verbose,
         }
