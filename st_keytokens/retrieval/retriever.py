@@ -32,6 +32,7 @@ from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retri
 from st_keytokens.shared.checks import check_choice
 from st_keytokens.shared.files import read_json, write_atomically
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.terms.words import WordVocabulary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -332,7 +333,8 @@ class Retriever:
         if has_outside:
             self.pair.prepare(queries, "query")
             return None
-        return self._embedded(list(queries), self._mode(settings or _DEFAULTS, False))
+        settings = settings or _DEFAULTS
+        return self._embedded(list(queries), self._mode(settings, False), settings.needs_known_word)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -402,7 +404,7 @@ class Retriever:
             dense = None if outside is not None else vectors.dense
             has_row = [has_row[n] or (dense is not None and bool(dense[n].any())) for n in range(len(texts))]
         elif outside is None:
-            vectors = self._embedded(texts, mode)
+            vectors = self._embedded(texts, mode, settings.needs_known_word)
         elif has_row[0]:
             vectors = HybridEmbeddings(None, self._beside_dense(texts[0]))
         else:
@@ -468,7 +470,13 @@ class Retriever:
         return await asyncio.to_thread(self.search, query, settings, outside=outside, others=others, vectors=vectors)
 
     def query_vectors(
-        self, texts: Sequence[str], *, dense: Sequence[float] | None = None, mode: Mode, has_outside: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        dense: Sequence[float] | None = None,
+        mode: Mode,
+        has_outside: bool = False,
+        needs_known_word: bool = True,
     ) -> HybridEmbeddings:
         """Vectors of one query that stands in several texts, or whose dense vector is known: the means over the texts.
 
@@ -477,6 +485,7 @@ class Retriever:
             dense: The dense vector, of this encoder; None to embed the texts.
             mode: The mode of the search.
             has_outside: Whether the dense ranking comes from another store, so that only a sparse vector is needed.
+            needs_known_word: As in :class:`SearchSettings`; of several texts, one has to have such a word.
 
         Raises:
             TypeError: If a text is not a string.
@@ -488,12 +497,15 @@ class Retriever:
                 f"dense must have the encoder's dimension {self.encoder.get_embedding_dimension()}, got {len(dense)}."
             )
         if mode == "sparse" and not has_outside:
-            return HybridEmbeddings(None, _mean(self.pair.sparse(names, "query")))
+            sparse = self.pair.sparse(names, "query")
+            if needs_known_word and not any(self._know(names)):
+                sparse = self._no_terms()
+            return HybridEmbeddings(None, _mean(sparse))
         if has_outside or dense is not None or not names:
             parts = [self._beside_dense(text) for text in names]
             sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
             return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), sparse)
-        both = self._embedded(names, mode)
+        both = self._embedded(names, mode, needs_known_word)
         mean = None if both.dense is None else both.dense.mean(axis=0, keepdims=True)
         return HybridEmbeddings(mean, _mean(both.sparse))
 
@@ -563,14 +575,30 @@ class Retriever:
             )
         return settings.mode or ("hybrid" if has_dense else "sparse")
 
-    def _embedded(self, queries: list[str], mode: Mode) -> HybridEmbeddings:
+    def _embedded(self, queries: list[str], mode: Mode, needs_known_word: bool) -> HybridEmbeddings:
         """Queries as the mode needs them: nothing runs for a sparse search by lookup."""
         if mode == "sparse":
-            return HybridEmbeddings(None, self.pair.sparse(queries, "query"))
+            sparse = self.pair.sparse(queries, "query")
+            if needs_known_word and not all(known := self._know(queries)):
+                none = self._no_terms()
+                sparse = SparseEmbeddings.concatenate(
+                    [sparse[i : i + 1] if known[i] else none for i in range(len(known))]
+                )
+            return HybridEmbeddings(None, sparse)
         vectors = self.encoder.encode_query(queries, query="encode", is_hybrid=mode == "hybrid")
         if self.encoder.query == "lookup":
             return HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
         return vectors
+
+    def _know(self, queries: list[str]) -> list[bool]:
+        """Whether a document has a word of each query; not asked of pieces of words, and where nothing is decoded."""
+        encoder = self.encoder
+        is_decoded = encoder.query == "encode" and encoder.weighting.query_terms == "both"
+        if not (is_decoded and isinstance(encoder.vocabulary, WordVocabulary)):
+            return [True] * len(queries)
+        own = encoder.encode_query(queries, query="lookup").sparse
+        rows = [own.row(number)[0].tolist() for number in range(len(queries))]
+        return [any(self.index.document_frequencies(ids)) for ids in rows]
 
     def _beside_dense(self, query: str) -> SparseEmbeddings:
         """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours."""

@@ -35,6 +35,9 @@ class SearchSettings:
             encoder's ``fusion_weights``.
         depth: How many hits of each side are fused; None for ``max(100, 10 * top_k)``.
         has_matches: Whether hits say which terms they matched.
+        needs_known_word: Whether a sparse search finds nothing for a query none of whose own words a document has;
+            only where terms are words. What such a query decodes to is noise: its best scores are those of real
+            queries, nearly all of which have a word that is known (``docs/results/unknown-words.json``).
         others: Names of rankings from outside that are fused beside the dense and the sparse one.
         group_by: A key of the metadata of whose values each is found once, by its best document; documents without
             the key are found all. None: no groups.
@@ -51,6 +54,7 @@ class SearchSettings:
     weights: Mapping[str, float] | None = None
     depth: int | None = None
     has_matches: bool = False
+    needs_known_word: bool = True
     others: tuple[str, ...] = ()
     group_by: str | None = None
 

@@ -80,6 +80,9 @@ class KeyTokensRetriever(BaseRetriever):
         group_by: str | None
             Key of the metadata of whose values each is found once, by its best document, such as the one that names
             the source; documents without it are found all.
+        needs_known_word: bool
+            Whether a sparse search finds nothing for a query none of whose own words a document has, as by default:
+            what such a query decodes to is noise.
         matches_key: str | None
             Key of the metadata that the matched tokens go to, with their contributions to the score.
 
@@ -115,6 +118,7 @@ class KeyTokensRetriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     filter: dict[str, Any] | None = None
     group_by: str | None = None
+    needs_known_word: bool = True
     score_key: str | None = None
     matches_key: str | None = None
 
@@ -523,6 +527,7 @@ class KeyTokensRetriever(BaseRetriever):
             filter=index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
             group_by=self.group_by,
+            needs_known_word=self.needs_known_word,
         )
 
 

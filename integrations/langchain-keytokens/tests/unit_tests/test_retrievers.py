@@ -316,6 +316,7 @@ class TestConfiguration:
             "k": 3,
             "filter": None,
             "group_by": None,
+            "needs_known_word": True,
             "score_key": None,
             "matches_key": None,
         }

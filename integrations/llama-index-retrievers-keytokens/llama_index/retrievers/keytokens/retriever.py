@@ -64,6 +64,7 @@ class RetrieverArguments(LiveArguments, total=False):
     similarity_top_k: int
     filters: MetadataFilters | None
     group_by: str | None
+    needs_known_word: bool
     explain: bool
     verbose: bool
 
@@ -95,6 +96,8 @@ class KeyTokensRetriever(BaseRetriever):
         filters: What nodes must be like to be found.
         group_by: A key of the metadata of whose values each is found once, by its best node: ``"ref_doc_id"`` for one
             hit of each source document. Nodes without the key are found all. None: no groups.
+        needs_known_word: Whether a sparse search finds nothing for a query none of whose own words a node has: what
+            such a query decodes to is noise.
         explain: Whether hits say which tokens they matched.
         verbose: Whether retrieving from objects is printed.
         **live: ``callback_manager`` gets the events of each retrieval. ``objects`` are index nodes whose objects stand
@@ -106,6 +109,7 @@ class KeyTokensRetriever(BaseRetriever):
         similarity_top_k: As given; may be changed.
         filters: As given; may be changed.
         group_by: As given; may be changed.
+        needs_known_word: As given; may be changed.
         explain: As given; may be changed.
 
     Raises:
@@ -135,6 +139,7 @@ class KeyTokensRetriever(BaseRetriever):
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         filters: MetadataFilters | None = None,
         group_by: str | None = None,
+        needs_known_word: bool = True,
         explain: bool = False,
         verbose: bool = False,
         **live: Unpack[LiveArguments],
@@ -146,6 +151,7 @@ class KeyTokensRetriever(BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.group_by = group_by
+        self.needs_known_word = needs_known_word
         self.explain = explain
         self._source: NodeSource | None = None
         self._path = None if path is None else str(Path(path).absolute())
@@ -406,6 +412,7 @@ class KeyTokensRetriever(BaseRetriever):
             filter=index_filter(self._filters(query_bundle)),
             has_matches=self.explain,
             group_by=self.group_by,
+            needs_known_word=self.needs_known_word,
         )
 
     def _filters(self, query_bundle: QueryBundle | None) -> MetadataFilters | None:
@@ -423,7 +430,10 @@ class KeyTokensRetriever(BaseRetriever):
         texts = [text for text in query_bundle.embedding_strs if text.strip()]
         if dense is None and (texts == [query_bundle.query_str] or not (texts or query_bundle.embedding)):
             return None
-        return self._retriever.query_vectors(texts, dense=dense, mode=mode, has_outside=has_outside)
+        needs_known_word = settings.needs_known_word
+        return self._retriever.query_vectors(
+            texts, dense=dense, mode=mode, has_outside=has_outside, needs_known_word=needs_known_word
+        )
 
     def _nodes(self, hits: Sequence[RetrievedHit], query_bundle: QueryBundle) -> list[NodeWithScore]:
         self._say_unknown_keys(query_bundle)
@@ -539,6 +549,7 @@ class KeyTokensRetriever(BaseRetriever):
             "similarity_top_k": self.similarity_top_k,
             "filters": None if self.filters is None else self.filters.model_dump(mode="json"),
             "group_by": self.group_by,
+            "needs_known_word": self.needs_known_word,
             "explain": self.explain,
             "verbose": self._verbose,
         }
