@@ -109,6 +109,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
                 print(hit.score, hit.scores, hit.node.get_content())
     """
 
+    _opens_stores = True
+
     def __init__(
         self,
         encoder: KeyTokenEncoder,
@@ -179,7 +181,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         """Opens what :meth:`persist` kept, with all its settings; further changes go into that directory.
 
         Args:
-            path: The directory.
+            path: The directory; that of a ``KeyTokensVectorStore`` is opened with the default settings.
             encoder: The encoder that made the index.
             index: As for :meth:`KeyTokensRetriever.from_persist_dir`; ``dense`` is one already.
             docstore: Likewise.

@@ -129,6 +129,7 @@ class KeyTokensRetriever(BaseRetriever):
     """
 
     _has_dense = False
+    _opens_stores = False
 
     def __init__(
         self,
@@ -567,6 +568,8 @@ class KeyTokensRetriever(BaseRetriever):
         """What :meth:`_kept_settings` gave, with the filters themselves."""
         settings = Retriever.read_settings(path)
         kind = settings.pop("class", None)
+        if kind == "KeyTokensVectorStore" and cls._opens_stores:
+            return {"has_dense": True}
         if kind != cls.__name__:
             raise ValueError(
                 f"path must hold what {cls.__name__}.persist kept, got {path} of {kind!r}. "
