@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HybridArguments", "KeyTokensHybridRetriever"]
 
+logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 
@@ -132,6 +134,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         super().__init__(encoder, nodes, **settings)
         if isinstance(dense, VectorStoreIndex):
             self._open(NodeSource(dense))
+        self._say_other_count()
 
     @classmethod
     def from_defaults(
@@ -207,6 +210,17 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if index is not None or docstore is not None:
             retriever._open(NodeSource(index, docstore))
         return retriever
+
+    def _say_other_count(self) -> None:
+        """Says where a store that cannot list its nodes holds another number of them."""
+        count = None if self._side is None or not len(self) else self._side.count()
+        if count is not None and count != len(self):
+            logger.warning(
+                "the retriever holds %d nodes and the vector store %d: what one of them lacks is ranked by the other "
+                "alone. sync(nodes=...) brings the retriever in step with the application's nodes.",
+                len(self),
+                count,
+            )
 
     @property
     def vector_index(self) -> VectorStoreIndex | None:
@@ -406,6 +420,22 @@ class VectorStoreSide:
         """Whether queries are embedded by our encoder."""
         model = self.index._embed_model
         return isinstance(model, KeyTokensEmbedding) and model.encoder is self._encoder
+
+    def count(self) -> int | None:
+        """How many nodes a store of Qdrant, Milvus or Chroma holds; None for others, and where it does not answer."""
+        store: Any = self.index.vector_store
+        kind = store.class_name()
+        try:
+            if kind == "QdrantVectorStore":
+                return int(store.client.count(store.collection_name, exact=True).count)
+            if kind == "MilvusVectorStore":
+                counted = ["count(*)"]
+                (row,) = store.client.query(store.collection_name, filter="", output_fields=counted)
+                return int(row["count(*)"])
+            return int(store.client.count()) if kind == "ChromaVectorStore" else None
+        except Exception as err:  # an asynchronous client alone, no collection yet, no server: a search will say
+            logger.debug("%s does not say how many nodes it holds: %s", kind, err)
+            return None
 
     def retrieve(self, query: QueryBundle, top_k: int, filters: MetadataFilters | None) -> list[NodeWithScore]:
         """The store's ranking of a query."""
