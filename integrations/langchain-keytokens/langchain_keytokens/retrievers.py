@@ -153,7 +153,7 @@ class KeyTokensRetriever(BaseRetriever):
             ValueError: If lengths differ, a text is no string, an id is given twice, a setting is unknown or out of
                 its range, or the index at ``path`` was made by another encoder.
         """
-        documents = _as_documents(list(texts), metadatas, ids)
+        documents = _as_documents(texts, metadatas, ids)
         return cls.from_documents(documents, encoder, path=path, **settings)
 
     @classmethod
@@ -183,7 +183,7 @@ class KeyTokensRetriever(BaseRetriever):
         **settings: Any,
     ) -> Self:
         """:meth:`from_texts`, asynchronously."""
-        documents = _as_documents(list(texts), metadatas, ids)
+        documents = _as_documents(texts, metadatas, ids)
         return await cls.afrom_documents(documents, encoder, path=path, **settings)
 
     @classmethod
@@ -308,7 +308,7 @@ class KeyTokensRetriever(BaseRetriever):
         on_conflict: OnConflict = "replace",
     ) -> list[str]:
         """:meth:`add_documents` for texts with metadata and ids."""
-        return self.add_documents(_as_documents(list(texts), metadatas, ids), on_conflict=on_conflict)
+        return self.add_documents(_as_documents(texts, metadatas, ids), on_conflict=on_conflict)
 
     def add_documents(self, documents: Iterable[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds documents, all or none. The next search finds them. They are not changed.
@@ -579,17 +579,27 @@ def checked_query(query: object) -> str:
 
 
 def _as_documents(
-    texts: list[str],
+    texts: Iterable[str],
     metadatas: Iterable[Mapping[str, Any] | None] | None,
     ids: Iterable[str | None] | None,
 ) -> list[Document]:
     """Documents of texts, each with its own metadata."""
-    given = [{} for _ in texts] if metadatas is None else [dict(entry or {}) for entry in metadatas]
-    names = [None] * len(texts) if ids is None else list(ids)
+    found = _listed("texts", texts)
+    given = [{}] * len(found) if metadatas is None else _listed("metadatas", metadatas)
+    names = [None] * len(found) if ids is None else _listed("ids", ids)
+    for entry in given:
+        if entry is not None and not isinstance(entry, Mapping):
+            raise TypeError(f"metadatas must be dictionaries, got {type(entry).__name__} {entry!r:.60}.")
     for name, values in (("metadatas", given), ("ids", names)):
-        if len(values) != len(texts):
-            raise ValueError(f"{name} must be as many as texts, {len(texts)}, got {len(values)}.")
+        if len(values) != len(found):
+            raise ValueError(f"{name} must be as many as texts, {len(found)}, got {len(values)}.")
     return [
-        Document(id=id, page_content=text, metadata=metadata)
-        for text, metadata, id in zip(texts, given, names, strict=True)
+        Document(id=id, page_content=text, metadata=dict(metadata or {}))
+        for text, metadata, id in zip(found, given, names, strict=True)
     ]
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list with one entry a text, got {type(values).__name__} {values!r:.60}.")
+    return list(values)

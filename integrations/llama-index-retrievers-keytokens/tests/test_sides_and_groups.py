@@ -177,3 +177,9 @@ class TestGroups:
         assert len({hit.node.ref_doc_id for hit in found}) == len(found) > 1
         retriever.close()
         assert KeyTokensRetriever.from_persist_dir(tmp_path / "r", encoder).group_by == "ref_doc_id"
+
+
+@pytest.mark.parametrize("query", [["stars"], None, 5])
+def test_what_is_no_query_is_refused(encoder, query):
+    with pytest.raises(TypeError, match=r"query must be a string or a QueryBundle, got .* go into retrieve_batch"):
+        KeyTokensRetriever(encoder, make_nodes()).retrieve(query)

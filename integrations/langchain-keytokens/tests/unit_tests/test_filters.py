@@ -94,3 +94,17 @@ def test_a_filter_that_is_wrong_is_refused_when_it_is_given(encoder):
         KeyTokensHybridRetriever.from_texts(["a"], encoder, filter={"year": {"$near": 3}})
     with pytest.raises(TypeError, match=r"filter values must be .* For one of them say"):
         KeyTokensRetriever.from_texts(["a"], encoder).invoke("a", filter={"year": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": "stars"}, "texts must be a list with one entry a text, got str 'stars'"),
+        ({"texts": ["a"], "metadatas": {"year": 1}}, "metadatas must be a list with one entry a text, got dict"),
+        ({"texts": ["a"], "metadatas": ["year"]}, "metadatas must be dictionaries, got str 'year'"),
+        ({"texts": ["a"], "ids": "b"}, "ids must be a list with one entry a text, got str 'b'"),
+    ],
+)
+def test_what_is_no_list_is_refused(encoder, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        KeyTokensRetriever.from_texts(encoder=encoder, **arguments)

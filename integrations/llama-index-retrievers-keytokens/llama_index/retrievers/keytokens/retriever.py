@@ -589,6 +589,11 @@ def query_with(
     query: QueryType, *, filters: MetadataFilters | None = None, similarity_top_k: int | None = None
 ) -> QueryBundle:
     """A query with settings of its own, those of the call first."""
+    if not isinstance(query, (str, QueryBundle)):
+        raise TypeError(
+            f"query must be a string or a QueryBundle, got {type(query).__name__} {query!r:.60}. "
+            "Several queries go into retrieve_batch."
+        )
     bundle = QueryBundle(query) if isinstance(query, str) else query
     if filters is None and similarity_top_k is None:
         return bundle
