@@ -14,7 +14,18 @@ from st_keytokens.engines.qdrant import point_id
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, Scalar
+from st_keytokens.index.filters import (
+    AllOf,
+    AnyOf,
+    Compares,
+    Condition,
+    Exists,
+    HasId,
+    IsIn,
+    Not,
+    Scalar,
+    refused_condition,
+)
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.shared.imports import imported
@@ -55,7 +66,9 @@ def _milvus_filter(condition: Condition) -> str:
         return _has([_facet("key", condition.key)])
     if isinstance(condition, IsIn):
         return _has([_value_facet(condition.key, value) for value in condition.values])
-    return _comparison(condition)
+    if isinstance(condition, Compares):
+        return _comparison(condition)
+    raise refused_condition(condition)
 
 
 def _comparison(condition: Compares) -> str:

@@ -13,7 +13,7 @@ from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, refused_condition
 from st_keytokens.index.fusion import reciprocal_rank_fusion
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
@@ -61,7 +61,9 @@ def condition_sql(condition: Condition) -> Sql:
         # containment finds a scalar under a key by type and value, and one value of it in an index
         held = [json.dumps({condition.key: value}, ensure_ascii=False) for value in condition.values]
         return ("metadata @> %s::jsonb", held) if len(held) == 1 else ("metadata @> ANY(%s::jsonb[])", [held])
-    return _comparison(condition)
+    if isinstance(condition, Compares):
+        return _comparison(condition)
+    raise refused_condition(condition)
 
 
 def _comparison(condition: Compares) -> Sql:

@@ -15,7 +15,7 @@ from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records, check_whole_numbers
 from st_keytokens.engines.retrying import Retry, is_temporary_grpc
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, refused_condition
 from st_keytokens.index.search import SIDES, SearchPlan, Side
 from st_keytokens.index.store import Encoder
 from st_keytokens.shared.files import write_atomically
@@ -76,6 +76,8 @@ def _filter_body(condition: Condition) -> dict[str, Any]:
                 "Keep such values as numbers, dates as timestamps for example."
             )
         return {"must": [{"key": path, "range": {condition.operator[1:]: condition.bound}}, is_no_list]}
+    if not isinstance(condition, IsIn):
+        raise refused_condition(condition)
     found = [{"must": [{"should": _equals(condition, path)}, is_no_list]}] if _equals(condition, path) else []
     if None in condition.values:
         found.append({"must": [{"is_null": {"key": path}}], "must_not": [{"is_null": {"key": f"{path}[]"}}]})

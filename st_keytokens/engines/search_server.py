@@ -14,7 +14,7 @@ from st_keytokens.engines.engine import CollectionSettings, Engine
 from st_keytokens.engines.records import Records
 from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Hit
-from st_keytokens.index.filters import AllOf, AnyOf, Condition, Exists, HasId, IsIn, Not
+from st_keytokens.index.filters import AllOf, AnyOf, Compares, Condition, Exists, HasId, IsIn, Not, refused_condition
 from st_keytokens.index.search import Side
 from st_keytokens.sparse_embeddings import HybridEmbeddings
 
@@ -158,6 +158,8 @@ def _filter_query(condition: Condition) -> dict[str, Any]:
         strings = [_checked_string(value) for value in condition.values if isinstance(value, str)]
         wanted = {"facts": facts, f"strings.{field}": strings}
         return _any([{"terms": {name: values}} for name, values in wanted.items() if values])
+    if not isinstance(condition, Compares):
+        raise refused_condition(condition)
     operator = condition.operator.removeprefix("$")
     if isinstance(condition.bound, str):
         return {"range": {f"strings.{field}": {operator: _checked_string(condition.bound)}}}

@@ -7,10 +7,14 @@ holds conditions, all of which must be met::
     {"year": {"$gte": 2000, "$lt": 2010}}   $eq, $ne, $gt, $gte, $lt, $lte; strings compare by code point
     {"language": {"$in": ["en", "de"]}}     $in, $nin
     {"year": {"$exists": True}}             the key is there, with null as well
+    {"tags": {"$contains": "star"}}         a list has the element, or a string the part
+    {"tags": {"$any": ["star", "gas"]}}     one of some, or "$all" of them
+    {"author": {"$within": {"name": "Ada"}}}    a dictionary meets a filter of its own
     {"$or": [{"year": 2024}, {"$not": {"language": "en"}}]}     $and, $or, $not
 
 A value meets a condition only if it has the type of what it is compared with, so that a list or a dictionary meets
-none, and ``$ne``, ``$nin`` and ``$not`` hold where a key is missing.
+none but those of the last three lines, and ``$ne``, ``$nin`` and ``$not`` hold where a key is missing. Elements of a
+list compare as values do. Engines refuse these three.
 
 :func:`parse_filter` checks a filter once and makes a tree of conditions of it. The tree is what everything works with:
 :func:`filter_sql` for our index, ``matches()`` for a single document, and each engine's own translation.
@@ -45,24 +49,29 @@ __all__ = [
     "Exists",
     "Filter",
     "FilterMasks",
+    "HasElement",
     "HasId",
+    "HasPart",
     "IsIn",
     "Not",
     "ParsedFilter",
     "Scalar",
+    "Within",
     "filter_operands",
     "filter_sql",
     "is_passing",
+    "looks_inside",
     "metadata_types",
     "parse_filter",
+    "refused_condition",
 ]
 
-Filter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
 Scalar = str | int | float | bool | None
 Sql = tuple[str, list[Any]]
 
 _COMPARISONS = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
-_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARISONS, "$exists")
+_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_COMPARISONS, "$exists", "$contains", "$any", "$all", "$within")
+_LISTS = ("$in", "$nin", "$any", "$all")
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,45 @@ class Exists:
 
 
 @dataclass(frozen=True)
+class HasElement:
+    """The value of a key is a list with an element that is one of some, of the same type. Of none: false."""
+
+    key: str
+    values: tuple[Scalar, ...]
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        found, wanted = metadata.get(self.key), [_typed(value) for value in self.values]
+        return isinstance(found, (list, tuple)) and any(_typed(element) in wanted for element in found)
+
+
+@dataclass(frozen=True)
+class HasPart:
+    """The value of a key is a string in which one of some stands. Of none: false."""
+
+    key: str
+    parts: tuple[str, ...]
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        found = metadata.get(self.key)
+        return isinstance(found, str) and any(part in found for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Within:
+    """The value of a key is a dictionary that meets a condition."""
+
+    key: str
+    part: Condition
+
+    def matches(self, id: str, metadata: Mapping[str, Any]) -> bool:
+        """See :meth:`AllOf.matches`."""
+        found = metadata.get(self.key)
+        return isinstance(found, Mapping) and self.part.matches(id, found)
+
+
+@dataclass(frozen=True)
 class HasId:
     """The document's id is one of some; of none: false."""
 
@@ -151,7 +199,8 @@ class HasId:
         return id in self._set
 
 
-Condition = AllOf | AnyOf | Not | IsIn | Compares | Exists | HasId
+Condition = AllOf | AnyOf | Not | IsIn | Compares | Exists | HasElement | HasPart | Within | HasId
+Filter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str] | Condition
 ParsedFilter = Condition | Callable[[Document], bool]
 
 
@@ -176,7 +225,7 @@ def parse_filter(filter: Filter) -> ParsedFilter:
 
     Args:
         filter: A dictionary in the language of this module, a function of a :class:`Document`, or a collection of ids,
-            of which unknown ones match nothing. Not modified.
+            of which unknown ones match nothing. Not modified. A tree of conditions stays what it is.
 
     Raises:
         TypeError: If it is none of these, or holds a value that cannot be compared.
@@ -189,7 +238,7 @@ def parse_filter(filter: Filter) -> ParsedFilter:
     """
     if isinstance(filter, Mapping):
         return _tree(filter)
-    if callable(filter):
+    if isinstance(filter, Condition) or callable(filter):
         return filter
     return HasId(tuple(dict.fromkeys(checked_strings("filter", filter))))
 
@@ -223,6 +272,11 @@ def _field(key: str, value: Any) -> list[Condition]:
             f"filter keys must have no quotes, backslashes, control characters or surrogates, got {key!r}. "
             "Use a function."
         )
+    if isinstance(value, (list, tuple, set, frozenset)):
+        raise TypeError(
+            f"filter values must be strings, numbers, booleans or None, got {type(value).__name__} {value!r:.60}. "
+            f'For one of them say {{"$in": [...]}}, and for a list that has one {{"$any": [...]}}.'
+        )
     if not isinstance(value, Mapping):
         return [IsIn(key, _checked_values([value]))]
     if not value:
@@ -233,10 +287,16 @@ def _field(key: str, value: Any) -> list[Condition]:
 def _operator(key: str, name: str, operand: Any) -> Condition:
     if name in ("$eq", "$ne"):
         found: Condition = IsIn(key, _checked_values([operand]))
-    elif name in ("$in", "$nin"):
+    elif name in _LISTS:
         if isinstance(operand, (str, bytes, Mapping)) or not isinstance(operand, Collection):
             raise TypeError(f"filter {name} must have a list, got {type(operand).__name__} {operand!r:.60}.")
-        found = IsIn(key, _checked_values(operand))
+        if name == "$all":
+            return AllOf((Exists(key), *(_contains(key, [value]) for value in operand)))
+        found = _contains(key, operand) if name == "$any" else IsIn(key, _checked_values(operand))
+    elif name == "$contains":
+        return _contains(key, [operand])
+    elif name == "$within":
+        return Within(key, _tree(operand))
     elif name == "$exists":
         if not isinstance(operand, bool):
             raise TypeError(f"filter $exists must be True or False, got {operand!r:.60}.")
@@ -248,6 +308,14 @@ def _operator(key: str, name: str, operand: Any) -> Condition:
     else:
         raise ValueError(f"filter operators in a field must be among {', '.join(_OPERATORS)}, got {name!r}.")
     return Not(found) if name in ("$ne", "$nin") else found
+
+
+def _contains(key: str, values: Collection[Any]) -> Condition:
+    """A list that has one of some values, or a string that has one that is a string."""
+    checked = _checked_values(values)
+    parts = tuple(value for value in checked if isinstance(value, str))
+    element = HasElement(key, checked)
+    return AnyOf((element, HasPart(key, parts))) if parts else element
 
 
 def _checked_values(values: Collection[Any]) -> tuple[Scalar, ...]:
@@ -273,8 +341,12 @@ _PLAIN = {None: "null", True: "true", False: "false"}
 _SQL_TYPES = {"number": "'integer', 'real'", "string": "'text'"}
 
 
-def filter_sql(condition: Condition) -> Sql:
+def filter_sql(condition: Condition, path: str = "$") -> Sql:
     """A condition on the column ``metadata`` that is 0 or 1, never NULL, and its parameters.
+
+    Args:
+        condition: The condition.
+        path: Where in the metadata its keys are.
 
     Raises:
         TypeError: If the condition asks for ids, which are in no metadata.
@@ -283,15 +355,17 @@ def filter_sql(condition: Condition) -> Sql:
     ('(NOT (json_type(metadata, ?) IS NOT NULL))', ['$."year"'])
     """
     if isinstance(condition, AllOf):
-        return _joined(" AND ", map(filter_sql, condition.parts)) if condition.parts else ("1", [])
+        parts = [filter_sql(part, path) for part in condition.parts]
+        return _joined(" AND ", parts) if parts else ("1", [])
     if isinstance(condition, AnyOf):
-        return _joined(" OR ", map(filter_sql, condition.parts)) if condition.parts else ("0", [])
+        parts = [filter_sql(part, path) for part in condition.parts]
+        return _joined(" OR ", parts) if parts else ("0", [])
     if isinstance(condition, Not):
-        sql, parameters = filter_sql(condition.part)
+        sql, parameters = filter_sql(condition.part, path)
         return f"(NOT {sql})", parameters
     if isinstance(condition, HasId):
         raise TypeError("condition must be on metadata, got HasId.")
-    path = f'$."{condition.key}"'
+    path = f'{path}."{condition.key}"'
     if isinstance(condition, Exists):
         return f"({_TYPE} IS NOT NULL)", [path]
     if isinstance(condition, Compares):
@@ -299,7 +373,17 @@ def filter_sql(condition: Condition) -> Sql:
         compared = f"{_VALUE} {_SQL_COMPARISONS[condition.operator]} {_OPERAND}"
         parameters = [path, json.dumps(bound, ensure_ascii=False), path]
         return f"(({compared} AND {_TYPE} IN ({_SQL_TYPES[str(kind)]})) IS TRUE)", parameters
-    return _among(path, condition.values)
+    if isinstance(condition, Within):
+        sql, parameters = filter_sql(condition.part, path)
+        return f"({_TYPE} IS 'object' AND {sql})", [path, *parameters]
+    if isinstance(condition, HasPart):
+        parts_sql = f"EXISTS (SELECT 1 FROM json_each(?) part WHERE instr({_VALUE}, part.value))"
+        return f"({_TYPE} IS 'text' AND {parts_sql})", [path, json.dumps(condition.parts, ensure_ascii=False), path]
+    if isinstance(condition, HasElement):
+        sql, parameters = _among("element.type", "element.atom", [], condition.values)
+        elements = f"EXISTS (SELECT 1 FROM json_each(metadata, ?) element WHERE {sql})"
+        return f"({_TYPE} IS 'array' AND {elements})", [path, path, *parameters]
+    return _among(_TYPE, _VALUE, [path], condition.values)
 
 
 def _joined(word: str, conditions: Iterable[Sql]) -> Sql:
@@ -308,12 +392,12 @@ def _joined(word: str, conditions: Iterable[Sql]) -> Sql:
     return f"({joined})", [parameter for _, parameters in parts for parameter in parameters]
 
 
-def _among(path: str, values: tuple[Scalar, ...]) -> Sql:
-    """Whether the value is one of some, of the same type."""
+def _among(type_sql: str, value_sql: str, path: list[Any], values: tuple[Scalar, ...]) -> Sql:
+    """Whether a value is one of some, of the same type; what gives type and value has the path as its parameter."""
     plain = sorted({_PLAIN[value] for value in values if value is None or isinstance(value, bool)})
     conditions: list[Sql] = []
     if plain:
-        conditions.append((f"{_TYPE} IN ({', '.join(map(repr, plain))})", [path]))
+        conditions.append((f"{type_sql} IN ({', '.join(map(repr, plain))})", path))
     for kind, names in _SQL_TYPES.items():
         scalars = [scalar for its_kind, scalar in map(_typed, values) if its_kind == kind]
         if scalars:
@@ -321,7 +405,7 @@ def _among(path: str, values: tuple[Scalar, ...]) -> Sql:
             several = len(scalars) > 1
             among = "IN (SELECT value FROM json_each(?))" if several else f"= {_OPERAND}"
             operand = json.dumps(scalars if several else scalars[0], ensure_ascii=False)
-            conditions.append((f"({_VALUE} {among} AND {_TYPE} IN ({names}))", [path, operand, path]))
+            conditions.append((f"({value_sql} {among} AND {type_sql} IN ({names}))", [*path, operand, *path]))
     condition, parameters = _joined(" OR ", conditions) if conditions else ("0", [])
     return f"({condition} IS TRUE)", parameters
 
@@ -349,10 +433,38 @@ def filter_operands(filter: ParsedFilter) -> dict[str, set[str]]:
             pending += part.parts
         elif isinstance(part, Not):
             pending.append(part.part)
+        elif isinstance(part, (HasElement, HasPart, Within)):
+            kind = {HasElement: "list", HasPart: "string", Within: "dictionary"}[type(part)]
+            found.setdefault(part.key, set()).add(kind)
         elif isinstance(part, (IsIn, Compares, Exists)):
             values = part.values if isinstance(part, IsIn) else (part.bound,) if isinstance(part, Compares) else ()
             found.setdefault(part.key, set()).update(str(_typed(value)[0]) for value in values)
     return found
+
+
+def refused_condition(condition: Condition) -> ValueError:
+    """What an engine raises for a condition that it cannot translate.
+
+    >>> str(refused_condition(HasElement("tags", (1,))))
+    "filter must compare values alone in an engine, got $contains, $any or $all on 'tags'. Keep it in other keys."
+    """
+    name = "$within" if isinstance(condition, Within) else "$contains, $any or $all"
+    key = getattr(condition, "key", None)
+    return ValueError(f"filter must compare values alone in an engine, got {name} on {key!r}. Keep it in other keys.")
+
+
+def looks_inside(condition: Condition) -> Condition | None:
+    """The part of a condition that looks into a list, a string or a dictionary, which engines refuse; None for none.
+
+    >>> looks_inside(parse_filter({"$not": {"tags": {"$contains": 1}}}))
+    HasElement(key='tags', values=(1,))
+    """
+    if isinstance(condition, (HasElement, HasPart, Within)):
+        return condition
+    if isinstance(condition, Not):
+        return looks_inside(condition.part)
+    parts = condition.parts if isinstance(condition, (AllOf, AnyOf)) else ()
+    return next((found for found in map(looks_inside, parts) if found), None)
 
 
 _TYPE_NAMES = {

@@ -491,6 +491,36 @@ class HybridIndex:
             segment, row = snapshot.place(key)
             return matched_terms(segment.postings, row, batch.sparse, strings)
 
+    def dense_embeddings(self, ids: Collection[str]) -> NDArray[np.float32]:
+        """Read dense rows.
+
+        Args:
+            ids: The documents' ids.
+
+        Returns:
+            The rows as they were given, float32 ``(N, embedding_dimension)``, in the order of the ids.
+
+        Raises:
+            KeyError: If an id is unknown.
+            TypeError: If it is a single string, or holds something else than strings.
+            ValueError: If the index has no dense rows.
+        """
+        names = checked_strings("ids", ids)
+        with self._store.read() as connection:
+            snapshot = self._current(connection)
+            dimension = snapshot.settings["embedding_dimension"]
+            if not dimension:
+                raise ValueError(
+                    "the index must have dense rows, got one without. Make it with an embedding dimension."
+                )
+            keys = self._store.documents.known_keys(connection, names)
+            rows = np.zeros((len(names), dimension), np.float32)
+            for number, name in enumerate(names):
+                segment, row = snapshot.place(keys[name])
+                if segment.dense is not None:
+                    rows[number] = segment.dense.rows[row]
+            return rows
+
     def verify(self) -> None:
         """Compare everything that an answer depends on with its checksum. Reads everything.
 

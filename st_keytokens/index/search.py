@@ -15,7 +15,7 @@ import numpy as np
 
 from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm, checked_strings
-from st_keytokens.index.filters import Condition, Filter, ParsedFilter, parse_filter
+from st_keytokens.index.filters import Condition, Filter, ParsedFilter, looks_inside, parse_filter, refused_condition
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
 from st_keytokens.index.kernels import Kernel, Ranking
 from st_keytokens.index.store import Encoder, as_hybrid, check_sizes
@@ -102,15 +102,18 @@ class SearchPlan:
 
     @property
     def condition(self) -> Condition | None:
-        """The filter where it cannot be a function.
+        """The filter for an engine: no function, and nothing that looks into lists, strings and dictionaries.
 
         Raises:
-            TypeError: If it is one.
+            TypeError: If it is a function.
+            ValueError: If it looks into them.
         """
         if callable(self.filter):
             raise TypeError(
                 "filter must be a dictionary or a collection of ids, got a function. An engine cannot call it."
             )
+        if self.filter is not None and (refused := looks_inside(self.filter)):
+            raise refused_condition(refused)
         return self.filter
 
     def is_hybrid(self, embedding_dimension: int | None) -> bool:

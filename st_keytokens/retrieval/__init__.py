@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from st_keytokens.index.filters import Filter
+from st_keytokens.retrieval.host_filters import host_filter, host_filter_keys
 from st_keytokens.retrieval.metadata import as_json, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
@@ -10,6 +12,7 @@ from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSetting
 from st_keytokens.shared.checks import checked_int
 
 __all__ = [
+    "Filter",
     "Fusion",
     "OnConflict",
     "OutsideHit",
@@ -19,6 +22,8 @@ __all__ = [
     "SearchSettings",
     "as_json",
     "checked_int",
+    "host_filter",
+    "host_filter_keys",
     "json_value",
     "restored",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,9 +12,11 @@ from uuid import UUID
 
 import numpy as np
 
-__all__ = ["KINDS_KEY", "as_json", "as_json_list", "json_value", "restored"]
+__all__ = ["KINDS_KEY", "as_instants", "as_json", "as_json_list", "json_value", "restored"]
 
 KINDS_KEY = "_keytokens_kinds"  # beside the metadata: what JSON does not tell apart, by position
+
+_ZONED_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*([Zz]|[+-]\d\d:?\d\d(:?\d\d)?)")
 
 _KINDS: dict[type, tuple[str, Callable[[Any], Any]]] = {  # the most special first: a datetime is a date
     datetime.datetime: ("datetime", datetime.datetime.isoformat),
@@ -102,6 +105,28 @@ def json_value(value: Any) -> Any:
     {'date': {'$gte': '2024-05-01'}}
     """
     return _plain(value, [], [])
+
+
+def as_instants(value: Any) -> Any:
+    """A JSON value with the times that name their time zone, in ISO format, in UTC: their texts compare as they do.
+
+    Args:
+        value: Not modified.
+
+    >>> as_instants({"at": {"$gte": "2024-05-01T10:00:00+02:00"}, "day": "2024-05-01"})
+    {'at': {'$gte': '2024-05-01T08:00:00+00:00'}, 'day': '2024-05-01'}
+    """
+    if isinstance(value, Mapping):
+        return {key: as_instants(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_instants(part) for part in value]
+    if not isinstance(value, str) or not _ZONED_TIME.fullmatch(value):
+        return value
+    try:
+        time = datetime.datetime.fromisoformat(value[:-1] + "+00:00" if value[-1] in "Zz" else value)
+        return value if time.tzinfo is None else time.astimezone(datetime.timezone.utc).isoformat()
+    except (ValueError, OverflowError):
+        return value
 
 
 def _plain(value: Any, path: list[Any], kinds: list[list[Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""A dense ranking that comes from somewhere else, such as a vector store, beside the sparse one of our index."""
+"""Rankings that come from somewhere else, such as a vector store, beside the sparse one of our index."""
 
 from __future__ import annotations
 
@@ -36,37 +36,58 @@ class OutsideHit:
 
 
 def fuse_outside(
-    outside: Sequence[OutsideHit],
+    outside: Sequence[OutsideHit] | None,
     found: Sequence[Hit],
     look_up: Callable[[str], Document | None],
     plan: SearchPlan,
+    *,
+    dense: Sequence[Hit] = (),
+    others: Mapping[str, Sequence[OutsideHit]] | None = None,
 ) -> list[RetrievedHit]:
-    """Fuse a dense ranking from outside with our sparse one.
+    """Fuse rankings from outside with those of our index.
 
     Args:
-        outside: The dense ranking, best first.
+        outside: A vector store's dense ranking, best first; None for ours.
         found: Our sparse ranking, filtered.
         look_up: A document of our index by id.
         plan: How to fuse, and what filter holds.
+        dense: Our dense ranking, filtered, where none is from outside.
+        others: More rankings, by names of their own; one that gives no scores counts by its ranks.
 
     Returns:
         At most ``top_k`` hits, without matches.
 
     Raises:
-        ValueError: If a score is missing and the fusion is not ``"rrf"``, or is not finite.
+        ValueError: If a score of a vector store is missing and the fusion is not ``"rrf"``, or is not finite.
     """
-    theirs = joined(outside, found, look_up, plan.filter)
-    ours: dict[Key, RetrievedHit] = {("id", hit.id): hit for hit in retrieved(found)}
-    given = [outside[hit.outside] for hit in theirs.values() if hit.outside is not None]
-    rankings = {
-        "dense": list(zip(theirs, similarities(given, fusion=plan.fusion), strict=True)),
-        "sparse": [(key, hit.score) for key, hit in ours.items()],
+    given: dict[str, Sequence[OutsideHit]] = {**({} if outside is None else {"dense": outside}), **(others or {})}
+    theirs = {side: joined(hits, [*found, *dense], look_up, plan.filter, side=side) for side, hits in given.items()}
+    ours = {
+        side: {("id", hit.id): hit for hit in retrieved(hits)} for side, hits in (("dense", dense), ("sparse", found))
     }
+    by_text = {hit.text: key for hits in reversed(theirs.values()) for key, hit in hits.items() if key[0] == "id"}
+    sides: dict[str, dict[Key, RetrievedHit]] = {}
+    for side in dict.fromkeys((*ours, *given)):
+        ranked: dict[Key, RetrievedHit] = {}
+        for key, hit in (theirs[side] if side in given else ours[side]).items():
+            ranked.setdefault(by_text.get(hit.text, key) if key[0] == "text" else key, hit)
+        sides[side] = ranked
+    rankings = {}
+    for side, ranked in sides.items():
+        scores = [hit.score for hit in ranked.values()]
+        if side in given:
+            hits_there = [given[side][hit.outside] for hit in ranked.values() if hit.outside is not None]
+            scores = similarities(hits_there, fusion=plan.fusion if side == "dense" else "rrf")
+        rankings[side] = list(zip(ranked, scores, strict=True))
     hits = []
     for rank, fused in enumerate(plan.fused(rankings), start=1):
-        sides = [ranking[fused.id] for ranking in (theirs, ours) if fused.id in ranking]
-        scores = {side: score for hit in sides for side, score in hit.scores.items()}
-        hits.append(replace(sides[-1], score=fused.score, rank=rank, scores=scores, outside=sides[0].outside))
+        of_sides = [ranked[fused.id] for ranked in sides.values() if fused.id in ranked]
+        merged = {side: score for hit in of_sides for side, score in hit.scores.items()}
+        shown = next((hit for hit in of_sides if hit.outside is None), of_sides[0])
+        place = next((hit for hit in of_sides if hit.outside is not None), shown)
+        hits.append(
+            replace(shown, score=fused.score, rank=rank, scores=merged, outside=place.outside, side=place.side)
+        )
     return hits
 
 
@@ -100,6 +121,8 @@ def joined(
     found: Sequence[Document | Hit],
     look_up: Callable[[str], Document | None],
     filter: ParsedFilter | None,
+    *,
+    side: str = "dense",
 ) -> dict[Key, RetrievedHit]:
     """Outside hits by what they are joined with ours on, those that a filter stops left out.
 
@@ -108,6 +131,7 @@ def joined(
         found: The documents of our ranking.
         look_up: A document of our index by id.
         filter: A parsed one, over metadata as our index keeps them; of what nothing is known, none lets anything pass.
+        side: The name of the ranking.
 
     Returns:
         The hits in order, their id, text and metadata ours where our index knows the document. The key of one that is
@@ -126,8 +150,8 @@ def joined(
         if key in hits:
             continue
         metadata = dict(given.metadata or {}) if known is None else restored(known.metadata)
-        score, scores = (0.0, {}) if given.score is None else (given.score, {"dense": given.score})
-        hits[key] = RetrievedHit(id, score, position + 1, text, metadata, scores, outside=position)
+        score, scores = (0.0, {}) if given.score is None else (given.score, {side: given.score})
+        hits[key] = RetrievedHit(id, score, position + 1, text, metadata, scores, outside=position, side=side)
         if filter is not None:
             stored = None if known is None else known.metadata
             if stored is None and given.metadata is not None:

@@ -21,9 +21,9 @@ import numpy as np
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.directory import SETTINGS_FILE, check_regular
-from st_keytokens.index.documents import checked_strings, packed_metadata
+from st_keytokens.index.documents import Hit, checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
-from st_keytokens.index.search import Mode, SearchPlan
+from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side
 from st_keytokens.index.store import copy_index, finish_copy
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
@@ -32,6 +32,7 @@ from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retri
 from st_keytokens.shared.checks import check_choice
 from st_keytokens.shared.files import read_json, write_atomically
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.terms.words import WordVocabulary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +71,7 @@ class Retriever:
         dimension = {None: None, True: encoder.get_embedding_dimension(), False: 0}[has_dense]
         self.index = HybridIndex(path, encoder=encoder, embedding_dimension=dimension)
         self._fingerprint = encoder.fingerprint
+        self._looked_for: set[str] = set()
         self._copied: tempfile.TemporaryDirectory[str] | None = None
         self._is_temporary = path is None
 
@@ -215,6 +217,26 @@ class Retriever:
         """Those of some ids that are in the index, in their order."""
         return [id for id in ids if id in self.index]
 
+    def newly_missing(self, keys: Sequence[str]) -> list[str]:
+        """Those of some metadata keys that no document has, each once in the life of the retriever; none if empty.
+
+        Args:
+            keys: The keys; one with dots may lead into nested dictionaries.
+        """
+        new = [key for key in keys if key not in self._looked_for]
+        if not new or not len(self):
+            return []
+        self._looked_for.update(new)
+        return [key for key in new if not self._has_key(key)]
+
+    def _has_key(self, key: str) -> bool:
+        try:
+            if key in self.index.metadata_types([key]):
+                return True
+        except ValueError:  # a key that the database cannot look for
+            return any(key in document.metadata for document in self.index.documents())
+        return "." in key and any(_leads_somewhere(document.metadata, key) for document in self.index.documents())
+
     def delete(self, ids: Collection[str]) -> int:
         """Delete documents; ids that are not there are passed over.
 
@@ -311,7 +333,8 @@ class Retriever:
         if has_outside:
             self.pair.prepare(queries, "query")
             return None
-        return self._embedded(list(queries), self._mode(settings or _DEFAULTS, False))
+        settings = settings or _DEFAULTS
+        return self._embedded(list(queries), self._mode(settings, False), settings.needs_known_word)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -320,6 +343,7 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]: ...
 
@@ -338,6 +362,7 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit] | list[list[RetrievedHit]]:
         """Find the best documents for each query.
@@ -348,6 +373,8 @@ class Retriever:
             outside: A dense ranking of another store for one query, best first; it takes the place of the index's
                 dense side. Its hits are joined with ours by id or, where the store gives none or our index does not
                 know it, by text. A filter holds for them too. Ask the store for ``settings.fused_depth`` hits.
+            others: More rankings for one query, by the names that ``settings.others`` has; joined and filtered as
+                ``outside``, and fused beside both sides. One without scores counts by its ranks.
             vectors: Those of the queries, from :meth:`embed` or, of one query, :meth:`query_vectors`; nothing is
                 embedded then. None: the queries are embedded.
 
@@ -357,30 +384,78 @@ class Retriever:
 
         Raises:
             TypeError: If a query is not a string.
-            ValueError: If the mode needs dense vectors and there are none, or the encoder was changed.
+            ValueError: If the mode needs dense vectors and there are none, the encoder was changed, or ``others`` are
+                not those of the settings.
         """
         settings = settings or _DEFAULTS
+        if sorted(others or ()) != sorted(settings.others):
+            raise ValueError(f"others must be those of the settings, {settings.others}, got {tuple(others or ())}.")
         texts = checked_strings("queries", [queries] if isinstance(queries, str) else queries)
-        mode = self._mode(settings, outside is not None)
+        mode = self._mode(settings, outside is not None or bool(others))
         self._check_encoder()
         if not texts:
             return []
         weights = self.encoder.fusion_weights if settings.weights is None else settings.weights
         plan = settings.plan(mode=mode, weights=weights, filter=_stored_filter(settings.filter))
-        if outside is not None:
-            if not isinstance(queries, str):
-                raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
-            if vectors is None and not queries.strip():
-                return []
-            return self._search_with(outside, queries, plan, settings.has_matches, vectors)
-        is_given = vectors is not None
-        vectors = self._embedded(texts, mode) if vectors is None else vectors
-        results = []
-        for row, found in enumerate(self.index.ranked(vectors, plan)):
-            has_dense = is_given and vectors.dense is not None and bool(vectors.dense[row].any())
-            hits = retrieved(found) if has_dense or texts[row].strip() else []
-            results.append(self._explained(hits, vectors[row]) if settings.has_matches else hits)
+        if (outside is not None or others) and not isinstance(queries, str):
+            raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
+        has_row = [bool(text.strip()) for text in texts]
+        if vectors is not None:
+            dense = None if outside is not None else vectors.dense
+            has_row = [has_row[n] or (dense is not None and bool(dense[n].any())) for n in range(len(texts))]
+        elif outside is None:
+            vectors = self._embedded(texts, mode, settings.needs_known_word)
+        elif has_row[0]:
+            vectors = HybridEmbeddings(None, self._beside_dense(texts[0]))
+        else:
+            return []
+        results = self._grouped(vectors, plan, settings.group_by, outside, others or {}, has_row)
+        if settings.has_matches:
+            results = [self._explained(hits, vectors[row]) for row, hits in enumerate(results)]
         return results[0] if isinstance(queries, str) else results
+
+    def _grouped(
+        self,
+        vectors: HybridEmbeddings,
+        plan: SearchPlan,
+        group_by: str | None,
+        outside: Sequence[OutsideHit] | None,
+        others: Mapping[str, Sequence[OutsideHit]],
+        has_row: Sequence[bool],
+    ) -> list[list[RetrievedHit]]:
+        """Hits of each query; with groups, of as many documents as it takes to have enough groups."""
+        if group_by is None:
+            return self._results(vectors, plan, outside, others, has_row)
+        depth = plan.depth
+        while True:
+            sides = 2 + len(others) if plan.mode == "hybrid" else 1
+            results = [
+                _first_of_groups(hits, group_by, plan.top_k)
+                for hits in self._results(
+                    vectors, replace(plan, top_k=depth * sides, depth=depth), outside, others, has_row
+                )
+            ]
+            if depth >= len(self) or all(len(hits) >= plan.top_k for hits in results):
+                return results
+            depth *= 4
+
+    def _results(
+        self,
+        vectors: HybridEmbeddings,
+        plan: SearchPlan,
+        outside: Sequence[OutsideHit] | None,
+        others: Mapping[str, Sequence[OutsideHit]],
+        has_row: Sequence[bool],
+    ) -> list[list[RetrievedHit]]:
+        if outside is None and not others:
+            ranked = self.index.ranked(vectors, plan)
+            return [retrieved(found) if has_row[row] else [] for row, found in enumerate(ranked)]
+        found: dict[Side, list[Hit]] = {"dense": [], "sparse": []}
+        if has_row[0] or outside is not None:
+            for side in SIDES if outside is None else SIDES[1:]:
+                of_side = HybridEmbeddings(vectors.dense if side == "dense" else None, vectors.sparse)
+                found[side] = self.index.ranked(of_side, replace(plan, mode=side, top_k=plan.depth))[0]
+        return [fuse_outside(outside, found["sparse"], self._look_up, plan, dense=found["dense"], others=others)]
 
     async def asearch(
         self,
@@ -388,13 +463,20 @@ class Retriever:
         settings: SearchSettings | None = None,
         *,
         outside: Sequence[OutsideHit] | None = None,
+        others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
     ) -> list[RetrievedHit]:
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, settings, outside=outside, vectors=vectors)
+        return await asyncio.to_thread(self.search, query, settings, outside=outside, others=others, vectors=vectors)
 
     def query_vectors(
-        self, texts: Sequence[str], *, dense: Sequence[float] | None = None, mode: Mode, has_outside: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        dense: Sequence[float] | None = None,
+        mode: Mode,
+        has_outside: bool = False,
+        needs_known_word: bool = True,
     ) -> HybridEmbeddings:
         """Vectors of one query that stands in several texts, or whose dense vector is known: the means over the texts.
 
@@ -403,6 +485,7 @@ class Retriever:
             dense: The dense vector, of this encoder; None to embed the texts.
             mode: The mode of the search.
             has_outside: Whether the dense ranking comes from another store, so that only a sparse vector is needed.
+            needs_known_word: As in :class:`SearchSettings`; of several texts, one has to have such a word.
 
         Raises:
             TypeError: If a text is not a string.
@@ -414,12 +497,15 @@ class Retriever:
                 f"dense must have the encoder's dimension {self.encoder.get_embedding_dimension()}, got {len(dense)}."
             )
         if mode == "sparse" and not has_outside:
-            return HybridEmbeddings(None, _mean(self.pair.sparse(names, "query")))
+            sparse = self.pair.sparse(names, "query")
+            if needs_known_word and not any(self._know(names)):
+                sparse = self._no_terms()
+            return HybridEmbeddings(None, _mean(sparse))
         if has_outside or dense is not None or not names:
             parts = [self._beside_dense(text) for text in names]
             sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
             return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), sparse)
-        both = self._embedded(names, mode)
+        both = self._embedded(names, mode, needs_known_word)
         mean = None if both.dense is None else both.dense.mean(axis=0, keepdims=True)
         return HybridEmbeddings(mean, _mean(both.sparse))
 
@@ -489,33 +575,36 @@ class Retriever:
             )
         return settings.mode or ("hybrid" if has_dense else "sparse")
 
-    def _embedded(self, queries: list[str], mode: Mode) -> HybridEmbeddings:
+    def _embedded(self, queries: list[str], mode: Mode, needs_known_word: bool) -> HybridEmbeddings:
         """Queries as the mode needs them: nothing runs for a sparse search by lookup."""
         if mode == "sparse":
-            return HybridEmbeddings(None, self.pair.sparse(queries, "query"))
+            sparse = self.pair.sparse(queries, "query")
+            if needs_known_word and not all(known := self._know(queries)):
+                none = self._no_terms()
+                sparse = SparseEmbeddings.concatenate(
+                    [sparse[i : i + 1] if known[i] else none for i in range(len(known))]
+                )
+            return HybridEmbeddings(None, sparse)
         vectors = self.encoder.encode_query(queries, query="encode", is_hybrid=mode == "hybrid")
         if self.encoder.query == "lookup":
             return HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
         return vectors
+
+    def _know(self, queries: list[str]) -> list[bool]:
+        """Whether a document has a word of each query; not asked of pieces of words, and where nothing is decoded."""
+        encoder = self.encoder
+        is_decoded = encoder.query == "encode" and encoder.weighting.query_terms == "both"
+        if not (is_decoded and isinstance(encoder.vocabulary, WordVocabulary)):
+            return [True] * len(queries)
+        own = encoder.encode_query(queries, query="lookup").sparse
+        rows = [own.row(number)[0].tolist() for number in range(len(queries))]
+        return [any(self.index.document_frequencies(ids)) for ids in rows]
 
     def _beside_dense(self, query: str) -> SparseEmbeddings:
         """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours."""
         if self.encoder.weighting.query_terms == "both":  # the decoded ones say what the dense side says
             return self.encoder.encode_query([query], query="lookup").sparse
         return self.pair.sparse([query], "query")
-
-    def _search_with(
-        self,
-        outside: Sequence[OutsideHit],
-        query: str,
-        plan: SearchPlan,
-        has_matches: bool,
-        vectors: HybridEmbeddings | None,
-    ) -> list[RetrievedHit]:
-        vectors = HybridEmbeddings(None, self._beside_dense(query) if vectors is None else vectors.sparse)
-        (found,) = self.index.ranked(vectors, replace(plan, mode="sparse", top_k=plan.depth))
-        hits = fuse_outside(outside, found, self._look_up, plan)
-        return self._explained(hits, vectors) if has_matches else hits
 
     def _look_up(self, id: str) -> Document | None:
         try:
@@ -544,6 +633,31 @@ def _mean(sparse: SparseEmbeddings) -> SparseEmbeddings:
         for term, weight in row.items():
             total[term] = total.get(term, 0.0) + weight / len(sparse)
     return SparseEmbeddings.from_dicts([total], vocab_size=sparse.vocab_size)
+
+
+def _leads_somewhere(metadata: Mapping[str, Any], key: str) -> bool:
+    found: Any = metadata
+    for step in key.split("."):
+        if not isinstance(found, Mapping) or step not in found:
+            return False
+        found = found[step]
+    return True
+
+
+def _first_of_groups(hits: Sequence[RetrievedHit], key: str, top_k: int) -> list[RetrievedHit]:
+    """The best hit of each group, and those of none, ranked anew."""
+    seen: set[str] = set()
+    kept: list[RetrievedHit] = []
+    for hit in hits:
+        if len(kept) == top_k:
+            break
+        if key in hit.metadata:
+            group = repr(json_value(hit.metadata[key]))
+            if group in seen:
+                continue
+            seen.add(group)
+        kept.append(replace(hit, rank=len(kept) + 1))
+    return kept
 
 
 def _stored_filter(filter: Filter | None) -> ParsedFilter | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from st_keytokens.index.documents import Hit, MatchedTerm
-from st_keytokens.index.filters import Filter, ParsedFilter
+from st_keytokens.index.filters import Condition, Filter, ParsedFilter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
 from st_keytokens.index.search import SIDES, Mode, SearchPlan
 from st_keytokens.retrieval.metadata import KINDS_KEY, restored
@@ -31,10 +31,16 @@ class SearchSettings:
         fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
             single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks. Only for
             hybrid.
-        weights: Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named. None: the encoder's
-            ``fusion_weights``.
+        weights: Factors of ``"dense"``, ``"sparse"`` and ``others`` in the fusion, 1 where not named. None: the
+            encoder's ``fusion_weights``.
         depth: How many hits of each side are fused; None for ``max(100, 10 * top_k)``.
         has_matches: Whether hits say which terms they matched.
+        needs_known_word: Whether a sparse search finds nothing for a query none of whose own words a document has;
+            only where terms are words. What such a query decodes to is noise: its best scores are those of real
+            queries, nearly all of which have a word that is known (``docs/results/unknown-words.json``).
+        others: Names of rankings from outside that are fused beside the dense and the sparse one.
+        group_by: A key of the metadata of whose values each is found once, by its best document; documents without
+            the key are found all. None: no groups.
 
     Raises:
         TypeError: If a number is none, or the filter is none of these.
@@ -48,13 +54,18 @@ class SearchSettings:
     weights: Mapping[str, float] | None = None
     depth: int | None = None
     has_matches: bool = False
+    needs_known_word: bool = True
+    others: tuple[str, ...] = ()
+    group_by: str | None = None
 
     def __post_init__(self) -> None:
         plan = SearchPlan.checked(mode=self.mode, top_k=self.top_k, depth=self.depth)
         object.__setattr__(self, "top_k", plan.top_k)
         object.__setattr__(self, "depth", None if self.depth is None else plan.depth)
         check_choice("fusion", self.fusion, get_args(Fusion))
-        is_filter = self.filter is None or callable(self.filter) or isinstance(self.filter, (Mapping, Collection))
+        is_filter = (
+            self.filter is None or callable(self.filter) or isinstance(self.filter, Mapping | Collection | Condition)
+        )
         if not is_filter or isinstance(self.filter, (str, bytes)):
             raise TypeError(
                 "filter must be a dictionary, a function or a collection of ids, got "
@@ -65,8 +76,12 @@ class SearchSettings:
                 f"weights must be a dictionary of 'dense' and 'sparse', got {type(self.weights).__name__} "
                 f"{self.weights!r:.60}. Give {{'dense': 1.0, 'sparse': 2.0}}."
             )
+        if self.group_by is not None and not isinstance(self.group_by, str):
+            raise TypeError(
+                f"group_by must be a key of the metadata, got {type(self.group_by).__name__} {self.group_by!r:.60}."
+            )
         for name, weight in (self.weights or {}).items():
-            check_choice("weights", name, SIDES)
+            check_choice("weights", name, (*SIDES, *self.others))
             checked_float(f"weights[{name!r}]", weight, minimum=0)
 
     @property
@@ -97,7 +112,8 @@ class RetrievedHit:
         scores: The scores of the sides that found it, ``"dense"`` and ``"sparse"``.
         matches: The terms that it shares with the query, by falling contribution, where they were asked for. Empty
             for a document that our index does not hold.
-        outside: Its position in the ranking from outside, from 0; None where that does not hold it.
+        outside: Its position in the first ranking from outside that holds it, from 0; None where none does.
+        side: The name of that ranking.
     """
 
     id: str | None
@@ -108,6 +124,7 @@ class RetrievedHit:
     scores: dict[str, float]
     matches: list[MatchedTerm] | None = None
     outside: int | None = None
+    side: str = "dense"
 
 
 def retrieved(hits: Sequence[Hit]) -> list[RetrievedHit]:

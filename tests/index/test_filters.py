@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from st_keytokens.index import Document, HybridIndex
 from st_keytokens.index.documents import packed_metadata
 from st_keytokens.index.filters import FilterMasks, filter_operands, filter_sql, is_passing, parse_filter
+from st_keytokens.index.search import SearchPlan
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 METADATA = [
@@ -130,6 +131,70 @@ class TestMeaning:
         assert filter == {"$or": [{"year": {"$in": [1999]}}, {"topic": "bio"}]}
 
 
+LISTED = [
+    {"tags": ["star", "gas"], "n": [1, 2.5, None], "author": {"name": "Ada", "of": {"x": [7]}}},
+    {"tags": "starlight", "n": 1, "author": {"name": "Bob"}},
+    {"tags": [], "n": [True, "1"], "author": "Ada"},
+    {"tags": [["star"], {"a": "star"}], "n": {"a": 1}, "author": [{"name": "Ada"}]},
+    {"tags": {"star": "star"}, "n": [2**70, "é😀"]},
+    {},
+]
+
+
+class TestListsAndDictionaries:
+    @pytest.mark.parametrize(
+        ("filter", "expected"),
+        [
+            ({"tags": {"$contains": "star"}}, [0, 1]),
+            ({"tags": {"$contains": "sta"}}, [1]),
+            ({"tags": {"$contains": ""}}, [1]),
+            ({"tags": {"$any": ["gas", "light"]}}, [0, 1]),
+            ({"tags": {"$any": []}}, []),
+            ({"tags": {"$all": ["gas", "star"]}}, [0]),
+            ({"tags": {"$all": ["light", "star"]}}, [1]),
+            ({"tags": {"$all": ["gas", "dust"]}}, []),
+            ({"tags": {"$all": []}}, [0, 1, 2, 3, 4]),
+            ({"$not": {"tags": {"$contains": "star"}}}, [2, 3, 4, 5]),
+            ({"n": {"$contains": 1}}, [0]),
+            ({"n": {"$contains": True}}, [2]),
+            ({"n": {"$contains": "1"}}, [2]),
+            ({"n": {"$contains": 1.0}}, [0]),
+            ({"n": {"$contains": None}}, [0]),
+            ({"n": {"$any": [2.5, "é😀"]}}, [0, 4]),
+            ({"n": {"$contains": 2.0**70}}, [4]),
+            ({"tags": {"$in": ["star"]}}, []),
+            ({"author": {"$within": {"name": "Ada"}}}, [0]),
+            ({"author": {"$within": {"name": {"$ne": "Ada"}}}}, [1]),
+            ({"author": {"$within": {"of": {"$within": {"x": {"$contains": 7}}}}}}, [0]),
+            ({"author": {"$within": {"$or": [{"name": "Bob"}, {"of": {"$exists": True}}]}}}, [0, 1]),
+            ({"author": {"$within": {}}}, [0, 1]),
+            ({"author": {"$within": {"$not": {}}}}, []),
+        ],
+    )
+    def test_meaning(self, filter, expected):
+        with make(LISTED) as index:
+            assert found(index, filter) == expected
+            parsed = parse_filter(filter)
+            ids = [str(row) for row in range(len(LISTED))]
+            assert [int(document.id) for document in index.get(ids) if is_passing(parsed, document)] == expected
+            assert found(index, parsed) == expected  # a tree is a filter as well
+
+    def test_what_is_asked_for(self):
+        filter = {"a": {"$contains": "x"}, "b": {"$all": [1]}, "c": {"$within": {"d": 1}}}
+        assert filter_operands(parse_filter(filter)) == {"a": {"list", "string"}, "b": {"list"}, "c": {"dictionary"}}
+
+    @pytest.mark.parametrize(
+        ("filter", "name"),
+        [
+            ({"$not": {"tags": {"$any": ["a"]}}}, r"\$contains, \$any or \$all"),
+            ({"$or": [{"a": 1}, {"b": {"$within": {"c": 1}}}]}, r"\$within"),
+        ],
+    )
+    def test_engines_refuse_them(self, filter, name):
+        with pytest.raises(ValueError, match=f"filter must compare values alone in an engine, got {name}"):
+            SearchPlan.checked(filter=filter).condition  # noqa: B018
+
+
 class TestKeptMasks:
     def test_a_change_is_seen_by_a_filter_that_was_asked_before(self):
         with make(METADATA) as index:
@@ -185,7 +250,12 @@ class TestValidation:
             ({"$or": {"a": 1}}, TypeError, r"filter \$or must be a list of at least one filter, got \{'a': 1\}"),
             ({"$not": [1]}, TypeError, r"filter must be a dictionary here, got list"),
             ({"year": {}}, ValueError, r"filter on 'year' must have an operator or a value"),
-            ({"year": [1999]}, TypeError, r"filter values must be .*got list \[1999\]"),
+            ({"year": [1999]}, TypeError, r"filter values must be .*got list \[1999\].*For one of them say"),
+            ({"year": {1999}}, TypeError, r"filter values must be .*got set \{1999\}.*For one of them say"),
+            ({"year": {"$all": "abc"}}, TypeError, r"filter \$all must have a list, got str 'abc'"),
+            ({"year": {"$any": [[1]]}}, TypeError, r"filter values must be .*got list \[1\]"),
+            ({"year": {"$contains": ["a"]}}, TypeError, r"filter values must be .*got list \['a'\]"),
+            ({"year": {"$within": "a"}}, TypeError, r"filter must be a dictionary here, got str 'a'"),
             ({"year": {"$in": "abc"}}, TypeError, r"filter \$in must have a list, got str 'abc'"),
             ({"year": {"$gt": True}}, TypeError, r"filter \$gt must have a number or a string, got bool"),
             ({"year": {"$lt": None}}, TypeError, r"filter \$lt must have a number or a string, got NoneType"),
@@ -260,6 +330,13 @@ conditions = scalars | st.one_of(
     st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), comparable, min_size=1),
     st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(scalars, max_size=4), min_size=1),
 )
+looking = st.one_of(
+    conditions,
+    st.fixed_dictionaries({"$contains": scalars}),
+    st.dictionaries(st.sampled_from(["$any", "$all"]), st.lists(scalars, max_size=3), min_size=1),
+    st.fixed_dictionaries({"$within": st.dictionaries(keys, conditions, max_size=2)}),
+)
+looking_filters = st.dictionaries(keys, looking, max_size=2)
 filters = st.recursive(
     st.dictionaries(keys, conditions, max_size=2),
     lambda inner: st.one_of(
@@ -286,7 +363,10 @@ class TestAgainstPython:
         connection.close()
 
     @settings(max_examples=300, deadline=None)
-    @given(st.lists(st.dictionaries(keys, held, max_size=4), min_size=1, max_size=5), st.lists(filters, max_size=5))
+    @given(
+        st.lists(st.dictionaries(keys, held, max_size=4), min_size=1, max_size=5),
+        st.lists(filters | looking_filters, max_size=5),
+    )
     def test_sql_and_the_test_of_one_document_agree(self, metadata, filters):
         connection = sqlite3.connect(":memory:")
         connection.execute("CREATE TABLE documents (metadata TEXT)")

@@ -39,3 +39,14 @@ class TestValidation:
     def test_settings(self, settings, kind, message):
         with pytest.raises(kind, match=message):
             SearchSettings(**settings)
+
+
+class TestGroups:
+    def test_the_key_of_groups_is_a_string(self):
+        with pytest.raises(TypeError, match=r"group_by must be a key of the metadata, got list \['a'\]"):
+            SearchSettings(group_by=["a"])
+
+    def test_weights_name_sides(self):
+        assert SearchSettings(weights={"bm25": 2.0}, others=("bm25",)).weights == {"bm25": 2.0}
+        with pytest.raises(ValueError, match="weights must be one of 'dense', 'sparse', 'words', got 'bm25'"):
+            SearchSettings(weights={"bm25": 2.0}, others=("words",))

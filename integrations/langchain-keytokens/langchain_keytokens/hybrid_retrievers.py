@@ -13,7 +13,9 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, field_validator, model_validator
 from st_keytokens import KeyTokenEncoder
@@ -45,6 +47,8 @@ Ranked = Sequence[tuple[Document, float | None]]
 
 logger = logging.getLogger(__name__)
 
+SIDES = ("dense", "sparse")
+SCORE_KEY = "_keytokens_score"
 MOST_FILTERED = 10_000  # what Pinecone and, nearly, Milvus give at most for one query
 _FILTERS_NOTHING = frozenset(
     "fetch_k lambda_mult param params search_params timeout consistency hybrid_fusion ranker_type ranker_params ef "
@@ -76,12 +80,16 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         vectorstore: VectorStore | None
             Where the dense ranking comes from; None for the retriever's own index. It must rank by dense vectors
             alone.
+        retrievers: dict[str, BaseRetriever]
+            More sides by names of your choice, which ``weights`` and the scores know them by: any number of retrievers
+            over the same documents, such as a ``BM25Retriever``. What each returns is joined, filtered and fused with
+            the other sides; one without scores counts by its ranks. Every one of them has to answer.
         fusion: Literal["adaptive", "score", "rrf"]
             Min-max normalised scores, of which ``"adaptive"``, the default, weighs the sparse ones by how clearly the
             query's terms single out documents; or reciprocal ranks, which need no scores and rank worse where one side
             is much weaker. Scores that rise along a store's ranking are taken for distances, and turned round.
         weights: dict[str, float] | None
-            Factors of ``"dense"`` and ``"sparse"`` in the fusion, 1 where not named. None: the encoder's
+            Factors of ``"dense"``, ``"sparse"`` and the ``retrievers``, 1 where not named. None: the encoder's
             ``fusion_weights``, or 1 each beside a store with other embeddings than ``KeyTokensEmbeddings`` of it.
         depth: int | None
             How many documents of each side are fused, by default ``max(100, 10 * k)``.
@@ -122,6 +130,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     """
 
     vectorstore: VectorStore | None = Field(default=None, exclude=True, repr=False)
+    retrievers: dict[str, BaseRetriever] = Field(default_factory=dict, exclude=True, repr=False)
     fusion: Fusion = "adaptive"
     weights: dict[str, float] | None = None
     depth: int | None = Field(default=None, ge=1)
@@ -138,6 +147,24 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
                 "For example {'dense': 0.5, 'sparse': 0.5}."
             )
         return weights
+
+    @field_validator("retrievers", mode="before")
+    @classmethod
+    def _check_retrievers(cls, retrievers: object) -> object:
+        if not isinstance(retrievers, Mapping):
+            raise ValueError(
+                f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
+                "For example {'bm25': bm25_retriever}."
+            )
+        for name, retriever in retrievers.items():
+            if name in SIDES or not isinstance(name, str) or not name:
+                raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
+            if not isinstance(retriever, BaseRetriever):
+                raise ValueError(
+                    f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. "
+                    "Of a vector store, pass store.as_retriever()."
+                )
+        return dict(retrievers)
 
     @field_validator("vectorstore", mode="before")
     @classmethod
@@ -425,23 +452,67 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def _has_outside(self) -> bool:
         return self.vectorstore is not None
 
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **own: Any
+    ) -> list[Document]:
+        return self._documents(self._hits(query, callbacks=run_manager.get_child(), **own))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **own: Any
+    ) -> list[Document]:
+        return self._documents(await self._ahits(query, callbacks=run_manager.get_child(), **own))
+
     def _hits(
-        self, query: object, *, search_kwargs: Mapping[str, Any] | None = None, **own: Unpack[QueryArguments]
+        self,
+        query: object,
+        *,
+        search_kwargs: Mapping[str, Any] | None = None,
+        callbacks: Callbacks = None,
+        **own: Unpack[QueryArguments],
     ) -> list[RetrievedHit]:
         text, settings = checked_query(query), self._search_settings(**own)
+        self._say_unknown_keys(**own)
+        others = self._others(text, callbacks)
         if (ranking := self._ranking(search_kwargs)) is None:
-            return self.retriever.search(text, settings, vectors=self._batched(text))
+            return self.retriever.search(text, settings, others=others, vectors=self._batched(text))
         outside, settings = ranking.search(text, settings)
-        return self.retriever.search(text, settings, outside=outside)
+        return self.retriever.search(text, settings, outside=outside, others=others)
 
     async def _ahits(
-        self, query: object, *, search_kwargs: Mapping[str, Any] | None = None, **own: Unpack[QueryArguments]
+        self,
+        query: object,
+        *,
+        search_kwargs: Mapping[str, Any] | None = None,
+        callbacks: Callbacks = None,
+        **own: Unpack[QueryArguments],
     ) -> list[RetrievedHit]:
         text, settings = checked_query(query), self._search_settings(**own)
+        await asyncio.to_thread(self._say_unknown_keys, **own)
+        others = await self._aothers(text, callbacks)
         if (ranking := self._ranking(search_kwargs)) is None:
-            return await self.retriever.asearch(text, settings, vectors=self._batched(text))
+            return await self.retriever.asearch(text, settings, others=others, vectors=self._batched(text))
         outside, settings = await ranking.asearch(text, settings)
-        return await self.retriever.asearch(text, settings, outside=outside)
+        return await self.retriever.asearch(text, settings, outside=outside, others=others)
+
+    @property
+    def _sides(self) -> dict[str, BaseRetriever]:
+        """The other retrievers, ours with their scores in the metadata."""
+        return {
+            name: side.model_copy(update={"score_key": SCORE_KEY}) if isinstance(side, KeyTokensRetriever) else side
+            for name, side in self.retrievers.items()
+        }
+
+    def _others(self, query: str, callbacks: Callbacks) -> dict[str, list[OutsideHit]]:
+        """The rankings of the other retrievers."""
+        if not query.strip():
+            return {name: [] for name in self.retrievers}
+        return {name: _side_hits(side.invoke(query, {"callbacks": callbacks})) for name, side in self._sides.items()}
+
+    async def _aothers(self, query: str, callbacks: Callbacks) -> dict[str, list[OutsideHit]]:
+        if not query.strip():
+            return {name: [] for name in self.retrievers}
+        found = await asyncio.gather(*(side.ainvoke(query, {"callbacks": callbacks}) for side in self._sides.values()))
+        return dict(zip(self._sides, map(_side_hits, found), strict=True))
 
     def _ranking(self, search_kwargs: Mapping[str, Any] | None) -> VectorStoreRanking | None:
         if self.vectorstore is None:
@@ -458,6 +529,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             mode="hybrid",
             fusion=self.fusion,
             weights={} if self.weights is None and self._has_other_embeddings else self.weights,
+            others=tuple(self.retrievers),
             depth=self.depth,
         )
 
@@ -576,6 +648,19 @@ class VectorStoreRanking:
         if self._is_filtered or settings.filter is None or len(hits) < depth:
             return True
         return len(self.retriever.passing(hits, settings.filter)) >= settings.fused_depth
+
+
+def _side_hits(documents: Sequence[Document]) -> list[OutsideHit]:
+    """What another retriever found."""
+    return [
+        OutsideHit(
+            document.id,
+            document.page_content,
+            document.metadata.get(SCORE_KEY),
+            {key: value for key, value in document.metadata.items() if key != SCORE_KEY},
+        )
+        for document in documents
+    ]
 
 
 def _only(hits: Sequence[OutsideHit]) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,7 +23,6 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field
 from st_keytokens import HybridEmbeddings, KeyTokenEncoder, SparseEmbeddings
-from st_keytokens.index import Document as IndexedDocument
 from st_keytokens.retrieval import (
     OnConflict,
     RetrievedHit,
@@ -35,10 +35,13 @@ from st_keytokens.retrieval import (
 )
 from typing_extensions import Self, Unpack
 
-__all__ = ["DocumentFilter", "KeyTokensRetriever", "QueryArguments", "checked_documents", "checked_query", "with_ids"]
+from langchain_keytokens.filters import DocumentFilter, filter_keys, index_filter
 
-DocumentFilter = Mapping[str, Any] | Callable[[Document], bool] | Collection[str]
+__all__ = ["KeyTokensRetriever", "QueryArguments", "checked_documents", "checked_query", "with_ids"]
+
 Batch = tuple[Retriever, Mapping[str, HybridEmbeddings]]
+
+logger = logging.getLogger(__name__)
 
 ENCODER_FOLDER = "encoder"
 _NAMES = UUID("6ba3b4b9-5b0c-4a55-9a7e-7c4d1b9a1c11")  # of ids that are made of what a document says
@@ -74,6 +77,12 @@ class KeyTokensRetriever(BaseRetriever):
             Key of the metadata that the score goes to; it takes the place of a key of that name in what is returned.
             None, the default, leaves the metadata as they were, so that a document found by two queries is one
             document to whoever compares them; ``search_with_scores`` gives the scores beside the documents.
+        group_by: str | None
+            Key of the metadata of whose values each is found once, by its best document, such as the one that names
+            the source; documents without it are found all.
+        needs_known_word: bool
+            Whether a sparse search finds nothing for a query none of whose own words a document has, as by default:
+            what such a query decodes to is noise.
         matches_key: str | None
             Key of the metadata that the matched tokens go to, with their contributions to the score.
 
@@ -108,6 +117,8 @@ class KeyTokensRetriever(BaseRetriever):
     retriever: Retriever = Field(exclude=True, repr=False)
     k: int = Field(default=4, ge=1)
     filter: dict[str, Any] | None = None
+    group_by: str | None = None
+    needs_known_word: bool = True
     score_key: str | None = None
     matches_key: str | None = None
 
@@ -142,7 +153,7 @@ class KeyTokensRetriever(BaseRetriever):
             ValueError: If lengths differ, a text is no string, an id is given twice, a setting is unknown or out of
                 its range, or the index at ``path`` was made by another encoder.
         """
-        documents = _as_documents(list(texts), metadatas, ids)
+        documents = _as_documents(texts, metadatas, ids)
         return cls.from_documents(documents, encoder, path=path, **settings)
 
     @classmethod
@@ -172,7 +183,7 @@ class KeyTokensRetriever(BaseRetriever):
         **settings: Any,
     ) -> Self:
         """:meth:`from_texts`, asynchronously."""
-        documents = _as_documents(list(texts), metadatas, ids)
+        documents = _as_documents(texts, metadatas, ids)
         return await cls.afrom_documents(documents, encoder, path=path, **settings)
 
     @classmethod
@@ -297,7 +308,7 @@ class KeyTokensRetriever(BaseRetriever):
         on_conflict: OnConflict = "replace",
     ) -> list[str]:
         """:meth:`add_documents` for texts with metadata and ids."""
-        return self.add_documents(_as_documents(list(texts), metadatas, ids), on_conflict=on_conflict)
+        return self.add_documents(_as_documents(texts, metadatas, ids), on_conflict=on_conflict)
 
     def add_documents(self, documents: Iterable[Document], *, on_conflict: OnConflict = "replace") -> list[str]:
         """Adds documents, all or none. The next search finds them. They are not changed.
@@ -456,12 +467,19 @@ class KeyTokensRetriever(BaseRetriever):
         batch = _BATCH.get()
         return None if batch is None or batch[0] is not self.retriever else batch[1].get(query)
 
+    def _say_unknown_keys(self, *, filter: DocumentFilter | None = None, **own: Any) -> None:
+        """Says once of each key that a filter asks for that no document has it."""
+        for key in self.retriever.newly_missing(filter_keys(self.filter if filter is None else filter)):
+            logger.warning("filter asks for the key %r, which none of %d documents has.", key, len(self.retriever))
+
     def _hits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
         text = checked_query(query)
+        self._say_unknown_keys(**own)
         return self.retriever.search(text, self._search_settings(**own), vectors=self._batched(text))
 
     async def _ahits(self, query: object, **own: Unpack[QueryArguments]) -> list[RetrievedHit]:
         text = checked_query(query)
+        await asyncio.to_thread(self._say_unknown_keys, **own)
         return await self.retriever.asearch(text, self._search_settings(**own), vectors=self._batched(text))
 
     def _get_relevant_documents(
@@ -506,8 +524,10 @@ class KeyTokensRetriever(BaseRetriever):
         return SearchSettings(
             mode="sparse",
             top_k=self.k if k is None else checked_int("k", k, minimum=1),
-            filter=_index_filter(self.filter if filter is None else filter),
+            filter=index_filter(self.filter if filter is None else filter),
             has_matches=self.matches_key is not None,
+            group_by=self.group_by,
+            needs_known_word=self.needs_known_word,
         )
 
 
@@ -558,27 +578,28 @@ def checked_query(query: object) -> str:
     return query
 
 
-def _index_filter(
-    filter: DocumentFilter | None,
-) -> Mapping[str, Any] | Callable[[IndexedDocument], bool] | Collection[str] | None:
-    """A filter over LangChain documents as one over those of the index."""
-    if not callable(filter):
-        return filter
-    return lambda found: filter(Document(id=found.id, page_content=found.text or "", metadata=found.metadata))
-
-
 def _as_documents(
-    texts: list[str],
+    texts: Iterable[str],
     metadatas: Iterable[Mapping[str, Any] | None] | None,
     ids: Iterable[str | None] | None,
 ) -> list[Document]:
     """Documents of texts, each with its own metadata."""
-    given = [{} for _ in texts] if metadatas is None else [dict(entry or {}) for entry in metadatas]
-    names = [None] * len(texts) if ids is None else list(ids)
+    found = _listed("texts", texts)
+    given = [{}] * len(found) if metadatas is None else _listed("metadatas", metadatas)
+    names = [None] * len(found) if ids is None else _listed("ids", ids)
+    for entry in given:
+        if entry is not None and not isinstance(entry, Mapping):
+            raise TypeError(f"metadatas must be dictionaries, got {type(entry).__name__} {entry!r:.60}.")
     for name, values in (("metadatas", given), ("ids", names)):
-        if len(values) != len(texts):
-            raise ValueError(f"{name} must be as many as texts, {len(texts)}, got {len(values)}.")
+        if len(values) != len(found):
+            raise ValueError(f"{name} must be as many as texts, {len(found)}, got {len(values)}.")
     return [
-        Document(id=id, page_content=text, metadata=metadata)
-        for text, metadata, id in zip(texts, given, names, strict=True)
+        Document(id=id, page_content=text, metadata=dict(metadata or {}))
+        for text, metadata, id in zip(found, given, names, strict=True)
     ]
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list with one entry a text, got {type(values).__name__} {values!r:.60}.")
+    return list(values)

@@ -27,6 +27,7 @@ class KeyTokensTranslator(Visitor):
         Comparator.GTE,
         Comparator.LT,
         Comparator.LTE,
+        Comparator.CONTAIN,
         Comparator.IN,
         Comparator.NIN,
     )
@@ -46,7 +47,8 @@ class KeyTokensTranslator(Visitor):
         value = comparison.value
         if isinstance(value, dict):  # a date or a datetime with its kind
             value = value.get("date", value.get("datetime"))
-        return {comparison.attribute: {f"${comparison.comparator.value}": value}}
+        name = "contains" if comparison.comparator is Comparator.CONTAIN else comparison.comparator.value
+        return {comparison.attribute: {f"${name}": value}}
 
     def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
         """The query, and the arguments of the search; ``k`` where the query has a limit."""

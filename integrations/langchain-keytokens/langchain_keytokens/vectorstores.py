@@ -7,19 +7,23 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import DeleteResponse, UpsertResponse
 from langchain_core.indexing.base import DocumentIndex
 from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from pydantic import ConfigDict, Field
 from st_keytokens import KeyTokenEncoder
+from st_keytokens.retrieval import checked_int
 from typing_extensions import Self
 
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
+from langchain_keytokens.filters import DocumentFilter
 from langchain_keytokens.hybrid_retrievers import KeyTokensHybridRetriever
-from langchain_keytokens.retrievers import DocumentFilter, KeyTokensRetriever
+from langchain_keytokens.retrievers import KeyTokensRetriever
 
 __all__ = ["KeyTokensDocumentIndex", "KeyTokensVectorStore"]
 
@@ -193,6 +197,92 @@ class KeyTokensVectorStore(VectorStore):
     ) -> list[Document]:
         """:meth:`similarity_search_by_vector`, in a thread."""
         return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter)
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: DocumentFilter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Documents that are like the query and unlike each other, by their dense vectors.
+
+        Args:
+            query: The query.
+            k: How many.
+            fetch_k: Of how many of the best, by both sides.
+            lambda_mult: 1 for the nearest ones, 0 for the most different ones.
+            filter: As for :meth:`similarity_search`.
+            **kwargs: Go to the retriever.
+
+        Raises:
+            ValueError: If the index has no dense vectors, or a number is out of its range.
+        """
+        self._check_diversity(fetch_k, lambda_mult)
+        vector = self.embeddings.embed_query(query)
+        found = self.similarity_search(query, fetch_k, filter, **kwargs)
+        return self._diverse(found, vector, k, lambda_mult)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: DocumentFilter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """:meth:`max_marginal_relevance_search`, in a thread."""
+        return await asyncio.to_thread(
+            self.max_marginal_relevance_search, query, k, fetch_k, lambda_mult, filter, **kwargs
+        )
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: DocumentFilter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """:meth:`max_marginal_relevance_search` among the documents nearest to a dense vector."""
+        self._check_diversity(fetch_k, lambda_mult)
+        found = self.similarity_search_by_vector(embedding, fetch_k, filter)
+        return self._diverse(found, embedding, k, lambda_mult)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: DocumentFilter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """:meth:`max_marginal_relevance_search_by_vector`, in a thread."""
+        return await asyncio.to_thread(
+            self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter
+        )
+
+    def _check_diversity(self, fetch_k: int, lambda_mult: float) -> None:
+        checked_int("fetch_k", fetch_k, minimum=1)
+        if not isinstance(lambda_mult, (int, float)) or not 0 <= lambda_mult <= 1:
+            raise ValueError(f"lambda_mult must be from 0 to 1, got {lambda_mult!r:.60}.")
+        if not self.retriever.retriever.has_dense:
+            raise ValueError(
+                "maximal marginal relevance must have dense vectors in the index, got a retriever without them. "
+                "Use a KeyTokensHybridRetriever with an index of its own, or the search of its vector store."
+            )
+
+    def _diverse(self, found: list[Document], vector: Sequence[float], k: int, lambda_mult: float) -> list[Document]:
+        index = self.retriever.retriever.index
+        known = [document for document in found if document.id is not None and document.id in index]
+        rows = index.dense_embeddings([str(document.id) for document in known]).tolist() if known else []
+        chosen = maximal_marginal_relevance(np.asarray(vector, np.float32), rows, lambda_mult, k)
+        return [known[number] for number in chosen]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any

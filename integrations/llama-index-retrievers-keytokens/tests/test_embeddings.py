@@ -56,7 +56,9 @@ class TestVectors:
         assert query == embedding.get_query_embedding(QUERY)
 
     def test_a_text_without_a_term(self, dense, sparse, encoder):
-        assert sparse.get_text_embedding("") == {}
+        size = sparse.encoder.vocabulary.vocab_size
+        assert sparse.get_text_embedding("") == {size: 1.0}  # Pinecone refuses a batch for one that is empty
+        assert sparse.get_query_embedding("  ") == {size + 1: 1.0}  # and a query; neither finds the other
         assert len(dense.get_text_embedding("")) == encoder.get_embedding_dimension()
         for function in qdrant_sparse_functions(encoder):
             assert function(["", "stars"])[0][0] == []

@@ -27,6 +27,7 @@ METADATA = (
     {"a": "", "b": 7},
     {"a": 3, "b": "Dust and Gas"},
 )
+LOOKED_INTO = (*METADATA, {"a": {"k": 1, "1": None}}, {"a": [True, None, ["star"]]}, {"a": [False, 2.5, 'q"', "$q"]})
 COMPARISONS = ("EQ", "NE", "GT", "GTE", "LT", "LTE")
 SINGLE = (1, 2.5, "1", "star", "")
 LISTS = ([1, 2], ["star", "1"], [2.5])
@@ -37,14 +38,27 @@ def leaf(operator, value, key="a"):
 
 
 LEAVES = [leaf(operator, value) for operator in COMPARISONS for value in SINGLE]
+INSIDE = [leaf("CONTAINS", value) for value in (*SINGLE, 0, "ta", "k", 'q"', "$q")]
+INSIDE += [
+    leaf(operator, value) for operator in ("ANY", "ALL") for value in (*LISTS, ["star", "gas"], ["k", "ta"], [])
+]
 LEAVES += [leaf(operator, value) for operator in ("IN", "NIN") for value in LISTS]
 
 
 @pytest.fixture(scope="module")
 def index():
-    rows = SparseEmbeddings.from_dicts([{1: 1.0}] * len(METADATA), vocab_size=3)
+    yield from opened(METADATA)
+
+
+@pytest.fixture(scope="module")
+def looked_into():
+    yield from opened(LOOKED_INTO)
+
+
+def opened(metadata):
+    rows = SparseEmbeddings.from_dicts([{1: 1.0}] * len(metadata), vocab_size=3)
     with HybridIndex(vocab_size=3, kernel="scipy") as index:
-        index.add([str(i) for i in range(len(METADATA))], embeddings=rows, metadata=METADATA)
+        index.add([str(i) for i in range(len(metadata))], embeddings=rows, metadata=metadata)
         yield index
 
 
@@ -62,6 +76,16 @@ class TestOneLanguage:
         filters = MetadataFilters(filters=[part])
         holds = metadata_test(filters)
         assert found(index, filters) == [i for i, metadata in enumerate(METADATA) if holds(metadata)]
+
+    @pytest.mark.parametrize("part", INSIDE, ids=lambda part: f"{part.operator.name}-{part.value}")
+    def test_lists_strings_and_keys(self, looked_into, part):
+        filters = MetadataFilters(filters=[part])
+        expected = [i for i, metadata in enumerate(LOOKED_INTO) if metadata_test(filters)(metadata)]
+        assert found(looked_into, filters) == expected
+        inverse = MetadataFilters(filters=[part], condition="not")
+        assert found(looked_into, inverse) == sorted(set(range(len(LOOKED_INTO))).difference(expected))
+        is_looked_up = not callable(index_filter(filters))
+        assert is_looked_up == (part.value not in ('q"', "$q", 'k"'))
 
     @pytest.mark.parametrize("condition", FilterCondition)
     def test_nested_conditions(self, index, condition):

@@ -192,3 +192,25 @@ class TestDrift:
         assert not opened.drift()
         loaded.delete_ref_doc("doc-2", delete_from_docstore=True)
         assert SENTENCES[2] not in contents(opened.retrieve(QUERY))
+
+
+class TestStoresThatCannotListTheirNodes:
+    def test_another_number_is_said_with_both(self, encoder, caplog):
+        pytest.importorskip("qdrant_client")
+        qdrant = pytest.importorskip("llama_index.vector_stores.qdrant")
+        from qdrant_client import QdrantClient
+
+        nodes = [TextNode(id_=f"{n:032x}", text=text) for n, text in enumerate(SENTENCES)]
+        store = qdrant.QdrantVectorStore("nodes", client=QdrantClient(":memory:"))
+        context = StorageContext.from_defaults(vector_store=store)
+        index = VectorStoreIndex(nodes, storage_context=context, embed_model=KeyTokensEmbedding(encoder))
+        with caplog.at_level(logging.WARNING, "llama_index.retrievers.keytokens"):
+            KeyTokensHybridRetriever(encoder, nodes, dense=index)
+            KeyTokensHybridRetriever(encoder, dense=index)  # to be filled
+            assert caplog.records == []
+            retriever = KeyTokensHybridRetriever(encoder, nodes[:5], dense=store)
+        assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+            f"the retriever holds 5 nodes and the vector store {len(SENTENCES)}"
+        ]
+        retriever.sync(nodes=nodes)
+        assert len(retriever) == len(SENTENCES)

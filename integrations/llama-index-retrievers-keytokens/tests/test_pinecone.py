@@ -56,3 +56,21 @@ def test_requests(fresh_encoder, passes):
     assert dict(zip(request["indices"], request["values"], strict=True)) == pytest.approx(
         {term: 0.75 * weight for term, weight in weights.items()}
     )
+
+
+def test_a_text_without_terms_never_loses_a_batch(fresh_encoder):
+    pinecone = pytest.importorskip("llama_index.vector_stores.pinecone")
+    dense, sparse = KeyTokensEmbedding(fresh_encoder), KeyTokensSparseEmbedding(fresh_encoder)
+    index = RecordingIndex()
+    store = pinecone.PineconeVectorStore(pinecone_index=index, add_sparse_vector=True, sparse_embedding_model=sparse)
+    texts = ["Stars form from gas.", "", "   "]
+    vectors = dense.get_text_embedding_batch(texts)
+    store.add([TextNode(text=text, embedding=vector) for text, vector in zip(texts, vectors, strict=True)])
+    sent = [vector["sparse_values"] for vector in index.upserted]
+    assert len(sent) == 3 and all(row["values"] for row in sent)
+    query = VectorStoreQuery(
+        query_embedding=dense.get_query_embedding("stars"), query_str=" ", mode=VectorStoreQueryMode.SPARSE, alpha=0.5
+    )
+    store.query(query)
+    asked = index.queries[0]["sparse_vector"]
+    assert asked["values"] and not {*asked["indices"]} & {term for row in sent for term in row["indices"]}

@@ -255,3 +255,32 @@ class TestValidation:
     def test_encoder(self):
         with pytest.raises(TypeError, match="encoder must be a KeyTokenEncoder, got str"):
             KeyTokensVectorStore("path")
+
+
+class TestTheNextDay:
+    @pytest.mark.parametrize("has_path", [True, False])
+    def test_one_kind_of_folder(self, encoder, tmp_path, has_path):
+        folder = tmp_path / "kept"
+        store = KeyTokensVectorStore(encoder, folder if has_path else None)
+        nodes = [TextNode(id_=str(n), text=text) for n, text in enumerate(SENTENCES)]
+        for node, vector in zip(nodes, KeyTokensEmbedding(encoder).get_text_embedding_batch(SENTENCES), strict=True):
+            node.embedding = vector
+        store.add(nodes)
+        store.persist(str(folder))
+        store.close()
+        opened = KeyTokensVectorStore.from_persist_dir(folder, encoder)
+        assert len(opened) == len(SENTENCES)
+        opened.close()
+        hybrid = KeyTokensHybridRetriever.from_persist_dir(folder, encoder)
+        assert hybrid.retrieve("distant galaxies")[0].node.node_id == "1"
+        hybrid.close()
+        again = KeyTokensVectorStore.from_persist_dir(folder, encoder)
+        assert [node.node_id for node in again.get_nodes()] == [str(n) for n in range(len(SENTENCES))]
+        again.close()
+        with pytest.raises(ValueError, match=r"path must hold what KeyTokensRetriever\.persist kept"):
+            KeyTokensRetriever.from_persist_dir(folder, encoder)
+
+    def test_none_is_there(self, encoder, tmp_path):
+        with pytest.raises(FileNotFoundError, match="path must hold a persisted retriever"):
+            KeyTokensVectorStore.from_persist_dir(tmp_path / "nothing", encoder)
+        assert not (tmp_path / "nothing").exists()

@@ -315,6 +315,8 @@ class TestConfiguration:
             "metadata": None,
             "k": 3,
             "filter": None,
+            "group_by": None,
+            "needs_known_word": True,
             "score_key": None,
             "matches_key": None,
         }

@@ -202,3 +202,42 @@ def test_an_encoder_may_stand_for_its_embeddings(encoder):
     assert isinstance(encoder, KeyTokenEncoder)
     store = KeyTokensVectorStore.from_texts(["zebra"], encoder, ids=["z"])
     assert ids(store.similarity_search("zebra")) == ["z"]
+
+
+class TestDiversity:
+    @pytest.fixture
+    def store(self, abstracts, encoder):
+        return KeyTokensVectorStore.from_documents(abstracts, KeyTokensEmbeddings(encoder))
+
+    def test_as_the_hosts_own_store_chooses(self, store, abstracts, encoder):
+        own = InMemoryVectorStore(KeyTokensEmbeddings(encoder))
+        own.add_documents(abstracts)
+        vector = KeyTokensEmbeddings(encoder).embed_query(QUERY)
+        for lambda_mult in (0.0, 0.3, 0.5, 1.0):
+            options = {"k": 5, "fetch_k": 12, "lambda_mult": lambda_mult}
+            expected = [d.id for d in own.max_marginal_relevance_search_by_vector(vector, **options)]
+            assert [d.id for d in store.max_marginal_relevance_search_by_vector(vector, **options)] == expected
+
+    async def test_of_the_best_of_both_sides(self, store, passes, encoder, abstracts):
+        best = [d.id for d in store.similarity_search(QUERY, 8)]
+        found = store.max_marginal_relevance_search(QUERY, k=8, fetch_k=8)
+        assert sorted(d.id for d in found) == sorted(best) and [d.id for d in found] != best
+        retriever = store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "fetch_k": 8, "lambda_mult": 0.2})
+        passes.texts = 0
+        three = retriever.invoke("light of distant stars")
+        assert passes.texts <= 1 and len(three) == 3
+        assert await retriever.ainvoke("light of distant stars") == three
+
+    def test_what_is_filtered_out_stays_out(self, store):
+        found = store.max_marginal_relevance_search(QUERY, k=4, filter={"position": {"$lt": 6}})
+        assert len(found) == 4 and all(d.metadata["position"] < 6 for d in found)
+        assert store.max_marginal_relevance_search(QUERY, filter={"position": -1}) == []
+
+    def test_wrong_ones(self, store, abstracts, encoder):
+        with pytest.raises(ValueError, match="lambda_mult must be from 0 to 1, got 2"):
+            store.max_marginal_relevance_search(QUERY, lambda_mult=2)
+        with pytest.raises(ValueError, match="fetch_k must be >= 1, got 0"):
+            store.max_marginal_relevance_search(QUERY, fetch_k=0)
+        sparse = KeyTokensVectorStore(KeyTokensRetriever.from_documents(abstracts, encoder))
+        with pytest.raises(ValueError, match="maximal marginal relevance must have dense vectors in the index"):
+            sparse.max_marginal_relevance_search(QUERY)

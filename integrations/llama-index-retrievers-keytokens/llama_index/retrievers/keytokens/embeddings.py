@@ -83,7 +83,8 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
 
     For stores that take a ``BaseSparseEmbedding``, such as ``PineconeVectorStore(add_sparse_vector=True,
     sparse_embedding_model=...)``. For Qdrant and Milvus see :func:`qdrant_sparse_functions` and
-    ``KeyTokensMilvusFunction``.
+    ``KeyTokensMilvusFunction``. Stores refuse a whole batch for one vector without terms, so a text that has none gets
+    a term beyond the vocabulary: one for documents and another for queries, so that neither finds the other.
 
     Install it with ``pip install llama-index-retrievers-keytokens``.
 
@@ -127,7 +128,8 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
         return sum(weight * embedding2.get(term, 0.0) for term, weight in embedding1.items())
 
     def _get_query_embedding(self, query: str) -> SparseEmbedding:
-        return dict(zip(*self._pair.sparse_query(query), strict=True))
+        beyond = {self.encoder.vocabulary.vocab_size + 1: 1.0}
+        return dict(zip(*self._pair.sparse_query(query), strict=True)) or beyond
 
     async def _aget_query_embedding(self, query: str) -> SparseEmbedding:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -139,7 +141,8 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[SparseEmbedding]:
-        return [dict(zip(*row, strict=True)) for row in self._pair.sparse_documents(texts)]
+        beyond = {self.encoder.vocabulary.vocab_size: 1.0}
+        return [dict(zip(*row, strict=True)) or dict(beyond) for row in self._pair.sparse_documents(texts)]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[SparseEmbedding]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)

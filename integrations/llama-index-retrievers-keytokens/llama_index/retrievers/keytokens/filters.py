@@ -26,6 +26,7 @@ _OPERATORS = {
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
 }
+_INSIDE = (FilterOperator.ANY, FilterOperator.ALL, FilterOperator.CONTAINS)
 _ORDERED = {
     FilterOperator.GT: operator.gt,
     FilterOperator.GTE: operator.ge,
@@ -43,9 +44,9 @@ def index_filter(filters: MetadataFilters | None) -> IndexFilter | None:
     instants with what a filter names in ISO format; without a time zone they are UTC. A key with dots leads into
     nested dictionaries where no key of that name is there.
 
-    Comparisons are looked up in the database; those with dates or nested keys, and ``ANY``, ``ALL``, ``CONTAINS``, the
-    text matches and ``IS_EMPTY``, which look into lists and strings, are tested on every document. A document without
-    the key matches ``NE``, ``NIN`` and ``IS_EMPTY`` only; strings and numbers are unequal.
+    Comparisons, and ``ANY``, ``ALL`` and ``CONTAINS``, which look into lists, strings and the keys of dictionaries,
+    are looked up in the database; those with dates or nested keys, the text matches and ``IS_EMPTY`` are tested node
+    by node. A document without the key matches ``NE``, ``NIN`` and ``IS_EMPTY`` only; strings and numbers are unequal.
 
     Args:
         filters: Filters, nested as deep as wanted; None for none.
@@ -97,7 +98,13 @@ def _is_comparison(filters: MetadataFilters | MetadataFilter) -> bool:
         return all(map(_is_comparison, filters.filters))
     values = filters.value if isinstance(filters.value, list) else [filters.value]
     has_date = any(isinstance(value, str) and _DATE.match(value) for value in values)
-    return filters.operator in _OPERATORS and not has_date and bool(_PLAIN_KEY.fullmatch(filters.key))
+    is_known = filters.operator in _OPERATORS or (filters.operator in _INSIDE and all(map(_is_plain_part, values)))
+    return is_known and not has_date and bool(_PLAIN_KEY.fullmatch(filters.key))
+
+
+def _is_plain_part(value: Any) -> bool:
+    """Whether the database can look for it as a key too."""
+    return not isinstance(value, str) or (bool(_PLAIN_KEY.fullmatch(value)) and not value.startswith("$"))
 
 
 def _dictionary(filters: MetadataFilters | MetadataFilter) -> dict[str, Any]:
@@ -114,6 +121,8 @@ def _dictionary(filters: MetadataFilters | MetadataFilter) -> dict[str, Any]:
 
 def _comparison(key: str, name: FilterOperator, value: Any) -> dict[str, Any]:
     """One comparison, in which true is 1 and false 0, as in Python and unlike in the database."""
+    if name in _INSIDE:
+        return _inside(key, name, value)
     if name in _ORDERED:
         plain = {key: {_OPERATORS[name]: value}}
         if isinstance(value, str):
@@ -124,6 +133,20 @@ def _comparison(key: str, name: FilterOperator, value: Any) -> dict[str, Any]:
     truths = [truth for truth in (False, True) if truth in values]
     among = "$in" if name in (FilterOperator.EQ, FilterOperator.IN) else "$nin"
     return {key: {among: [*values, *truths]}}
+
+
+def _inside(key: str, name: FilterOperator, value: Any) -> dict[str, Any]:
+    """What looks into lists, strings and dictionaries, of which the keys count."""
+    parts: list[dict[str, Any]] = []
+    for part in value if isinstance(value, list) else [value]:
+        same = [part, *(truth for truth in (False, True) if truth == part)]
+        found: dict[str, Any] = {key: {"$any": same}}
+        if isinstance(part, str):
+            found = {"$or": [found, {key: {"$within": {part: {"$exists": True}}}}]}
+        parts.append(found)
+    if name is FilterOperator.ALL:
+        return {"$and": [{key: {"$exists": True, "$ne": None}}, *parts]}
+    return {"$or": parts} if parts else {key: {"$any": []}}
 
 
 def metadata_value(metadata: Mapping[str, Any], key: str) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HybridArguments", "KeyTokensHybridRetriever"]
 
+logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 
@@ -53,6 +56,7 @@ class HybridArguments(RetrieverArguments, total=False):
     """Keyword arguments of :class:`KeyTokensHybridRetriever`; see there."""
 
     dense: VectorStoreIndex | BasePydanticVectorStore | None
+    retrievers: Mapping[str, BaseRetriever] | None
     fusion: Fusion
     weights: Mapping[str, float] | None
     depth: int | None
@@ -73,14 +77,17 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         dense: Where the dense ranking comes from: a ``VectorStoreIndex`` with its own embedding model, or a vector
             store, which is then asked with this encoder's vectors. It takes part in :meth:`add_nodes` and
             :meth:`delete_nodes`. None: this retriever's own index.
+        retrievers: More sides by names of your choice, which ``weights`` and ``scores`` know them by: any number of
+            retrievers over the same nodes, such as a ``BM25Retriever``. What each returns is joined, filtered and
+            fused with the other sides; one without scores counts by its ranks. Every one of them has to answer.
         fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
             single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks, which rank
             worse where one side is much weaker. Scores that rise along a store's ranking are distances, turned round.
-        weights: Factors of ``"dense"`` and ``"sparse"``, 1 where not named. None: the encoder's ``fusion_weights``, or
-            1 each beside vectors of another embedding model.
+        weights: Factors of ``"dense"``, ``"sparse"`` and the ``retrievers``, 1 where not named. None: the encoder's
+            ``fusion_weights``, or 1 each beside vectors of another embedding model.
         depth: Hits of each side that are fused; None for ``max(100, 10 * similarity_top_k)``.
         **settings: Those of :class:`KeyTokensRetriever`: ``path``, ``similarity_top_k``, ``filters``, which hold on
-            both sides, ``explain``, ``verbose``, ``callback_manager``, ``objects`` and ``object_map``.
+            all sides, ``group_by``, ``explain``, ``verbose``, ``callback_manager``, ``objects`` and ``object_map``.
 
     Attributes:
         fusion: As given; may be changed, as the next two.
@@ -104,12 +111,15 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
                 print(hit.score, hit.scores, hit.node.get_content())
     """
 
+    _opens_stores = True
+
     def __init__(
         self,
         encoder: KeyTokenEncoder,
         nodes: Sequence[BaseNode] = (),
         *,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
+        retrievers: Mapping[str, BaseRetriever] | None = None,
         fusion: Fusion = "adaptive",
         weights: Mapping[str, float] | None = None,
         depth: int | None = None,
@@ -117,12 +127,14 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     ) -> None:
         self._side = None if dense is None else VectorStoreSide(dense, encoder)
         self._has_dense = dense is None
+        self.retrievers = _checked_retrievers(retrievers)
         self.fusion: Fusion = fusion
         self.weights = weights
         self.depth = depth
         super().__init__(encoder, nodes, **settings)
         if isinstance(dense, VectorStoreIndex):
             self._open(NodeSource(dense))
+        self._say_other_count()
 
     @classmethod
     def from_defaults(
@@ -166,31 +178,49 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         index: BaseIndex[Any] | None = None,
         docstore: BaseDocumentStore | None = None,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
+        retrievers: Mapping[str, BaseRetriever] | None = None,
         **live: Unpack[LiveArguments],
     ) -> Self:
         """Opens what :meth:`persist` kept, with all its settings; further changes go into that directory.
 
         Args:
-            path: The directory.
+            path: The directory; that of a ``KeyTokensVectorStore`` is opened with the default settings.
             encoder: The encoder that made the index.
             index: As for :meth:`KeyTokensRetriever.from_persist_dir`; ``dense`` is one already.
             docstore: Likewise.
             dense: The vector store, which is kept by itself; given if and only if there was one.
+            retrievers: The other sides, likewise, by the names that they had.
             **live: As for :meth:`KeyTokensRetriever.from_persist_dir`.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it was made by another encoder or class or is damaged, or ``dense`` is missing or too much.
+            ValueError: If it was made by another encoder or class or is damaged, or ``dense`` or one of ``retrievers``
+                is missing or too much.
         """
         settings = cls._saved_settings(path)
-        has_dense = settings.pop("has_dense")
+        has_dense, names = settings.pop("has_dense"), settings.pop("retrievers", [])
+        if sorted(_checked_retrievers(retrievers)) != names:
+            raise ValueError(
+                f"retrievers must be given again for {path} under the names {names}, got {sorted(retrievers or ())}."
+            )
         if has_dense == (dense is not None):
             rule = "not be given, as the vectors are in" if has_dense else "be given again for"
             raise ValueError(f"dense must {rule} {path}, got {type(dense).__name__}.")
-        retriever = cls(encoder, dense=dense, path=path, **settings, **live)
+        retriever = cls(encoder, dense=dense, retrievers=retrievers, path=path, **settings, **live)
         if index is not None or docstore is not None:
             retriever._open(NodeSource(index, docstore))
         return retriever
+
+    def _say_other_count(self) -> None:
+        """Says where a store that cannot list its nodes holds another number of them."""
+        count = None if self._side is None or not len(self) else self._side.count()
+        if count is not None and count != len(self):
+            logger.warning(
+                "the retriever holds %d nodes and the vector store %d: what one of them lacks is ranked by the other "
+                "alone. sync(nodes=...) brings the retriever in step with the application's nodes.",
+                len(self),
+                count,
+            )
 
     @property
     def vector_index(self) -> VectorStoreIndex | None:
@@ -235,25 +265,35 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if self._side is None:
+        if self._side is None and not self.retrievers:
             return super()._retrieve(query_bundle)
         if _is_blank(query_bundle):
             return []
         self._follow()
-        settings = self._settings(query_bundle)
-        found = self._side.retrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
-        return self._fused(query_bundle, settings, found)
+        settings, found = self._settings(query_bundle), None
+        if self._side is not None:
+            found = self._side.retrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
+        others = {name: side.retrieve(_text_alone(query_bundle)) for name, side in self.retrievers.items()}
+        return self._fused(query_bundle, settings, found, others)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if self._side is None or not self._side.is_asynchronous or _is_blank(query_bundle):
+        is_asynchronous = self._side is not None and self._side.is_asynchronous
+        if not (is_asynchronous or self.retrievers) or _is_blank(query_bundle):
             return await super()._aretrieve(query_bundle)
         await asyncio.to_thread(self._follow)
-        settings = self._settings(query_bundle)
-        found = await self._side.aretrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
-        return await asyncio.to_thread(self._fused, query_bundle, settings, found)
+        settings, found = self._settings(query_bundle), None
+        if self._side is not None:
+            depth, filters = settings.fused_depth, self._filters(query_bundle)
+            if is_asynchronous:
+                found = await self._side.aretrieve(query_bundle, depth, filters)
+            else:
+                found = await asyncio.to_thread(self._side.retrieve, query_bundle, depth, filters)
+        asked = await asyncio.gather(*(side.aretrieve(_text_alone(query_bundle)) for side in self.retrievers.values()))
+        others = dict(zip(self.retrievers, asked, strict=True))
+        return await asyncio.to_thread(self._fused, query_bundle, settings, found, others)
 
     def _retrieve_batch(self, queries: list[str], own: QueryBundle) -> list[list[NodeWithScore]]:
-        if self._side is None:
+        if self._side is None and not self.retrievers:
             return super()._retrieve_batch(queries, own)
         return [self._retrieve(bundle) for bundle in self._embedded_bundles(queries, own)]
 
@@ -282,28 +322,36 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def _embedded_bundles(self, queries: list[str], own: QueryBundle) -> list[QueryBundle]:
         """A bundle for each query, with its dense vector where our encoder makes it."""
         bundles = [replace(own, query_str=text) for text in queries]
-        if self._side is not None and self._side.shares_encoder:
+        if self._side is None or self._side.shares_encoder:
             for bundle, vector in zip(bundles, self._retriever.pair.dense(queries, "query").tolist(), strict=True):
                 bundle.embedding = vector if bundle.query_str.strip() else None  # their sparse halves wait
         return bundles
 
     def _fused(
-        self, query_bundle: QueryBundle, settings: SearchSettings, found: Sequence[NodeWithScore]
+        self,
+        query_bundle: QueryBundle,
+        settings: SearchSettings,
+        found: Sequence[NodeWithScore] | None,
+        others: Mapping[str, Sequence[NodeWithScore]],
     ) -> list[NodeWithScore]:
-        outside = [
-            OutsideHit(hit.node.node_id, hit.node.get_content(), hit.score, filterable_metadata(hit.node))
-            for hit in found
-        ]
-        self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
-        vectors = self._vectors(query_bundle, settings, has_outside=True)
-        hits = self._retriever.search(query_bundle.query_str, settings, outside=outside, vectors=vectors)
-        if not hits:
-            self._say_unknown_keys(query_bundle)
+        outside = None if found is None else _outside_hits(found)
+        if outside is not None:
+            self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
+        vectors = self._vectors(query_bundle, settings, has_outside=outside is not None)
+        hits = self._retriever.search(
+            query_bundle.query_str,
+            settings,
+            outside=outside,
+            others={name: _outside_hits(nodes) for name, nodes in others.items()},
+            vectors=vectors,
+        )
+        given = {"dense": found or [], **others}
+        self._say_unknown_keys(query_bundle)
         return [
             scored_node(
                 restored_node(hit.text, hit.metadata)
                 if hit.outside is None or NODE_KEY in hit.metadata
-                else found[hit.outside].node,
+                else given[hit.side][hit.outside].node,
                 hit,
             )
             for hit in hits
@@ -313,7 +361,14 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         settings = super()._settings(query_bundle)
         is_other = self._side is not None and not self._side.shares_encoder
         weights = {} if self.weights is None and is_other else self.weights
-        return replace(settings, mode="hybrid", fusion=self.fusion, weights=weights, depth=self.depth)
+        return replace(
+            settings,
+            mode="hybrid",
+            fusion=self.fusion,
+            weights=weights,
+            depth=self.depth,
+            others=tuple(self.retrievers),
+        )
 
     def _check_addable(self, nodes: Sequence[BaseNode], on_conflict: OnConflict) -> list[str]:
         """Checks what :meth:`add_nodes` would refuse, and gives the ids that are there and are to be replaced."""
@@ -330,6 +385,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         return {
             **super()._kept_settings(),
             "has_dense": self._has_dense,
+            "retrievers": sorted(self.retrievers),
             "fusion": self.fusion,
             "weights": None if self.weights is None else dict(self.weights),
             "depth": self.depth,
@@ -364,6 +420,22 @@ class VectorStoreSide:
         """Whether queries are embedded by our encoder."""
         model = self.index._embed_model
         return isinstance(model, KeyTokensEmbedding) and model.encoder is self._encoder
+
+    def count(self) -> int | None:
+        """How many nodes a store of Qdrant, Milvus or Chroma holds; None for others, and where it does not answer."""
+        store: Any = self.index.vector_store
+        kind = store.class_name()
+        try:
+            if kind == "QdrantVectorStore":
+                return int(store.client.count(store.collection_name, exact=True).count)
+            if kind == "MilvusVectorStore":
+                counted = ["count(*)"]
+                (row,) = store.client.query(store.collection_name, filter="", output_fields=counted)
+                return int(row["count(*)"])
+            return int(store.client.count()) if kind == "ChromaVectorStore" else None
+        except Exception as err:  # an asynchronous client alone, no collection yet, no server: a search will say
+            logger.debug("%s does not say how many nodes it holds: %s", kind, err)
+            return None
 
     def retrieve(self, query: QueryBundle, top_k: int, filters: MetadataFilters | None) -> list[NodeWithScore]:
         """The store's ranking of a query."""
@@ -406,6 +478,36 @@ class VectorStoreSide:
             ]
             filters = None
         return VectorIndexRetriever(self.index, similarity_top_k=top_k, filters=filters, node_ids=node_ids)
+
+
+def _checked_retrievers(retrievers: Mapping[str, BaseRetriever] | None) -> dict[str, BaseRetriever]:
+    if retrievers is None:
+        return {}
+    if not isinstance(retrievers, Mapping):
+        raise TypeError(
+            f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
+            "For example {'bm25': bm25_retriever}."
+        )
+    for name, retriever in retrievers.items():
+        if name in ("dense", "sparse") or not isinstance(name, str) or not name:
+            raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
+        if not isinstance(retriever, BaseRetriever):
+            raise TypeError(
+                f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. "
+                "Of an index, give index.as_retriever()."
+            )
+    return dict(retrievers)
+
+
+def _outside_hits(found: Sequence[NodeWithScore]) -> list[OutsideHit]:
+    return [
+        OutsideHit(hit.node.node_id, hit.node.get_content(), hit.score, filterable_metadata(hit.node)) for hit in found
+    ]
+
+
+def _text_alone(query: QueryBundle) -> QueryBundle:
+    """The query without an embedding, which may be another model's."""
+    return QueryBundle(query.query_str, custom_embedding_strs=query.custom_embedding_strs)
 
 
 def _plain(query: QueryBundle) -> QueryBundle:

@@ -25,7 +25,7 @@ from st_keytokens import HybridEmbeddings, KeyTokenEncoder
 from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings
 from typing_extensions import Self, Unpack
 
-from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters, metadata_value
+from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters
 from llama_index.retrievers.keytokens.hits import (
     KeyTokensNodeWithScore,
     KeyTokensQueryBundle,
@@ -63,6 +63,8 @@ class RetrieverArguments(LiveArguments, total=False):
     path: str | PathLike[str] | None
     similarity_top_k: int
     filters: MetadataFilters | None
+    group_by: str | None
+    needs_known_word: bool
     explain: bool
     verbose: bool
 
@@ -92,6 +94,10 @@ class KeyTokensRetriever(BaseRetriever):
             these settings. None: a temporary one, to be kept with :meth:`persist`.
         similarity_top_k: At most so many hits.
         filters: What nodes must be like to be found.
+        group_by: A key of the metadata of whose values each is found once, by its best node: ``"ref_doc_id"`` for one
+            hit of each source document. Nodes without the key are found all. None: no groups.
+        needs_known_word: Whether a sparse search finds nothing for a query none of whose own words a node has: what
+            such a query decodes to is noise.
         explain: Whether hits say which tokens they matched.
         verbose: Whether retrieving from objects is printed.
         **live: ``callback_manager`` gets the events of each retrieval. ``objects`` are index nodes whose objects stand
@@ -102,6 +108,8 @@ class KeyTokensRetriever(BaseRetriever):
         encoder: As given.
         similarity_top_k: As given; may be changed.
         filters: As given; may be changed.
+        group_by: As given; may be changed.
+        needs_known_word: As given; may be changed.
         explain: As given; may be changed.
 
     Raises:
@@ -121,6 +129,7 @@ class KeyTokensRetriever(BaseRetriever):
     """
 
     _has_dense = False
+    _opens_stores = False
 
     def __init__(
         self,
@@ -130,6 +139,8 @@ class KeyTokensRetriever(BaseRetriever):
         path: str | PathLike[str] | None = None,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         filters: MetadataFilters | None = None,
+        group_by: str | None = None,
+        needs_known_word: bool = True,
         explain: bool = False,
         verbose: bool = False,
         **live: Unpack[LiveArguments],
@@ -140,9 +151,10 @@ class KeyTokensRetriever(BaseRetriever):
         self.encoder = encoder
         self.similarity_top_k = similarity_top_k
         self.filters = filters
+        self.group_by = group_by
+        self.needs_known_word = needs_known_word
         self.explain = explain
         self._source: NodeSource | None = None
-        self._checked_keys: set[str] = set()
         self._path = None if path is None else str(Path(path).absolute())
         self._retriever = Retriever(encoder, path, has_dense=self._has_dense)
         self._settings(None)
@@ -400,6 +412,8 @@ class KeyTokensRetriever(BaseRetriever):
             top_k=self.similarity_top_k if top_k is None else top_k,
             filter=index_filter(self._filters(query_bundle)),
             has_matches=self.explain,
+            group_by=self.group_by,
+            needs_known_word=self.needs_known_word,
         )
 
     def _filters(self, query_bundle: QueryBundle | None) -> MetadataFilters | None:
@@ -417,23 +431,19 @@ class KeyTokensRetriever(BaseRetriever):
         texts = [text for text in query_bundle.embedding_strs if text.strip()]
         if dense is None and (texts == [query_bundle.query_str] or not (texts or query_bundle.embedding)):
             return None
-        return self._retriever.query_vectors(texts, dense=dense, mode=mode, has_outside=has_outside)
+        needs_known_word = settings.needs_known_word
+        return self._retriever.query_vectors(
+            texts, dense=dense, mode=mode, has_outside=has_outside, needs_known_word=needs_known_word
+        )
 
     def _nodes(self, hits: Sequence[RetrievedHit], query_bundle: QueryBundle) -> list[NodeWithScore]:
-        if not hits:
-            self._say_unknown_keys(query_bundle)
+        self._say_unknown_keys(query_bundle)
         return [scored_node(restored_node(hit.text, hit.metadata), hit) for hit in hits]
 
     def _say_unknown_keys(self, query_bundle: QueryBundle) -> None:
         """Says once of each key that filters ask for that no node has it."""
-        keys = [key for key in filter_keys(self._filters(query_bundle)) if key not in self._checked_keys]
-        if not keys or not len(self):
-            return
-        documents = self._retriever.documents()
-        for key in keys:
-            self._checked_keys.add(key)
-            if all(metadata_value(document.metadata, key) is None for document in documents):
-                logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(documents))
+        for key in self._retriever.newly_missing(filter_keys(self._filters(query_bundle))):
+            logger.warning("filters ask for the key %r, which none of %d nodes has.", key, len(self))
 
     def _follow(self) -> None:
         """Does what has been done to the index that the retriever was made of."""
@@ -528,7 +538,7 @@ class KeyTokensRetriever(BaseRetriever):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         state = self.__getstate__()
-        shared = {"encoder", "callback_manager", "_source", "_side", "_files", "object_map"}
+        shared = {"encoder", "callback_manager", "_source", "_side", "retrievers", "_files", "object_map"}
         copied = {key: value if key in shared else copy.deepcopy(value, memo) for key, value in state.items()}
         other = type(self).__new__(type(self))
         other.__setstate__({**copied, "object_map": dict(self.object_map)})
@@ -539,6 +549,8 @@ class KeyTokensRetriever(BaseRetriever):
         return {
             "similarity_top_k": self.similarity_top_k,
             "filters": None if self.filters is None else self.filters.model_dump(mode="json"),
+            "group_by": self.group_by,
+            "needs_known_word": self.needs_known_word,
             "explain": self.explain,
             "verbose": self._verbose,
         }
@@ -556,6 +568,8 @@ class KeyTokensRetriever(BaseRetriever):
         """What :meth:`_kept_settings` gave, with the filters themselves."""
         settings = Retriever.read_settings(path)
         kind = settings.pop("class", None)
+        if kind == "KeyTokensVectorStore" and cls._opens_stores:
+            return {"has_dense": True}
         if kind != cls.__name__:
             raise ValueError(
                 f"path must hold what {cls.__name__}.persist kept, got {path} of {kind!r}. "
@@ -575,6 +589,11 @@ def query_with(
     query: QueryType, *, filters: MetadataFilters | None = None, similarity_top_k: int | None = None
 ) -> QueryBundle:
     """A query with settings of its own, those of the call first."""
+    if not isinstance(query, (str, QueryBundle)):
+        raise TypeError(
+            f"query must be a string or a QueryBundle, got {type(query).__name__} {query!r:.60}. "
+            "Several queries go into retrieve_batch."
+        )
     bundle = QueryBundle(query) if isinstance(query, str) else query
     if filters is None and similarity_top_k is None:
         return bundle

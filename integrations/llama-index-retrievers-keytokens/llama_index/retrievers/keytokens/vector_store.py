@@ -78,7 +78,27 @@ class KeyTokensVectorStore(BasePydanticVectorStore):
         super().__init__(stores_text=True)
         self._retriever = retriever
         self._is_temporary = path is None
+        if path is not None:
+            try:
+                Retriever.read_settings(path)
+            except FileNotFoundError:
+                retriever.persist(path, {"class": type(self).__name__})
         watch_spans()
+
+    @classmethod
+    def from_persist_dir(cls, persist_dir: str | PathLike[str], encoder: KeyTokenEncoder) -> KeyTokensVectorStore:
+        """Opens what :meth:`persist` or ``path`` kept; further changes go into that directory.
+
+        Args:
+            persist_dir: The directory; also that of a ``KeyTokensHybridRetriever`` with an index of its own.
+            encoder: The encoder that made it.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it was made by another encoder, or has no dense vectors.
+        """
+        Retriever.read_settings(persist_dir)
+        return cls(encoder, persist_dir)
 
     @classmethod
     def class_name(cls) -> str:
