@@ -34,7 +34,7 @@ from index_flips import flip_many  # noqa: E402
 from index_interrupted import CHANGES, fill_samples, interrupted  # noqa: E402
 from index_machine import IndexMachine  # noqa: E402
 from index_writers_killed import killed_writers  # noqa: E402
-from reliability_costs import costs  # noqa: E402
+from reliability_costs import costs, filters  # noqa: E402
 from reliability_page import page  # noqa: E402
 
 Found = dict[str, Any]
@@ -142,6 +142,7 @@ PARTS: dict[str, Callable[[Path, bool], Found]] = {
     "operations": operations,
     "files": files,
     "costs": costs,
+    "filters": filters,
 }
 
 

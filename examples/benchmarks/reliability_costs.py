@@ -65,12 +65,12 @@ def costs(folder: Path, is_quick: bool) -> dict[str, Any]:
             (point,) = curve(lambda n, p=part: index.add([f"new {p} {n}"], embeddings=few[n]), 50, 1)
             points.append({"deleted": (part + 1) * size // 10, **point})
         found["an add beside deleted rows"] = points
-    found["new filter"] = new_filters(folder, 10_000 if is_quick else 1_000_000)
     return found
 
 
-def new_filters(folder: Path, size: int) -> dict[str, Any]:
+def filters(folder: Path, is_quick: bool) -> dict[str, Any]:
     """Milliseconds of a search with a filter never seen before, and of the same search without one."""
+    size = 10_000 if is_quick else 1_000_000
     step = min(size, 100_000)
     query = rows(1, 9)
     with HybridIndex(folder / "filtered") as index:
@@ -78,13 +78,13 @@ def new_filters(folder: Path, size: int) -> dict[str, Any]:
             metadata = [{"year": 1950 + n % 75, "tag": TAGS[n % 5], "n": n} for n in range(start, start + step)]
             names = [f"{n}" for n in range(start, start + step)]
             index.add(names, [f"short text {n}" for n in names], embeddings=rows(step, start), metadata=metadata)
-        filters: dict[str, Callable[[int], dict[str, Any]]] = {
+        kinds: dict[str, Callable[[int], dict[str, Any]]] = {
             "equal": lambda n: {"year": 1950 + n},
             "range": lambda n: {"n": {"$gte": n * 1000, "$lt": size // 2 + n}},
             "two keys": lambda n: {"tag": TAGS[n % 5], "year": {"$gte": 1951 + n}},
         }
         taken: dict[str, Any] = {"documents": size, "search_ms": median(lambda n: index.search(query))}
-        for name, filter in filters.items():
+        for name, filter in kinds.items():
             taken[f"{name}, first_ms"] = timed(lambda n, f=filter: index.search(query, filter=f(n)), 0)
             taken[f"{name}_ms"] = median(lambda n, f=filter: index.search(query, filter=f(n + 1)))
     return taken

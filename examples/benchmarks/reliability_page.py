@@ -44,6 +44,8 @@ def page(results: dict[str, Any]) -> str:
         lines += ["", "`other` is possible only where a format has no checksum: there the altered bytes are read."]
     if "costs" in parts:
         lines += _costs(parts["costs"])
+    if "filters" in parts:
+        lines += _filters(parts["filters"])
     lines += [
         "",
         f"Made {env['date']} at {env['commit']} by `examples/benchmarks/reliability.py` on {env['cores']} cores of "
@@ -65,8 +67,12 @@ def _costs(costs: dict[str, Any]) -> list[str]:
         ]
         lines += [f"| {p[first]:,} | {p['median_ms']} | {p['mean_ms']} | {p['worst_ms']} |" for p in points]
         lines += [""]
-    new = costs["new filter"]
-    lines += [
+    return lines[:-1]
+
+
+def _filters(new: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
         f"A search of {new['documents']:,} documents with a filter that is new, in milliseconds "
         f"({new['search_ms']} without one):",
         "",
