@@ -17,6 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few trials of each kind")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts; others are kept")
     parser.add_argument("--output", type=Path, help="the JSON file; parts that are in it and not run stay")
+    parser.add_argument("--adds", type=int, default=100_000, help="single adds of the costs, a multiple of 100")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     found: Found = {}
@@ -160,7 +162,8 @@ def main() -> None:
     for name in arguments.only:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            part = PARTS[name](Path(folder), arguments.quick)
+            run = partial(costs, num_adds=arguments.adds) if name == "costs" else PARTS[name]
+            part = run(Path(folder), arguments.quick)
         part["seconds"] = round(time.perf_counter() - start, 1)
         part["is_quick"] = arguments.quick
         found[name] = part

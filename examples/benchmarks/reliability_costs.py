@@ -44,15 +44,15 @@ def curve(change: Callable[[int], Any], count: int, num_points: int = 10) -> lis
     return points
 
 
-def costs(folder: Path, is_quick: bool) -> dict[str, Any]:
-    """Curves of the costs, on the disk, each change a durable commit."""
+def costs(folder: Path, is_quick: bool, num_adds: int = 100_000) -> dict[str, Any]:
+    """Curves of the costs, on the disk, each change a durable commit; a tenth as many of one id."""
     few = rows(1000, 0)
     found: dict[str, Any] = {}
     with HybridIndex(folder / "single") as index:
-        count = 300 if is_quick else 100_000
+        count = 300 if is_quick else num_adds
         found["single adds"] = curve(lambda n: index.add([f"{n}"], embeddings=few[n % 1000]), count)
     with HybridIndex(folder / "again") as index:
-        count = 200 if is_quick else 10_000
+        count = 200 if is_quick else num_adds // 10
         found["one id again"] = curve(
             lambda n: index.add(["id"], embeddings=few[n % 1000], on_conflict="replace"), count
         )
