@@ -8,7 +8,7 @@ from typing import Any
 
 from st_keytokens.cli.calibrate import describe_calibration
 from st_keytokens.cli.console import Console, one_line
-from st_keytokens.cli.options import MODEL, add_command, add_model_options
+from st_keytokens.cli.options import MODEL, add_command, add_model_options, is_index
 
 
 def add_info_command(commands: Any) -> None:
@@ -20,8 +20,7 @@ def add_info_command(commands: Any) -> None:
 
 def _run(arguments: Namespace, console: Console) -> None:
     """Describes an index or, where the path is none, a model."""
-    is_index = Path(arguments.model, "index.sqlite").is_file()
-    found = _index_fields(arguments) if is_index else _model_fields(arguments)
+    found = _index_fields(arguments) if is_index(arguments.model) else _model_fields(arguments)
     console.result(found, _lines(found))
 
 

@@ -185,14 +185,26 @@ def check_arguments(arguments: Namespace) -> None:
     if given.get("input") not in (None, "-"):
         check_exists("input", given["input"])
     index = given.get("index")
-    if index is not None and arguments.command != "index" and not Path(index, "index.sqlite").is_file():
+    if index is not None and arguments.command != "index" and not is_index(index):
         is_empty = Path(index).is_dir() and not any(Path(index).iterdir())
         advice = " It is empty; make one there: st-keytokens index." if is_empty else ""
         raise UserError(f"INDEX_DIR must be the directory of an index, got {index!r}.{advice}")
-    if arguments.model is not None:
+    if arguments.model is not None and not is_index(arguments.model):  # info takes either
         model_path(arguments.model)
     if arguments.check is not None:
         arguments.check(arguments)
+
+
+def is_index(path: str) -> bool:
+    """Whether a directory holds an index, which one whose copy was killed does once the copy is finished."""
+    directory = Path(os.path.abspath(path))
+    if not directory.exists() and directory.parent.is_dir():
+        begin = f".{directory.name}.keytokens-"
+        if any(name.startswith(begin) for name in os.listdir(directory.parent)):
+            from st_keytokens.index.store import finish_copy  # brings NumPy with it
+
+            finish_copy(directory)
+    return Path(directory, "index.sqlite").is_file()
 
 
 def _checked_text(label: str, text: str) -> str:

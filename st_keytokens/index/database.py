@@ -225,9 +225,10 @@ class Transaction:
             raise self._database.clear_error(err) from err
 
     def __del__(self) -> None:
-        if self.connection is not None:
+        connection = getattr(self, "connection", None)  # an interrupt in __init__ leaves none
+        if connection is not None:
             with suppress(sqlite3.Error):
-                self.connection.close()
+                connection.close()
 
 
 def _before_fork() -> None:

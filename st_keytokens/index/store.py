@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
+import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -670,7 +672,10 @@ def copy_index(source: Path, target: Path, files: Mapping[str, bytes] | None = N
     with ExitStack() as stack:
         for _ in range(2):  # twice, so that an interrupt of the first leaves nothing either
             stack.callback(shutil.rmtree, new, ignore_errors=True)
+        _remove_abandoned(target)
         new.mkdir()
+        with suppress(ImportError, OSError):
+            stack.callback(os.close, _locked(new))
         _copy(source, new)
         for name, content in (files or {}).items():
             with open(new / name, "xb") as file:
@@ -679,6 +684,36 @@ def copy_index(source: Path, target: Path, files: Mapping[str, bytes] | None = N
                 os.fsync(file.fileno())
         sync_directory(new)
         _install(new, target)
+
+
+_LEAST_AGE = 60.0  # seconds of a copy begun, before it can be one that was abandoned
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor with the lock on a directory, which ends with its process; an OSError if another one has it."""
+    import fcntl  # not on Windows
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what copies to a target left beside it that were killed before they could replace anything."""
+    begin = re.compile(re.escape(f".{target.name}.keytokens-") + "[0-9a-f]{32}")
+    with suppress(OSError):
+        for entry in list(target.parent.iterdir()):
+            if begin.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > _LEAST_AGE:
+                with suppress(ImportError, OSError):
+                    descriptor = _locked(entry)
+                    try:
+                        _remove_index(entry)
+                    finally:
+                        os.close(descriptor)
 
 
 def _check_replaceable(target: Path) -> None:

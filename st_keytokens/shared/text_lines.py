@@ -202,5 +202,5 @@ def _zstandard_decompressor(name: str) -> Callable[[], Any]:
 def _refuse_zstandard(name: str, err: ImportError) -> NoReturn:
     raise ImportError(
         f"{name} is compressed with Zstandard, which needs Python 3.14 or the package zstandard. Run pip install "
-        "zstandard, or decompress it first."
+        "'st-keytokens[zstandard]', or decompress it first."
     ) from err

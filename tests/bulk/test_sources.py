@@ -157,6 +157,29 @@ class TestFaiss:
         faiss.write_index(index, str(tmp_path / "dense.faiss"))
         check_batches(open_source(tmp_path / "dense.faiss"), None, vectors)
 
+    def test_a_file_cut_off(self, faiss, tmp_path, vectors):
+        index = faiss.index_factory(DIMENSION, "Flat")
+        index.add(vectors)
+        file = tmp_path / "dense.faiss"
+        faiss.write_index(index, str(file))
+        content = file.read_bytes()
+        for size in (0, 1, 4, 32, 33, 40, len(content) - 1):
+            file.write_bytes(content[:size])
+            with pytest.raises(ValueError, match=r"dense\.faiss must be a FAISS index, got"):
+                open_source(file)
+
+    def test_lists_that_hold_other_than_they_say(self, faiss, tmp_path, vectors):
+        index = faiss.index_factory(DIMENSION, "IVF2,Flat")
+        index.train(vectors)
+        index.add(vectors)
+        index.ntotal += 1
+        faiss.write_index(index, str(tmp_path / "dense.faiss"))
+        count = len(vectors)
+        with pytest.raises(
+            ValueError, match=rf"must hold {count + 1} vectors in its lists, as it says, got {count}\."
+        ):
+            open_source(tmp_path / "dense.faiss")
+
     @pytest.mark.parametrize("factory", ["IDMap,Flat", "IDMap2,Flat"])
     def test_with_ids(self, faiss, tmp_path, vectors, factory):
         index = faiss.index_factory(DIMENSION, factory)

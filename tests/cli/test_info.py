@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+
+import pytest
+
 from st_keytokens import KeyTokenEncoder
 
 
@@ -28,3 +32,14 @@ class TestInfo:
         assert (lines["documents"], lines["model"], lines["method"]) == ("50", str(model), "none")
         assert lines["  documents"] == "50"
         assert run("info", model)[1].splitlines()[1] == "embedding dimension:     32"
+
+
+@pytest.mark.parametrize("command", ["info", "search"])
+def test_an_index_between_two_renames_of_a_copy_that_was_killed(run, index, tmp_path, command):
+    copied = tmp_path / "copied"
+    shutil.copytree(index, tmp_path / ".copied.keytokens-new")
+    words = [command, copied] + (["stars"] if command == "search" else [])
+    code, out, err = run(*words, "--json")
+    assert (code, err) == (0, "")
+    assert out == run(command, index, *words[2:], "--json")[1].replace(str(index), str(copied))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["copied"]

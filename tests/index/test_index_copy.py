@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -99,3 +101,28 @@ def test_a_writer_that_does_not_finish(source, tmp_path, monkeypatch):
             copy_index(source.path, tmp_path / "copy")
     assert content(tmp_path / "copy")[1] == 9
     assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
+
+
+class TestAbandonedCopies:
+    @pytest.mark.parametrize("is_old", [True, False])
+    @pytest.mark.parametrize("is_running", [True, False])
+    def test_removed_by_the_next_copy(self, tmp_path, is_old, is_running):
+        fcntl = pytest.importorskip("fcntl")
+        with HybridIndex(tmp_path / "source") as index:
+            index.add(["a"], embeddings=rows(1))
+        left, others = tmp_path / f".target.keytokens-{'0' * 32}", tmp_path / f".other.keytokens-{'0' * 32}"
+        for folder in (left, others):
+            shutil.copytree(tmp_path / "source", folder)
+            if is_old:
+                os.utime(folder, (0, 0))
+        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            if is_running:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            copy_index(tmp_path / "source", tmp_path / "target")
+        finally:
+            os.close(descriptor)
+        assert left.exists() == (is_running or not is_old)
+        assert others.exists()
+        with HybridIndex(tmp_path / "target") as index:
+            assert index.ids() == ["a"]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 import numpy as np
 import pytest
+from index_processes import in_process
 from index_samples import hybrid_rows
 
 from st_keytokens.index import HybridIndex
+from st_keytokens.sparse_embeddings import HybridEmbeddings
 
 ROWS = hybrid_rows(6000, np.random.default_rng(13))
+WIDE = HybridEmbeddings(np.repeat(ROWS.dense, 64, axis=1), ROWS.sparse)  # six megabytes
 
 
 @pytest.fixture
@@ -82,3 +90,37 @@ def test_many_single_deletions_leave_few_dead_rows(index):
         dead = state(index)[1]
         assert dead < max(1024, 1 + (len(index) + dead) / 5)
     assert len(index) == 0
+
+
+def scores_of(index):
+    (hits,) = index.search(WIDE[5990:5991], mode="dense", top_k=6000)
+    return {hit.id: hit.score for hit in hits}
+
+
+def delete_without_room(path, limit):
+    """Delete half of the documents where no file may grow beyond some bytes; what is there afterwards."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with HybridIndex(path) as index:
+        count = index.delete(names(0, 3000))
+        index.verify()
+        on_disk = {entry.name for entry in (path / "segments").iterdir()}
+        return count, len(index), *state(index), on_disk, scores_of(index)
+
+
+@pytest.mark.skipif(resource is None, reason="needs limits of file sizes")
+def test_without_room_the_rows_are_deleted_and_the_segment_stays(tmp_path):
+    path, limit = tmp_path / "index", 1 << 21
+    with HybridIndex(path) as index:
+        index.add(names(0, 6000), embeddings=WIDE)
+        (before,), _ = state(index)
+        scores = scores_of(index)
+    assert (path / "index.sqlite").stat().st_size < limit / 2
+    assert (path / "segments" / before / "dense.npy").stat().st_size > 2 * limit  # half of it has no room
+    count, left, segments, num_dead, on_disk, after = in_process(delete_without_room, path, limit)
+    assert (count, left, segments, num_dead, on_disk) == (3000, 3000, [before], 3000, {before})
+    assert after == {name: score for name, score in scores.items() if int(name) >= 3000}
+    with HybridIndex(path) as index:
+        index.delete(["3000"])  # with room again
+        segments, num_dead = state(index)
+        assert before not in segments
+        assert num_dead == 0

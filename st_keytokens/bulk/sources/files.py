@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +229,9 @@ class _IPCFile:
             return imported("pyarrow.ipc").open_file(imported("pyarrow").memory_map(str(self.path)))
 
 
+_LEAST_FAISS_BYTES = 33  # what any index begins with: its kind, dimension, numbers, whether trained, and metric
+
+
 class FaissSource:
     """A saved FAISS index, memory-mapped where FAISS can do so.
 
@@ -239,6 +243,8 @@ class FaissSource:
         faiss = imported("faiss", "faiss-cpu")
         self.name = str(path)
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
+        if (size := os.path.getsize(path)) < _LEAST_FAISS_BYTES:  # FAISS itself would end the process
+            raise ValueError(f"{path} must be a FAISS index, got an error: it has {size} bytes. Save it again.")
         try:
             self._index: Any = faiss.read_index(self.name, flags)
         except (RuntimeError, MemoryError) as err:
@@ -250,8 +256,21 @@ class FaissSource:
         self._lists: Any = faiss.try_extract_index_ivf(self._index)
         self.has_ids = self._ids is not None or self._lists is not None
         self.rows: int = self._index.ntotal
+        self._check_counts(path)
         self.identity: dict[str, Any] = {"kind": "faiss", "type": type(self._index).__name__, "rows": self.rows}
         self._faiss = faiss
+
+    def _check_counts(self, path: Path) -> None:
+        """Refuse an index whose parts do not hold as many vectors as it says."""
+        held = {} if self._ids is None else {"ids": len(self._ids)}
+        if self._lists is not None:
+            lists = self._lists.invlists
+            held["vectors in its lists"] = sum(lists.list_size(number) for number in range(lists.nlist))
+        for name, count in held.items():
+            if count != self.rows:
+                raise ValueError(
+                    f"{path} is damaged: it must hold {self.rows} {name}, as it says, got {count}. Save it again."
+                )
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
