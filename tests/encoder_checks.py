@@ -23,6 +23,13 @@ def assert_same(ours, theirs, rtol=1e-5):
     np.testing.assert_allclose(ours.sparse.values, theirs.sparse.values, rtol=1e-4)
 
 
+def assert_close(ours, theirs, rtol=1e-3, atol=1e-4):
+    """Of sparse rows as wide as words need, which no array holds."""
+    assert ours.shape == theirs.shape
+    expected = theirs.to_scipy()
+    assert (abs(ours.to_scipy() - expected) - rtol * expected).max() <= atol
+
+
 def resident() -> int:
     """Bytes of memory that the process holds."""
     with open("/proc/self/statm") as file:

@@ -9,7 +9,7 @@ from st_keytokens import SparseEmbeddings
 from st_keytokens.bulk import KeyTokenBatchEncoder
 
 
-def sparse_of(rows, vocab_size=640):
+def sparse_of(rows, vocab_size=2**29):
     dicts = [dict(zip(*pair, strict=True)) for pair in zip(rows["indices"], rows["values"], strict=True)]
     return SparseEmbeddings.from_dicts(dicts, vocab_size)
 

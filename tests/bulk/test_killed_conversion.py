@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from encoder_checks import assert_close
 from stored import KINDS, WITH_TEXTS, running_postgres, store
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
@@ -114,7 +115,7 @@ def test_killed_and_run_again(model, stored, tmp_path):
     names, parts = zip(*read_batches(output), strict=True)
     assert [name for part in names for name in part] == ids
     found, expected = SparseEmbeddings.concatenate(parts), encoder.sparsify(dense, texts, batch_size=BATCH)
-    np.testing.assert_allclose(found.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+    assert_close(found, expected)
 
 
 @pytest.mark.slow

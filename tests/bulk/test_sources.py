@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoder_checks import assert_close
 from safetensors.torch import save_file
 
 from st_keytokens import SparseEmbeddings
@@ -399,7 +400,7 @@ class TestOwnSource:
         assert names == [f"a{i}" for i in range(20)] + [f"b{i}" for i in range(30)]
         texts = None if texts is None else [f"{texts} {name}" for name in names]
         found, expected = SparseEmbeddings.concatenate(parts), encoder.sparsify(dense, texts, batch_size=8)
-        np.testing.assert_allclose(found.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+        assert_close(found, expected)
 
     def test_any_object_is_converted_and_goes_on(self, encoder, dense, shelf, tmp_path):
         pytest.importorskip("pyarrow", reason="the contract on disk needs pyarrow")

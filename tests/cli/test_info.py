@@ -12,7 +12,7 @@ class TestInfo:
         encoder = KeyTokenEncoder(str(model))
         (found,) = rows("info", model)
         assert found["fingerprint"] == encoder.fingerprint
-        assert (found["embedding_dimension"], found["vocab_size"], found["lm_head"]) == (32, 640, "tied")
+        assert (found["embedding_dimension"], found["vocab_size"], found["lm_head"]) == (32, 2**29, "tied")
         assert (found["calibration"], found["correction"]) == (None, "none")
         is_masked = encoder.vocabulary.is_masked
         assert found["terms"] == len({int(term) for term in encoder.vocabulary.terms[~is_masked]})
@@ -21,7 +21,7 @@ class TestInfo:
         (found,) = rows("info", index)
         size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
         assert (found["documents"], found["bytes"], found["model"]) == (50, size, str(model))
-        assert (found["vocab_size"], found["embedding_dimension"]) == (640, 32)
+        assert (found["vocab_size"], found["embedding_dimension"]) == (2**29, 32)
         assert found["fingerprint"] == calibrated.fingerprint
         assert found["calibration"]["documents"] == 50
 
