@@ -59,7 +59,7 @@ def quiet_libraries(has_progress: bool) -> Iterator[None]:
 
 def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
     """The encoder of a command with the options of a model, and its sidecar, if it has one."""
-    settings: dict[str, Any] = {"backbone": arguments.backbone, "recipe": arguments.recipe}
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("backbone", "recipe", "terms", "language")}
     if arguments.method is not None:
         check_method(arguments.method)
         settings["method"] = arguments.method
@@ -130,7 +130,12 @@ class StoredEncoder:
     @property
     def origin(self) -> dict[str, Any]:
         """Where the model is, and the options that it was loaded with."""
-        return {"recipe": None, **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])}
+        return {
+            "recipe": None,
+            "terms": None,
+            "language": None,
+            **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"]),
+        }
 
     def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
         """Saves all but the model; whole or, if the process dies, not at all."""
@@ -142,7 +147,7 @@ class StoredEncoder:
     def check_same_options(self, arguments: Namespace) -> None:
         """Refuses options of ``index`` that differ from those of the first run."""
         saved, given = self.origin, _origin_of(arguments)
-        for name in ("backbone", "recipe", "method", "calibrate"):
+        for name in ("backbone", "recipe", "terms", "language", "method", "calibrate"):
             if saved[name] != given[name]:
                 before, now = ("none" if value is None else value for value in (saved[name], given[name]))
                 raise UserError(
@@ -187,7 +192,7 @@ def _origin_of(arguments: Namespace) -> dict[str, Any]:
     backbone = arguments.backbone
     if backbone is not None and Path(backbone).is_dir():
         backbone = str(Path(backbone).resolve())
-    options = {name: getattr(arguments, name) for name in ("recipe", "method", "calibrate")}
+    options = {name: getattr(arguments, name) for name in ("recipe", "terms", "language", "method", "calibrate")}
     return {"model": model_path(arguments.model), "backbone": backbone, **options}
 
 

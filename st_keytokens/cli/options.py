@@ -138,6 +138,10 @@ def add_model_options(command: ArgumentParser, has_method: bool = True) -> None:
         group.add_argument(
             "--method", metavar="NAME", help="how terms are weighed: default, literal, decoded, nie2025"
         )
+        group.add_argument("--terms", choices=("words", "tokens"), help="what a term is (default: words)")
+        group.add_argument(
+            "--language", metavar="NAME", help="of the words' stemmer, such as german, or none (default: english)"
+        )
 
 
 def add_stored_model_options(command: ArgumentParser) -> None:
@@ -148,7 +152,9 @@ def add_stored_model_options(command: ArgumentParser) -> None:
 
 def add_device_options(command: ArgumentParser) -> argparse._ArgumentGroup:
     """Adds where a model runs, in a group that is returned."""
-    command.set_defaults(backbone=None, recipe=None, method=None)  # for commands without these options
+    command.set_defaults(
+        backbone=None, recipe=None, method=None, terms=None, language=None
+    )  # for commands without these options
     group = command.add_argument_group("model")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
     group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")

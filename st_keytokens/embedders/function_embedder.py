@@ -110,20 +110,8 @@ class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, 
         return features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Writes name and dimension; functions cannot be written."""
+        """Writes name and dimension; functions cannot be written, see :meth:`KeyTokenEncoder.from_sidecar`."""
         self.save_config(output_path)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> FunctionEmbedder:
-        """Refuses: there is no function in a file.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"{model_name_or_path} must be loaded with the functions that embed, which no file holds. Use "
-            "KeyTokenEncoder.from_sidecar(embedder, folder) with the folder key_tokens in it."
-        )
 
     def _embed(self, texts: list[str], *, is_query: bool) -> NDArray[np.float32]:
         keys = [_key(text, is_query) for text in texts]

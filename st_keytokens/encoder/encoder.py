@@ -20,7 +20,7 @@ from st_keytokens.calibration import Calibration
 from st_keytokens.decoding.decoding import Activation, check_finite
 from st_keytokens.decoding.first_component import as_tensor, check_embeddings
 from st_keytokens.decoding.lm_head import LMHead
-from st_keytokens.embedders import EmbedderRecipe, as_sentence_transformer, open_embedder
+from st_keytokens.embedders import EmbedderRecipe, FunctionEmbedder, as_sentence_transformer, open_embedder
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.cache import EmbeddingCache, Row, join_rows, split_rows
 from st_keytokens.encoder.forward_pass import (
@@ -149,6 +149,11 @@ class KeyTokenEncoder:
             arguments = model_arguments or {}
             given = None if isinstance(backbone, LMHead) else backbone
             path = str(model)
+            if sidecar.stands_alone(path):
+                raise ValueError(
+                    f"{path} must be opened with the embedder that it was saved with, which no folder holds. Use "
+                    "KeyTokenEncoder.from_sidecar(embedder, folder) with the folder key_tokens in it."
+                )
             model, lm_head = open_embedder(path, recipe=recipe, backbone=given, model_arguments=arguments)
             if head is None and lm_head is not None:
                 changes["backbone"] = lm_head
@@ -786,7 +791,8 @@ class KeyTokenEncoder:
 
         The folder holds all that changes a score: settings, calibration and, unless it is the model's own, the LM
         head. A :class:`KeyTokenHead` among the modules is saved there too, so that any sentence-transformers loads
-        the model, without ``trust_remote_code``. What an earlier save left there is replaced.
+        the model, without ``trust_remote_code``. What an earlier save left there is replaced. Of an embedder of
+        functions there is the folder alone, for :meth:`from_sidecar`.
 
         Args:
             path: Directory; made where it is missing.
@@ -794,11 +800,13 @@ class KeyTokenEncoder:
         Raises:
             OSError: If it cannot be written.
         """
+        self.save_sidecar(Path(path, sidecar.FOLDER))
         forward_pass = self.forward_pass
+        if isinstance(forward_pass.before[0], FunctionEmbedder):
+            return
         is_plain = self.head not in list(self.model)
         model = self.model if is_plain else forward_pass.chain([*forward_pass.before, *forward_pass.after])
         model.save_pretrained(str(path))
-        self.save_sidecar(Path(path, sidecar.FOLDER))
 
     def save_sidecar(self, folder: str | PathLike[str]) -> None:
         """Saves all but the model, for :meth:`from_sidecar`.

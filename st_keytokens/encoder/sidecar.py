@@ -149,6 +149,11 @@ def weighting_fields(weighting: Weighting) -> dict[str, Any]:
     return {"type": type(weighting).__qualname__, "fields": repr(weighting)}
 
 
+def stands_alone(path: str) -> bool:
+    """Whether a directory has the folder and no model."""
+    return Path(path, FOLDER, "encoder.json").is_file() and not Path(path, "modules.json").exists()
+
+
 def find_folder(path: str, model_arguments: Mapping[str, Any]) -> Path | None:
     """The sidecar of a directory or of a model on the Hub, or None."""
     hub: dict[str, Any] = {"cache_folder": os.getenv("SENTENCE_TRANSFORMERS_HOME")}

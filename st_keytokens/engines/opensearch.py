@@ -132,8 +132,8 @@ class OpenSearchEngine(SearchServerEngine):
         if self.seismic is not None and settings.vocab_size > _MAX_VOCAB_SIZE:
             raise ValueError(
                 f"vocab_size must be at most {_MAX_VOCAB_SIZE} for a sparse_vector field, got {settings.vocab_size}: "
-                "it takes terms whose numbers differ by a multiple of that for one. Leave out seismic, or use an encoder "
-                "with terms='tokens'."
+                "it takes terms whose numbers differ by a multiple of that for one. Leave out seismic, or use "
+                "KeyTokenEncoder(model, terms='tokens')."
             )
 
     def _status(self, error: Exception) -> int | None:

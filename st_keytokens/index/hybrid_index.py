@@ -40,6 +40,7 @@ from st_keytokens.index.store import (
 )
 from st_keytokens.shared.checks import check_choice, checked_float
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.terms.words import WordVocabulary
 
 __all__ = ["HybridIndex"]
 
@@ -489,7 +490,20 @@ class HybridIndex:
             (key,) = self._store.documents.known_keys(connection, names).values()
             check_sizes("query", batch, snapshot.settings["vocab_size"], None, needs_dense=False)
             segment, row = snapshot.place(key)
-            return matched_terms(segment.postings, row, batch.sparse, strings)
+            matched = matched_terms(segment.postings, row, batch.sparse, strings)
+            (document,) = self._store.documents.get(connection, [key])
+        return self._as_written(matched, query if isinstance(query, str) else "", document[1] or "")
+
+    def _as_written(self, matched: list[MatchedTerm], *texts: str) -> list[MatchedTerm]:
+        """Words as they stand in the first of the texts that has them; tokens as they are."""
+        vocabulary = None if self.encoder is None else self.encoder.vocabulary
+        if not isinstance(vocabulary, WordVocabulary):
+            return matched
+        written: dict[int, str] = {}
+        for text in texts:
+            for term, start, end in vocabulary.words.spans(text):
+                written.setdefault(term, text[start:end].lower())
+        return [replace(match, token=written.get(match.term_id, match.token)) for match in matched]
 
     def dense_embeddings(self, ids: Collection[str]) -> NDArray[np.float32]:
         """Read dense rows.

@@ -94,6 +94,11 @@ class PairedEmbeddings:
         rows = self._half(texts, role, "sparse")
         return join_rows(rows, 0, self.encoder.vocabulary.vocab_size).sparse
 
+    def waiting_sparse(self, text: str, role: Role) -> SparseEmbeddings | None:
+        """The sparse half of a text whose dense half has been asked for, a batch of one; None where none waits."""
+        row = self._waiting.take((self.encoder.fingerprint, role, text, "sparse"))
+        return None if row is None else join_rows([row], 0, self.encoder.vocabulary.vocab_size).sparse
+
     def prepare(self, texts: Sequence[str], role: Role) -> None:
         """Embed texts in one batch; both halves wait, so that asking for the texts one by one takes no pass.
 

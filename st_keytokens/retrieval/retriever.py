@@ -406,7 +406,7 @@ class Retriever:
         elif outside is None:
             vectors = self._embedded(texts, mode, settings.needs_known_word)
         elif has_row[0]:
-            vectors = HybridEmbeddings(None, self._beside_dense(texts[0]))
+            vectors = HybridEmbeddings(None, self._beside_dense(texts[0], None, settings.needs_known_word))
         else:
             return []
         results = self._grouped(vectors, plan, settings.group_by, outside, others or {}, has_row)
@@ -502,7 +502,7 @@ class Retriever:
                 sparse = self._no_terms()
             return HybridEmbeddings(None, _mean(sparse))
         if has_outside or dense is not None or not names:
-            parts = [self._beside_dense(text) for text in names]
+            parts = [self._beside_dense(text, dense, needs_known_word) for text in names]
             sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
             return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), sparse)
         both = self._embedded(names, mode, needs_known_word)
@@ -578,17 +578,22 @@ class Retriever:
     def _embedded(self, queries: list[str], mode: Mode, needs_known_word: bool) -> HybridEmbeddings:
         """Queries as the mode needs them: nothing runs for a sparse search by lookup."""
         if mode == "sparse":
-            sparse = self.pair.sparse(queries, "query")
-            if needs_known_word and not all(known := self._know(queries)):
-                none = self._no_terms()
-                sparse = SparseEmbeddings.concatenate(
-                    [sparse[i : i + 1] if known[i] else none for i in range(len(known))]
-                )
-            return HybridEmbeddings(None, sparse)
+            return HybridEmbeddings(
+                None, self._known_only(queries, self.pair.sparse(queries, "query"), needs_known_word)
+            )
         vectors = self.encoder.encode_query(queries, query="encode", is_hybrid=mode == "hybrid")
         if self.encoder.query == "lookup":
             return HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
-        return vectors
+        if mode != "hybrid":
+            return vectors
+        return HybridEmbeddings(vectors.dense, self._known_only(queries, vectors.sparse, needs_known_word))
+
+    def _known_only(self, queries: list[str], sparse: SparseEmbeddings, needs_known_word: bool) -> SparseEmbeddings:
+        """Nothing for a query without a word that a document has, where that is wanted."""
+        if not needs_known_word or all(known := self._know(queries)):
+            return sparse
+        none = self._no_terms()
+        return SparseEmbeddings.concatenate([sparse[i : i + 1] if known[i] else none for i in range(len(known))])
 
     def _know(self, queries: list[str]) -> list[bool]:
         """Whether a document has a word of each query; not asked of pieces of words, and where nothing is decoded."""
@@ -600,11 +605,30 @@ class Retriever:
         rows = [own.row(number)[0].tolist() for number in range(len(queries))]
         return [any(self.index.document_frequencies(ids)) for ids in rows]
 
-    def _beside_dense(self, query: str) -> SparseEmbeddings:
-        """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours."""
-        if self.encoder.weighting.query_terms == "both":  # the decoded ones say what the dense side says
-            return self.encoder.encode_query([query], query="lookup").sparse
-        return self.pair.sparse([query], "query")
+    def _beside_dense(self, query: str, dense: Sequence[float] | None, needs_known_word: bool) -> SparseEmbeddings:
+        """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours.
+
+        Nothing is embedded for it: decoded terms are those of the dense vector that is known, or of the pass that the
+        other store has just asked for; a store with vectors of another embedder has the literal terms beside it.
+        """
+        encoder = self.encoder
+        if encoder.query == "lookup" or encoder.weighting.query_terms != "both":
+            return self.pair.sparse([query], "query")
+        sparse = self.pair.waiting_sparse(query, "query") if dense is None else self._decoded(query, dense)
+        if sparse is None:
+            return encoder.encode_query([query], query="lookup").sparse
+        return self._known_only([query], encoder.hybrid_query([query], sparse), needs_known_word)
+
+    def _decoded(self, query: str, dense: Sequence[float]) -> SparseEmbeddings | None:
+        """The sparse vector of a query whose dense one is known; None where that is not what is decoded."""
+        encoder = self.encoder
+        try:
+            encoder.forward_pass.check_stored()
+        except ValueError:
+            return None
+        if len(dense) != encoder.head.lm_head_dimension:
+            return None  # truncated
+        return encoder.sparsify(np.array([dense], np.float32), [query], role="query")
 
     def _look_up(self, id: str) -> Document | None:
         try:

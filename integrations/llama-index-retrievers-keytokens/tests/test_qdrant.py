@@ -148,7 +148,7 @@ class TestVectorStore:
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in own.retrieve(QUERIES[0])], rel=1e-4)
 
 
-def test_the_embedded_engine_ranks_as_we_do(encoder, lookup_encoder, abstracts, expected, tmp_path):
+def test_the_embedded_engine_ranks_as_we_do(encoder, abstracts, expected, tmp_path):
     """Qdrant's engine without a client: LlamaIndex's store speaks to clients only, so it gets our vectors itself."""
     edge = pytest.importorskip("qdrant_edge")
     document_function, query_function = qdrant_sparse_functions(encoder)
@@ -183,7 +183,7 @@ def test_the_embedded_engine_ranks_as_we_do(encoder, lookup_encoder, abstracts, 
         found = [(point.id, point.score) for point in shard.query(edge.QueryRequest(query=sparse, limit=10))]
         assert_same_ranking([(str(name), score) for name, score in found], expected[query])
         nearest = edge.Query.Nearest(dense.get_query_embedding(query), using="dense")
-        ((indices,), (values,)) = qdrant_sparse_functions(lookup_encoder)[1]([query])
+        indices, values = (part.tolist() for part in encoder.encode_query(query, is_hybrid=True).sparse.row(0))
         words = edge.Query.Nearest(edge.SparseVector(indices, values), using="sparse")
         for filters, condition in (
             (None, None),

@@ -51,7 +51,7 @@ def similarities(encoder, collection):
     texts, titles = collection
     documents, queries = encoder.encode_document(list(texts.values())), encoder.encode_query(titles)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries.dense, documents.dense)]
-    rows = {"sparse": queries.sparse, "words": encoder.encode_query(titles, query="lookup").sparse}
+    rows = {"sparse": queries.sparse, "beside": encoder.encode_query(titles, is_hybrid=True).sparse}
     sparse = {name: (row.to_scipy() @ documents.sparse.to_scipy().T).toarray() for name, row in rows.items()}
     return {"dense": unit[0] @ unit[1].T, **sparse}
 
@@ -92,7 +92,7 @@ def test_hybrid(encoder, nodes, collection, similarities, kind):
     retriever = KeyTokensHybridRetriever(encoder, nodes, dense=dense, similarity_top_k=SIZE)
     results = retriever.retrieve_batch(titles)
     weights = encoder.fusion_weights
-    for hits, dense_scores, scores in zip(results, similarities["dense"], similarities["words"], strict=True):
+    for hits, dense_scores, scores in zip(results, similarities["dense"], similarities["beside"], strict=True):
         assert len(hits) == SIZE
         lead = 1 - np.sort(scores)[-10] / scores.max()
         both = weights["dense"] * scaled(dense_scores, np.full(SIZE, True))

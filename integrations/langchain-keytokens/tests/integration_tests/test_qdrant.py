@@ -60,7 +60,8 @@ def test_every_text_and_every_query_takes_one_forward_pass(documents, passes, en
 def test_the_sparse_ranking_is_that_of_our_index(documents, encoder, query):
     store = qdrant(documents, encoder, RetrievalMode.SPARSE)
     theirs = [(d.metadata["_id"], score) for d, score in store.similarity_search_with_score(query, k=20)]
-    ours = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score").invoke(query)
+    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score", needs_known_word=False)
+    ours = retriever.invoke(query)
     scores = [d.metadata["score"] for d in ours]
     assert [score for _, score in theirs] == pytest.approx(scores, rel=1e-4)
     distinct = [i for i in range(19) if min(abs(np.diff(scores)[max(0, i - 1) : i + 1])) > 1e-3]  # ties aside
@@ -168,7 +169,7 @@ def test_the_embedded_engine_ranks_as_we_do(documents, encoder, tmp_path):
         for d, vector in zip(documents, vectors, strict=True)
     ]
     shard.update(edge.UpdateOperation.upsert_points(points))
-    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score")
+    retriever = KeyTokensRetriever.from_documents(documents, encoder, k=20, score_key="score", needs_known_word=False)
     for query in QUERIES:
         vector = embeddings.embed_query(query)
         nearest = edge.Query.Nearest(edge.SparseVector(vector.indices, vector.values), using="sparse")
