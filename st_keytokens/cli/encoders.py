@@ -130,12 +130,8 @@ class StoredEncoder:
     @property
     def origin(self) -> dict[str, Any]:
         """Where the model is, and the options that it was loaded with."""
-        return {
-            "recipe": None,
-            "terms": None,
-            "language": None,
-            **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"]),
-        }
+        later = {"recipe": None, "terms": None, "language": None}  # not in folders of earlier versions
+        return {**later, **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])}
 
     def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
         """Saves all but the model; whole or, if the process dies, not at all."""

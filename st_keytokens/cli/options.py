@@ -152,9 +152,8 @@ def add_stored_model_options(command: ArgumentParser) -> None:
 
 def add_device_options(command: ArgumentParser) -> argparse._ArgumentGroup:
     """Adds where a model runs, in a group that is returned."""
-    command.set_defaults(
-        backbone=None, recipe=None, method=None, terms=None, language=None
-    )  # for commands without these options
+    options = ("backbone", "recipe", "method", "terms", "language")
+    command.set_defaults(**dict.fromkeys(options))  # for commands without these options
     group = command.add_argument_group("model")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
     group.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
