@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from st_keytokens import KeyTokenEncoder, adaptive_fusion, reciprocal_rank_fusion, score_fusion
 from st_keytokens.retrieval import Retriever, SearchSettings
 
-from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
+from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever
 
 SCORED = {"score_key": "score", "scores_key": "scores"}
 QUERY = "electrons in an atom"
