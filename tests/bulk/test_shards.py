@@ -166,7 +166,7 @@ class TestGoingOn:
             "    writer.finish()\n"
         )
         command = [sys.executable, str(script), str(tmp_path / "sparse")]
-        environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         for lines in (7, 23):
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
                 for _ in range(lines):

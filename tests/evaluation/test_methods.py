@@ -34,7 +34,7 @@ def runs(encoded):
 
 class TestMethods:
     def test_all_of_them_rank(self, runs, encoded):
-        assert len(runs) == 26
+        assert len(runs) == 30
         for run in runs.values():
             assert len(run.rankings) == 5
             for rows, scores in run.rankings:
