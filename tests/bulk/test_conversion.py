@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoder_checks import assert_close
 
 from st_keytokens import KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.bulk import EmbeddingBatch, convert, open_source, read_batches, read_manifest
@@ -51,7 +52,7 @@ def joined(batches):
 
 def assert_same(found, expected):
     """The same terms and weights, up to the rounding of another batch size."""
-    np.testing.assert_allclose(found.to_scipy().toarray(), expected.to_scipy().toarray(), rtol=1e-3, atol=1e-4)
+    assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 class TestPipeline:
