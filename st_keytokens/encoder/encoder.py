@@ -440,18 +440,6 @@ class KeyTokenEncoder:
             rows |= made
         return join_rows([rows[key] for key in keys], self.get_embedding_dimension(), self.vocabulary.vocab_size)
 
-    def remembers(self, text: str, role: Role = "document") -> bool:
-        """Whether :meth:`encode` gives the vectors of a text, with its role's prompt, without a forward pass.
-
-        Args:
-            text: The text.
-            role: ``"document"`` or ``"query"``.
-
-        Returns:
-            Whether they are in :attr:`cache`.
-        """
-        return bool(self.cache.get([(self.fingerprint, role, resolve_prompt(self.model, role, None, None), text)]))
-
     def encode_document(
         self,
         texts: str | Sequence[str],

@@ -94,11 +94,6 @@ class PairedEmbeddings:
         rows = self._half(texts, role, "sparse")
         return join_rows(rows, 0, self.encoder.vocabulary.vocab_size).sparse
 
-    def waiting_sparse(self, text: str, role: Role) -> SparseEmbeddings | None:
-        """The sparse half of a text whose dense half has been asked for, a batch of one; None where none waits."""
-        row = self._waiting.take((self.encoder.fingerprint, role, text, "sparse"))
-        return None if row is None else join_rows([row], 0, self.encoder.vocabulary.vocab_size).sparse
-
     def prepare(self, texts: Sequence[str], role: Role) -> None:
         """Embed texts in one batch; both halves wait, so that asking for the texts one by one takes no pass.
 
@@ -185,7 +180,7 @@ class PairedEmbeddings:
         with self._waiting.locks[role]:
             state = self.encoder.fingerprint
             found = {text: self._waiting.take((state, role, text, side)) for text in dict.fromkeys(names)}
-            missing = [text for text, row in found.items() if row is None or self._lost_other(text, role, side)]
+            missing = [text for text, row in found.items() if row is None]
             if missing:
                 made = self.encoder.encode(missing, role=role)
                 for text, (vector, ids, weights) in zip(missing, split_rows(made), strict=True):
@@ -193,10 +188,6 @@ class PairedEmbeddings:
                     found[text], other = (dense, sparse) if side == "dense" else (sparse, dense)
                     self._waiting.put((state, role, text, "sparse" if side == "dense" else "dense"), other)
         return [row for row in map(found.get, names) if row is not None]
-
-    def _lost_other(self, text: str, role: Role, side: Side) -> bool:
-        """Whether a query's sparse half went before its dense one, and may wait again without a pass."""
-        return (role, side) == ("query", "dense") and self.encoder.remembers(text, role)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"encoder": self.encoder}

@@ -345,6 +345,7 @@ class Retriever:
         outside: Sequence[OutsideHit] | None = None,
         others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
+        shares_encoder: bool = False,
     ) -> list[RetrievedHit]: ...
 
     @overload
@@ -364,6 +365,7 @@ class Retriever:
         outside: Sequence[OutsideHit] | None = None,
         others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
+        shares_encoder: bool = False,
     ) -> list[RetrievedHit] | list[list[RetrievedHit]]:
         """Find the best documents for each query.
 
@@ -377,6 +379,7 @@ class Retriever:
                 ``outside``, and fused beside both sides. One without scores counts by its ranks.
             vectors: Those of the queries, from :meth:`embed` or, of one query, :meth:`query_vectors`; nothing is
                 embedded then. None: the queries are embedded.
+            shares_encoder: Whether the dense side outside has vectors of this encoder, whose passes it shares.
 
         Returns:
             Hits, best first: a list for a text, a list of lists for several. None at all from an empty index, for a
@@ -406,7 +409,9 @@ class Retriever:
         elif outside is None:
             vectors = self._embedded(texts, mode, settings.needs_known_word)
         elif has_row[0]:
-            vectors = HybridEmbeddings(None, self._beside_dense(texts[0], None, settings.needs_known_word))
+            vectors = HybridEmbeddings(
+                None, self._beside_dense(texts[0], None, settings.needs_known_word, shares_encoder)
+            )
         else:
             return []
         results = self._grouped(vectors, plan, settings.group_by, outside, others or {}, has_row)
@@ -465,9 +470,18 @@ class Retriever:
         outside: Sequence[OutsideHit] | None = None,
         others: Mapping[str, Sequence[OutsideHit]] | None = None,
         vectors: HybridEmbeddings | None = None,
+        shares_encoder: bool = False,
     ) -> list[RetrievedHit]:
         """:meth:`search` for one query, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, settings, outside=outside, others=others, vectors=vectors)
+        return await asyncio.to_thread(
+            self.search,
+            query,
+            settings,
+            outside=outside,
+            others=others,
+            vectors=vectors,
+            shares_encoder=shares_encoder,
+        )
 
     def query_vectors(
         self,
@@ -477,6 +491,7 @@ class Retriever:
         mode: Mode,
         has_outside: bool = False,
         needs_known_word: bool = True,
+        shares_encoder: bool = False,
     ) -> HybridEmbeddings:
         """Vectors of one query that stands in several texts, or whose dense vector is known: the means over the texts.
 
@@ -486,6 +501,7 @@ class Retriever:
             mode: The mode of the search.
             has_outside: Whether the dense ranking comes from another store, so that only a sparse vector is needed.
             needs_known_word: As in :class:`SearchSettings`; of several texts, one has to have such a word.
+            shares_encoder: As in :meth:`search`.
 
         Raises:
             TypeError: If a text is not a string.
@@ -502,7 +518,7 @@ class Retriever:
                 sparse = self._no_terms()
             return HybridEmbeddings(None, _mean(sparse))
         if has_outside or dense is not None or not names:
-            parts = [self._beside_dense(text, dense, needs_known_word) for text in names]
+            parts = [self._beside_dense(text, dense, needs_known_word, shares_encoder) for text in names]
             sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
             return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), sparse)
         both = self._embedded(names, mode, needs_known_word)
@@ -605,16 +621,22 @@ class Retriever:
         rows = [own.row(number)[0].tolist() for number in range(len(queries))]
         return [any(self.index.document_frequencies(ids)) for ids in rows]
 
-    def _beside_dense(self, query: str, dense: Sequence[float] | None, needs_known_word: bool) -> SparseEmbeddings:
+    def _beside_dense(
+        self, query: str, dense: Sequence[float] | None, needs_known_word: bool, shares_encoder: bool
+    ) -> SparseEmbeddings:
         """The sparse side of a query whose dense one is elsewhere, as in a hybrid search of ours.
 
-        Nothing is embedded for it: decoded terms are those of the dense vector that is known, or of the pass that the
-        other store has just asked for; a store with vectors of another embedder has the literal terms beside it.
+        Decoded terms are those of the dense vector that is known, or of the pass that a store of this encoder's
+        vectors has asked for; a store with vectors of another embedder has the literal terms beside it.
         """
         encoder = self.encoder
         if encoder.query == "lookup" or encoder.weighting.query_terms != "both":
             return self.pair.sparse([query], "query")
-        sparse = self.pair.waiting_sparse(query, "query") if dense is None else self._decoded(query, dense)
+        sparse = None
+        if dense is not None:
+            sparse = self._decoded(query, dense)
+        elif shares_encoder:
+            sparse = self.pair.sparse([query], "query")
         if sparse is None:
             return encoder.encode_query([query], query="lookup").sparse
         return self._known_only([query], encoder.hybrid_query([query], sparse), needs_known_word)

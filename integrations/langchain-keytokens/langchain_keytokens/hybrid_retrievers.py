@@ -476,7 +476,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if (ranking := self._ranking(search_kwargs)) is None:
             return self.retriever.search(text, settings, others=others, vectors=self._batched(text))
         outside, settings = ranking.search(text, settings)
-        return self.retriever.search(text, settings, outside=outside, others=others)
+        return self.retriever.search(
+            text, settings, outside=outside, others=others, shares_encoder=not self._has_other_embeddings
+        )
 
     async def _ahits(
         self,
@@ -492,7 +494,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if (ranking := self._ranking(search_kwargs)) is None:
             return await self.retriever.asearch(text, settings, others=others, vectors=self._batched(text))
         outside, settings = await ranking.asearch(text, settings)
-        return await self.retriever.asearch(text, settings, outside=outside, others=others)
+        return await self.retriever.asearch(
+            text, settings, outside=outside, others=others, shares_encoder=not self._has_other_embeddings
+        )
 
     @property
     def _sides(self) -> dict[str, BaseRetriever]:

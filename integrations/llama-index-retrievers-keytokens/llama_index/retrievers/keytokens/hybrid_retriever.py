@@ -337,13 +337,15 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         outside = None if found is None else _outside_hits(found)
         if outside is not None:
             self._retriever.check_outside(outside, is_filtered=settings.filter is not None)
-        vectors = self._vectors(query_bundle, settings, has_outside=outside is not None)
+        shares_encoder = self._side is not None and self._side.shares_encoder
+        vectors = self._vectors(query_bundle, settings, has_outside=outside is not None, shares_encoder=shares_encoder)
         hits = self._retriever.search(
             query_bundle.query_str,
             settings,
             outside=outside,
             others={name: _outside_hits(nodes) for name, nodes in others.items()},
             vectors=vectors,
+            shares_encoder=shares_encoder,
         )
         given = {"dense": found or [], **others}
         self._say_unknown_keys(query_bundle)

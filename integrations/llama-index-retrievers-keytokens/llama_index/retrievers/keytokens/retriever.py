@@ -421,11 +421,16 @@ class KeyTokensRetriever(BaseRetriever):
         return joined_filters(self.filters, filters_in_force(query_bundle))
 
     def _vectors(
-        self, query_bundle: QueryBundle, settings: SearchSettings, *, has_outside: bool = False
+        self,
+        query_bundle: QueryBundle,
+        settings: SearchSettings,
+        *,
+        has_outside: bool = False,
+        shares_encoder: bool = False,
     ) -> HybridEmbeddings | None:
         """Vectors of what a query is to be embedded as, where that is something else than its text."""
         mode = settings.mode or "sparse"
-        dense = query_bundle.embedding if mode == "hybrid" and not has_outside else None
+        dense = query_bundle.embedding if mode == "hybrid" and (shares_encoder or not has_outside) else None
         if dense is not None and len(dense) != self.encoder.get_embedding_dimension():
             dense = None  # another retriever of the same query has put it there
         texts = [text for text in query_bundle.embedding_strs if text.strip()]
@@ -433,7 +438,12 @@ class KeyTokensRetriever(BaseRetriever):
             return None
         needs_known_word = settings.needs_known_word
         return self._retriever.query_vectors(
-            texts, dense=dense, mode=mode, has_outside=has_outside, needs_known_word=needs_known_word
+            texts,
+            dense=dense,
+            mode=mode,
+            has_outside=has_outside,
+            needs_known_word=needs_known_word,
+            shares_encoder=shares_encoder,
         )
 
     def _nodes(self, hits: Sequence[RetrievedHit], query_bundle: QueryBundle) -> list[NodeWithScore]:
