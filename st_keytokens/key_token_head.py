@@ -218,11 +218,8 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
                     "Give a new head a vocabulary with the other one."
                 )
             vocabulary = Vocabulary.from_tokenizer(self._tokenizer, vocabulary.vocab_size, fold=config["fold"])
-        head = type(self)(self.lm_head, vocabulary, self.calibration, **config)
-        head._tokenizer, head._width, head._why_no_lm_head = self._tokenizer, self._width, self._why_no_lm_head
+        head = self._sharing(vocabulary, self.calibration, config)
         head.take_statistics(self)
-        head._place = self._place
-        head.train(self.training)
         return head
 
     def with_vocabulary(self, vocabulary: Vocabulary | WordVocabulary) -> Self:
@@ -238,7 +235,13 @@ class KeyTokenHead(Module):  # type: ignore[misc]  # untyped for mypy, see pypro
         calibration = self.calibration
         if calibration is not None and calibration.vocabulary_hash not in (None, vocabulary.hash):
             calibration = calibration.of_embeddings()
-        head = type(self)(self.lm_head, vocabulary, calibration, **self.get_config_dict())
+        return self._sharing(vocabulary, calibration, self.get_config_dict())
+
+    def _sharing(
+        self, vocabulary: Vocabulary | WordVocabulary | None, calibration: Calibration | None, config: dict[str, Any]
+    ) -> Self:
+        """A head with the LM head and what is known of the model."""
+        head = type(self)(self.lm_head, vocabulary, calibration, **config)
         head._tokenizer, head._width, head._why_no_lm_head = self._tokenizer, self._width, self._why_no_lm_head
         head._place = self._place
         head.train(self.training)

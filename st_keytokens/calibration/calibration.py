@@ -507,12 +507,6 @@ class Calibration:
             "lm_head_shrinkage": lm_head_shrinkage,
             "lm_head": None if lm_head is None else lm_head.hash,
         }
-        prior = None
-        if lm_head is not None:
-            rows = np.arange(lm_head.vocab_size) if lm_head_terms is None else lm_head_terms
-            terms, places = np.unique(rows, return_index=True)
-            known = slice(0 if lm_head_terms is None else int(terms[0] == 0), None)
-            prior = lm_head.weight.detach(), TermValues(terms[known], places[known].astype(np.int64), -1)
         name = fingerprint({"settings": settings, "document_count": self.document_count})
         if self._decoder is None or self._decoder[0] != name:
             frequencies = self._check_has_terms().frequencies
@@ -521,7 +515,7 @@ class Calibration:
                 self.cross_moments,
                 self.idf_values,
                 frequencies.ids[frequencies.values >= min_document_frequency],
-                prior=prior,
+                prior=None if lm_head is None else (lm_head.weight.detach(), _rows_of_terms(lm_head, lm_head_terms)),
                 show_progress_bar=show_progress_bar,
             )
             if self._solution is None or self._solution[0] != name:
@@ -812,3 +806,13 @@ def _other_corpus(path: Path | None, consumed: int) -> ValueError:
         f"resume_from must belong to the corpus given, but the first {consumed} items are not those that {path} was "
         "fitted on. Give the same items in the same order, or delete the file."
     )
+
+
+def _rows_of_terms(lm_head: LMHead, terms_of_rows: NDArray[np.int64] | None) -> TermValues:
+    """The first row of each term, -1 for none; None: rows are terms. Of words, 0 is no term."""
+    if terms_of_rows is None:
+        rows = np.arange(lm_head.vocab_size)
+        return TermValues(rows, rows, -1)
+    terms, rows = np.unique(terms_of_rows, return_index=True)
+    is_term = terms != 0
+    return TermValues(terms[is_term], rows[is_term].astype(np.int64), -1)

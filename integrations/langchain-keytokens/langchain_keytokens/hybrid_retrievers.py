@@ -47,7 +47,6 @@ Ranked = Sequence[tuple[Document, float | None]]
 
 logger = logging.getLogger(__name__)
 
-SIDES = ("dense", "sparse")
 SCORE_KEY = "_keytokens_score"
 MOST_FILTERED = 10_000  # what Pinecone and, nearly, Milvus give at most for one query
 _FILTERS_NOTHING = frozenset(
@@ -157,7 +156,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
                 "For example {'bm25': bm25_retriever}."
             )
         for name, retriever in retrievers.items():
-            if name in SIDES or not isinstance(name, str) or not name:
+            if name in ("dense", "sparse") or not isinstance(name, str) or not name:
                 raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
             if not isinstance(retriever, BaseRetriever):
                 raise ValueError(
