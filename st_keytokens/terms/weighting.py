@@ -61,6 +61,10 @@ def term_importance(
 
 
 K1, B = 1.2, 0.75  # of BM25: how fast a term's frequency saturates, how strongly a document's length divides it
+# A text longer than so many means is of another kind than those that were counted. Weighed by its whole length it
+# would lose all saturation, and "the" fifty times would outweigh a code that it alone holds.
+_LONGEST = 4.0
+_LEAST_SEEN = 0.1  # decoded terms of a query of unseen words, in another language perhaps, are all that finds anything
 
 Terms = Literal["both", "literal", "decoded"]
 
@@ -95,10 +99,12 @@ class Weighting:
         query_terms: Which terms a query's vector holds.
         k1: Saturation of a literal term's frequency in a document. It and the two weights are at most 1e12, so that
             no score overflows.
-        b: How strongly a document's length divides its term frequencies, 0 to 1.
+        b: How strongly a document's length divides its term frequencies, 0 to 1. A length counts as four times the
+            mean at most.
         document_decoded_weight: Length of a document's decoded vector, in units of the corpus's ``literal_norm``, at a
             ``decoded_trust`` of 1. 0: no decoded terms.
         query_decoded_weight: Length of a query's decoded vector at a ``decoded_trust`` of 1; a literal term weighs 1.
+            It is less, down to a tenth, where the calibration has not seen some of the query's words, such as a code.
         max_document_terms: Terms kept of a document in all, literal and decoded. None: every literal one, and as many
             decoded ones as the head gives. What is kept is not just what weighs most, see
             :func:`~st_keytokens.terms.weighting.term_importance`.
@@ -154,7 +160,8 @@ class Weighting:
             return decoded if self.max_document_terms is None else decoded.prune(self.max_document_terms)
         counts = count_terms(literal, vocab_size)
         lengths = np.array([len(terms) for terms in literal], dtype=np.float64)
-        norms = self.k1 * (1 - self.b + self.b * lengths / max(corpus.average_length, 1.0))
+        relative = np.minimum(lengths / max(corpus.average_length, 1.0), _LONGEST)
+        norms = self.k1 * (1 - self.b + self.b * relative)
         frequencies = counts.values.astype(np.float64)
         weights = frequencies * (self.k1 + 1) / (frequencies + np.repeat(norms, counts.active_dims))
         literal_part = _with(counts, weights if corpus.idf is None else weights * corpus.idf[counts.indices])
@@ -184,7 +191,8 @@ class Weighting:
             One row a text.
         """
         if decoded is not None and self.is_scaled:
-            decoded = _of_length(decoded, self.query_decoded_weight * corpus.decoded_trust)
+            length = self.query_decoded_weight * corpus.decoded_trust
+            decoded = _of_length(decoded, length * np.maximum(seen_shares(literal, corpus), _LEAST_SEEN))
         if decoded is None or self.query_terms == "literal":
             combined = count_terms(literal, vocab_size)
         elif self.query_terms == "decoded":
@@ -222,6 +230,28 @@ def check_method(method: str) -> None:
     """Raises ValueError if there is no method of that name."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+
+
+def seen_shares(literal: Sequence[np.ndarray], corpus: Corpus) -> NDArray[np.float64]:
+    """How much of each text the decoder can know of: the part of its words, by idf, that the corpus has.
+
+    Args:
+        literal: Term ids of each text, with repetition.
+        corpus: Where the decoder was fitted.
+
+    Returns:
+        float64, 0 to 1 for each text; 1 where no words are counted.
+
+    >>> corpus = Corpus(idf=TermValues(np.array([2, 5]), np.array([1.0, 2.0], np.float32), 3.0))
+    >>> seen_shares([np.array([2, 5]), np.array([5, 8, 2]), np.array([8])], corpus)
+    array([1. , 0.5, 0. ])
+    """
+    idf = corpus.idf
+    if not isinstance(idf, TermValues):
+        return np.ones(len(literal))
+    weights = [idf[terms].astype(np.float64) for terms in literal]
+    seen = [float(w[idf.has(terms)].sum()) for w, terms in zip(weights, literal, strict=True)]
+    return np.array([part / w.sum() if len(w) else 1.0 for part, w in zip(seen, weights, strict=True)])
 
 
 def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddings:
@@ -272,14 +302,14 @@ def _places(embeddings: SparseEmbeddings) -> NDArray[np.int64]:
     return rows + embeddings.indices
 
 
-def _of_length(embeddings: SparseEmbeddings, length: float) -> SparseEmbeddings:
-    """Rows scaled to one Euclidean length; an empty row stays empty."""
-    if length == 0:
+def _of_length(embeddings: SparseEmbeddings, lengths: float | NDArray[np.float64]) -> SparseEmbeddings:
+    """Rows scaled to Euclidean lengths, to one or to one each; an empty row stays empty."""
+    if not np.any(lengths):
         return SparseEmbeddings.empty(len(embeddings), embeddings.vocab_size)
     counts = np.diff(embeddings.indptr)
     rows = np.repeat(np.arange(len(counts)), counts)
     squares = np.bincount(rows, weights=embeddings.values.astype(np.float64) ** 2, minlength=len(counts))
-    factors = length / np.sqrt(np.where(squares > 0, squares, 1.0))
+    factors = lengths / np.sqrt(np.where(squares > 0, squares, 1.0))
     return _with(embeddings, embeddings.values * factors[rows])
 
 

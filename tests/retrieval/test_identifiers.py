@@ -38,27 +38,47 @@ def chunks(abstracts):
     return codes, texts
 
 
-@pytest.mark.xfail(
-    reason="30 of 30 by BM25; 15, 18 and 10 here. A document's length is weighed by the mean length of the texts that "
-    "the calibration was fitted on, and decoded terms outweigh the one code",
-    strict=False,
-)
-@pytest.mark.parametrize("fitted_on", ["first sentences", "the chunks", "other words"])
-def test_found_first_as_bm25_finds_them(abstracts, chunks, fitted_on):
-    rank_bm25 = pytest.importorskip("rank_bm25")
-    codes, texts = chunks
-    encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", terms="words", language="english")
+def corpora(abstracts, texts):
     short = [text.split(". ")[0] for text in abstracts]
-    corpus = {"first sentences": short, "the chunks": texts, "other words": ["Proteins fold.", "Stars shine."] * 20}
-    encoder.calibrate(corpus[fitted_on], show_progress_bar=False)
-    bm25 = rank_bm25.BM25Okapi([re.findall(r"\w+", text.lower()) for text in texts])
-    queries = [f"the part {name}" if number % 2 else name for number, name in enumerate(codes)]
+    return {"first sentences": short, "the chunks": texts, "other words": ["Proteins fold.", "Stars shine."] * 20}
+
+
+def found_first(encoder, texts, queries):
     with Retriever(encoder) as retriever:
-        retriever.add(texts, ids=[str(n) for n in range(30)])
+        retriever.add(texts, ids=[str(n) for n in range(len(texts))])
         found = retriever.search(queries, SearchSettings(mode="sparse", top_k=1))
-    ours = [bool(hits) and hits[0].id == str(number) for number, hits in enumerate(found)]
+    return [bool(hits) and hits[0].id == str(number) for number, hits in enumerate(found)]
+
+
+def found_first_by_bm25(texts, queries):
+    rank_bm25 = pytest.importorskip("rank_bm25")
+    bm25 = rank_bm25.BM25Okapi([re.findall(r"\w+", text.lower()) for text in texts])
     scores = [bm25.get_scores(re.findall(r"\w+", query.lower())) for query in queries]
-    theirs = [int(row.argmax()) == number for number, row in enumerate(scores)]
-    missed = [codes[n] for n in range(30) if theirs[n] and not ours[n]]
-    assert missed == []
-    assert sum(ours) >= 29
+    return [int(row.argmax()) == number for number, row in enumerate(scores)]
+
+
+@pytest.mark.parametrize("query", ["encode", "lookup"])
+@pytest.mark.parametrize("fitted_on", ["first sentences", "the chunks", "other words"])
+def test_a_code_is_found_first_whatever_the_calibration_was_fitted_on(abstracts, chunks, fitted_on, query):
+    codes, texts = chunks
+    assert all(found_first_by_bm25(texts, codes))
+    encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", query=query)
+    encoder.calibrate(corpora(abstracts, texts)[fitted_on], show_progress_bar=False)
+    assert all(found_first(encoder, texts, codes))
+
+
+@pytest.mark.parametrize(
+    "fitted_on",
+    [
+        "the chunks",
+        pytest.param("first sentences", marks=pytest.mark.xfail(reason="9 of 15: 'part' is rare there", strict=True)),
+        pytest.param("other words", marks=pytest.mark.xfail(reason="6 of 15: 'the' is not there", strict=True)),
+    ],
+)
+def test_a_code_among_words_is_found_first(abstracts, chunks, fitted_on):
+    codes, texts = chunks
+    queries = [f"the part {name}" for name in codes]
+    assert all(found_first_by_bm25(texts, queries))
+    encoder = KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder")
+    encoder.calibrate(corpora(abstracts, texts)[fitted_on], show_progress_bar=False)
+    assert all(found_first(encoder, texts, queries))

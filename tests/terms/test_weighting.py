@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
+from st_keytokens.terms.term_values import TermValues
 from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, count_terms
 
 VOCAB = 10
@@ -35,6 +36,12 @@ class TestLiteralDocuments:
         expected = [{2: 2.2 / (1 + long), 4: 3 * 2.2 / (3 + long)}, {9: 2.2 / (1 + short)}]
         for row, expected_row in zip(documents.to_dicts(), expected, strict=True):
             assert row == pytest.approx(expected_row, rel=1e-6)
+
+    def test_a_length_counts_as_four_means_at_most(self):
+        corpus = Corpus(average_length=2.0)
+        (long,) = Weighting(document_terms="literal").document([terms(*[3] * 99, 5)], None, VOCAB, corpus).to_dicts()
+        norm = 1.2 * (0.25 + 0.75 * 4)
+        assert long == pytest.approx({3: 99 * 2.2 / (99 + norm), 5: 2.2 / (1 + norm)}, rel=1e-6)
 
     def test_scores_equal_bm25_of_bm25s(self):
         bm25s = pytest.importorskip("bm25s")
@@ -148,3 +155,13 @@ class TestValidation:
             Weighting(b=1.5)
         with pytest.raises(ValueError, match=r"k1 must not be negative, and finite, got -1"):
             Weighting(k1=-1)
+
+
+def test_a_query_has_less_of_its_decoded_terms_where_its_words_are_unseen_and_never_none():
+    idf = TermValues(np.array([1, 2]), np.array([1.0, 3.0], np.float32), 4.0)
+    corpus = Corpus(idf, decoded_trust=0.5)
+    queries, decoded = [terms(1, 2), terms(1, 2, 9), terms(9)], rows({5: 3.0, 6: 4.0}, {5: 2.0}, {5: 7.0})
+    weighed = Weighting(query_decoded_weight=2.0).query(queries, decoded, VOCAB, corpus).to_dicts()
+    assert weighed[0] == pytest.approx({1: 1.0, 2: 1.0, 5: 0.6, 6: 0.8})
+    assert weighed[1] == pytest.approx({1: 1.0, 2: 1.0, 9: 1.0, 5: 0.5})
+    assert weighed[2] == pytest.approx({9: 1.0, 5: 0.1})
