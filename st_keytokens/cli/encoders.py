@@ -64,7 +64,7 @@ def load_encoder(arguments: Namespace) -> KeyTokenEncoder:
         check_method(arguments.method)
         settings["method"] = arguments.method
     path = model_path(arguments.model)
-    options = _model_options(path, arguments)
+    options = _model_options(path, arguments, arguments.model_dtype)
     with clear_errors(arguments.model, options):
         encoder = KeyTokenEncoder.from_pretrained(path, model_arguments=options, cache_size=0, **settings)
     if options.get("local_files_only") and not constants.HF_HUB_OFFLINE:  # offline is what the user wanted
@@ -130,7 +130,7 @@ class StoredEncoder:
     @property
     def origin(self) -> dict[str, Any]:
         """Where the model is, and the options that it was loaded with."""
-        later = {"recipe": None, "terms": None, "language": None}  # not in folders of earlier versions
+        later = dict.fromkeys(("recipe", "terms", "language", "model_dtype"))  # not in folders of earlier versions
         return {**later, **_fields(self.folder / "model.json", ["model", "backbone", "method", "calibrate"])}
 
     def save(self, encoder: KeyTokenEncoder, arguments: Namespace) -> None:
@@ -143,11 +143,12 @@ class StoredEncoder:
     def check_same_options(self, arguments: Namespace) -> None:
         """Refuses options of ``index`` that differ from those of the first run."""
         saved, given = self.origin, _origin_of(arguments)
-        for name in ("backbone", "recipe", "terms", "language", "method", "calibrate"):
+        for name in ("backbone", "model_dtype", "recipe", "terms", "language", "method", "calibrate"):
             if saved[name] != given[name]:
                 before, now = ("none" if value is None else value for value in (saved[name], given[name]))
+                option = "--" + name.replace("_", "-")
                 raise UserError(
-                    f"--{name} must be as it was when {self.folder.parent} was begun, {before}, got {now}. "
+                    f"{option} must be as it was when {self.folder.parent} was begun, {before}, got {now}. "
                     "Leave the options as they were, or make a new index."
                 )
 
@@ -156,7 +157,7 @@ class StoredEncoder:
         name = arguments.model or self.origin["model"]
         try:
             path = model_path(name)
-            options = _model_options(path, arguments)
+            options = _model_options(path, arguments, self.origin["model_dtype"])
             with clear_errors(name, options):
                 model = load_model(
                     path, recipe=self.origin["recipe"], backbone=self.origin["backbone"], model_arguments=options
@@ -188,13 +189,18 @@ def _origin_of(arguments: Namespace) -> dict[str, Any]:
     backbone = arguments.backbone
     if backbone is not None and Path(backbone).is_dir():
         backbone = str(Path(backbone).resolve())
-    options = {name: getattr(arguments, name) for name in ("recipe", "terms", "language", "method", "calibrate")}
+    options = {
+        name: getattr(arguments, name)
+        for name in ("recipe", "terms", "language", "model_dtype", "method", "calibrate")
+    }
     return {"model": model_path(arguments.model), "backbone": backbone, **options}
 
 
-def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
+def _model_options(path: str, arguments: Namespace, dtype: str | None) -> dict[str, Any]:
     """Arguments of ``SentenceTransformer``. A Hub that does not answer at once is not asked again."""
-    options: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code, "model_kwargs": {}}
+    if dtype is not None:
+        options["model_kwargs"]["dtype"] = dtype
     if arguments.device is not None:
         options["device"] = arguments.device
     if not Path(path).is_dir():
@@ -205,7 +211,7 @@ def _model_options(path: str, arguments: Namespace) -> dict[str, Any]:
         except Exception:  # httpx, requests and huggingface_hub itself each have their own
             options["local_files_only"] = True
             # transformers looks for an adapter without that setting where peft is installed
-            options["model_kwargs"] = {"adapter_kwargs": {"local_files_only": True}}
+            options["model_kwargs"]["adapter_kwargs"] = {"local_files_only": True}
     return options
 
 

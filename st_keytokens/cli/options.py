@@ -128,6 +128,11 @@ def add_input_options(command: ArgumentParser) -> None:
 def add_model_options(command: ArgumentParser, has_method: bool = True) -> None:
     """Adds where a model runs, where its LM head is and, where it has a say, how terms are weighed."""
     group = add_device_options(command)
+    group.add_argument(
+        "--model-dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: as transformers loads them)",
+    )
     group.add_argument("--backbone", metavar="NAME", help="where the LM head is, if the model cannot tell")
     group.add_argument(
         "--recipe",
@@ -152,7 +157,7 @@ def add_stored_model_options(command: ArgumentParser) -> None:
 
 def add_device_options(command: ArgumentParser) -> argparse._ArgumentGroup:
     """Adds where a model runs, in a group that is returned."""
-    options = ("backbone", "recipe", "method", "terms", "language")
+    options = ("backbone", "recipe", "method", "terms", "language", "model_dtype")
     command.set_defaults(**dict.fromkeys(options))  # for commands without these options
     group = command.add_argument_group("model")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best one there is)")

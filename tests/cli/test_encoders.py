@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import argparse
 import shutil
 
 import pytest
+import torch
 from cli_samples import WHEAT
 
-from st_keytokens import KeyTokenEncoder
+from st_keytokens import HybridIndex, KeyTokenEncoder
+from st_keytokens.cli.encoders import StoredEncoder
 
 
 class TestModel:
@@ -32,6 +35,17 @@ class TestModel:
         shutil.rmtree(backbone)
         (row,) = rows("search", tmp_path / "i", WHEAT, "--lookup")
         assert row["hits"][0]["id"] == "s38"
+
+    def test_dtype_is_that_of_the_weights_and_the_index_remembers_it(self, rows, fails, model, corpus, tmp_path):
+        rows("index", model, corpus, tmp_path / "i", "--no-calibrate", "--model-dtype", "bfloat16")
+        with HybridIndex(tmp_path / "i", read_only=True) as opened:
+            found = torch.from_numpy(opened.dense_embeddings(opened.ids()))
+        assert torch.equal(found.bfloat16().float(), found)
+        arguments = argparse.Namespace(model=None, device="cpu", trust_remote_code=False)
+        assert StoredEncoder(tmp_path / "i").load(arguments).model.dtype == torch.bfloat16
+        assert rows("search", tmp_path / "i", "text")
+        message = fails("index", model, corpus, tmp_path / "i", "--no-calibrate")
+        assert "--model-dtype must be as it was when" in message and "bfloat16, got none" in message
 
     def test_unknown_method_and_device(self, fails, model):
         message = fails("tokens", model, "text", "--method", "best")
