@@ -2,7 +2,7 @@
 
 python examples/benchmarks/ablation.py ../shared/data/collections/* --model tiny-embedder --cache vectors
 
-Takes the vectors that quality.py keeps, so that nothing is embedded again but the sentences of the known-item search.
+Takes the vectors that quality_tokens.py keeps: only the sentences of the known-item search are embedded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from environment import write_results
-from quality import load
+from quality_tokens import load
 
 from st_keytokens import Calibration, KeyTokenEncoder
 from st_keytokens.calibration import RidgeDecoder
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path)
     parser.add_argument("--model", choices=["tiny-embedder", "all-MiniLM-L6-v2"], required=True)
-    parser.add_argument("--cache", type=Path, required=True, help="where quality.py keeps the embeddings")
+    parser.add_argument("--cache", type=Path, required=True, help="where quality_tokens.py keeps the embeddings")
     arguments = parser.parse_args()
     encoder = load(arguments.model)
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in variants()}

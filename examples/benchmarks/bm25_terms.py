@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 from environment import write_results
-from quality import load
+from quality_tokens import load
 
 from st_keytokens import KeyTokenEncoder
 from st_keytokens.evaluation import read_collection

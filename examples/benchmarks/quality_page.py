@@ -1,138 +1,102 @@
-"""docs/results/quality.md and the README's table, from the JSON files that quality.py wrote.
+"""The tables of docs/results/quality.md and its picture, from the JSON files of st-keytokens evaluate.
 
 python examples/benchmarks/quality_page.py
+
+The page says with which commands the files are made. Tables stand between comments that name their model; the text
+around them is written by hand.
 """
 
 from __future__ import annotations
 
 import json
-from functools import partial
+import re
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import ablation_tables
-import calibration
+from matplotlib.figure import Figure
 
-from st_keytokens.shared.markdown import preformatted_table
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
-MODELS = {"tiny-embedder": "quality-tiny-embedder", "all-MiniLM-L6-v2": "quality-all-minilm-l6-v2"}
-MARKS = "<!-- quality table: begin -->", "<!-- quality table: end -->"
-HYBRID = "dense+key-tokens-lookup-adaptive"  # what HybridIndex does by default
-README_METHODS = {
-    "dense": "dense, exact",
-    "bm25-tokens": "BM25 over the same tokens",
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+METHODS = {
     "nie2025": "the paper's method",
-    "key-tokens-lookup": "key tokens, no forward pass for the query",
-    "key-tokens": "key tokens",
-    "dense+bm25-tokens-score": "dense + BM25, equal weights",
-    "dense+bm25-words-adaptive": "dense + BM25 over words, fused as ours",
-    HYBRID: "dense + key tokens",
+    "nie2025-remove": "the paper's method, first component removed",
+    "bm25-stemmed": "BM25 stemmed",
+    "dense": "dense",
+    "key-tokens-lookup": "key terms, no forward pass for the query",
+    "key-tokens-64": "key terms, 64 per document",
+    "key-tokens": "key terms",
+    "dense+bm25-stemmed-rrf": "dense + BM25 stemmed, reciprocal ranks",
+    "dense+bm25-stemmed-score": "dense + BM25 stemmed, equal weights",
+    "dense+bm25-stemmed-adaptive": "dense + BM25 stemmed, fused as ours",
+    "dense+key-tokens-lookup-score": "dense + key terms, own words alone, equal weights",
+    "dense+key-tokens-lookup-adaptive": "dense + key terms, own words alone",
+    "dense+key-tokens-score": "dense + key terms, all decoded terms, equal weights",
+    "dense+key-tokens-adaptive": "dense + key terms, all decoded terms",
+    "dense+key-tokens-hybrid-adaptive": "**dense + key terms, the default**",
 }
+SHOWN = {  # in the picture, from the bottom
+    "dense+key-tokens-hybrid-adaptive": "dense + key terms",
+    "dense+bm25-stemmed-adaptive": "dense + BM25, fused as ours",
+    "dense+bm25-stemmed-rrf": "dense + BM25, reciprocal ranks",
+    "key-tokens": "key terms",
+    "key-tokens-lookup": "key terms, no forward pass",
+    "bm25-stemmed": "BM25 stemmed",
+    "dense": "dense",
+}
+PICTURED = {"all-minilm-l6-v2": "all-MiniLM-L6-v2", "embeddinggemma-300m": "EmbeddingGemma 300M"}
+OURS, OTHERS = "#0072B2", "#999999"
 
 
-def scores(found: dict[str, Any]) -> dict[str, list[float]]:
-    """nDCG@10 of each method: of each collection, then the macro average."""
-    collections = found["collections"]
-    rows = {name: [c["methods"][name]["means"]["nDCG@10"] for c in collections] for name in collections[0]["methods"]}
-    return {name: [*values, sum(values) / len(values)] for name, values in rows.items()}
-
-
-def table(names: list[str], rows: dict[str, list[float]]) -> list[str]:
-    best = [max(column) for column in zip(*rows.values(), strict=True)]
-    cells = [
-        [name, *(f"**{v:.3f}**" if v == b else f"{v:.3f}" for v, b in zip(values, best, strict=True))]
-        for name, values in rows.items()
-    ]
-    return preformatted_table(["nDCG@10", *names, "mean"], cells).splitlines()
-
-
-def goals(rows: dict[str, list[float]]) -> list[str]:
-    """What was to be reached, as figures."""
-    ours, lookup, dense, bm25 = (rows[n] for n in ("key-tokens", "key-tokens-lookup", "dense", "bm25-tokens"))
-    worst_ratio = min(o / d for o, d in zip(ours, dense, strict=True))
-    worst_lookup = min(a - b for a, b in zip(lookup, bm25, strict=True))
-    return [
-        f"- with a pass for the query {ours[-1]:.4f}: {ours[-1] / max(dense[-1], bm25[-1]):.3f} of the better of "
-        f"dense and BM25, {ours[-1] / dense[-1]:.3f} of dense, {ours[-1] / rows['nie2025'][-1]:.2f} of the paper's "
-        f"method; on the worst collection {worst_ratio:.3f} of dense",
-        f"- without one {lookup[-1]:.4f}: {lookup[-1] - bm25[-1]:+.4f} against BM25, on the worst collection "
-        f"{worst_lookup:+.4f}",
-        f"- documents pruned to 64 terms: {rows['key-tokens-64'][-1] / ours[-1]:.1%} of the unpruned",
-    ]
-
-
-def hybrid_goals(rows: dict[str, list[float]]) -> list[str]:
-    """What a hybrid was to reach, as figures."""
-    ours, lookup, dense = (rows[n] for n in (HYBRID, "key-tokens-lookup", "dense"))
-    rivals = [name for name in rows if name.startswith("dense+bm25")]
-    rival = max((name for name in rivals if not name.endswith("adaptive")), key=lambda name: rows[name][-1])
-    likewise = max((name for name in rivals if name.endswith("adaptive")), key=lambda name: rows[name][-1])
-    worst = min(h - max(d, p) for h, d, p in zip(ours[:-1], dense[:-1], lookup[:-1], strict=True))
-    return [
-        f"- {HYBRID} {ours[-1]:.4f}: {ours[-1] - rows[rival][-1]:+.4f} against {rival}, the best fusion that knows "
-        f"nothing of the corpus, {ours[-1] - rows[likewise][-1]:+.4f} against {likewise}, the rival fused as ours; on "
-        f"the worst collection {worst:+.4f} against the better of its own parts",
-    ]
-
-
-def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def read(model: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"quality-{model}.json").read_text(encoding="utf-8"))
     return found
 
 
-def quality() -> tuple[list[str], list[str]]:
-    """The page's tables of each model, and the README's."""
-    page: list[str] = []
-    readme: list[str] = []
-    for model, name in MODELS.items():
-        found = read(name)
-        names, rows = [c["collection"]["name"] for c in found["collections"]], scores(found)
-        ordered = dict(sorted(rows.items(), key=lambda item: item[1][-1]))
-        page += [f"### {model}", "", *table(names, ordered), "", *goals(rows), *hybrid_goals(rows), ""]
-        page += [f"Everything, with significance and costs: [{name}.md]({name}.md).", ""]
-        readme += [f"{model}:", "", *table(names, {t: rows[n] for n, t in README_METHODS.items()}), ""]
-    return page[:-1], readme
+def means(found: dict[str, Any], method: str) -> list[float]:
+    """nDCG@10 of a method: of each collection, then the macro average."""
+    values = [collection["methods"][method]["means"]["nDCG@10"] for collection in found["collections"]]
+    return [*values, sum(values) / len(values)]
 
 
-def with_tables(template: str, tables: dict[str, list[str]]) -> str:
-    """A text beside this file, with tables in the place of the comments that name them."""
-    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
-    for name, lines in tables.items():
-        text = text.replace(f"<!-- {name} -->", "\n".join(lines))
-    return text
+def table(model: str) -> str:
+    """A model's methods, the worst first, with differences from the rival."""
+    found = read(model)
+    names = [collection["collection"]["name"] for collection in found["collections"]]
+    lines = [f"| nDCG@10 | {' | '.join(names)} | mean | difference |", "|---" * (len(names) + 3) + "|"]
+    for method in sorted(found["macro_average"], key=lambda name: means(found, name)[-1]):
+        cells = [f"{value:.3f}" for value in means(found, method)]
+        if method == found["baseline"]:
+            cells.append("baseline")
+        else:
+            differs = found["macro_average"][method]["differences"]["nDCG@10"]
+            cells.append(f"{differs['mean']:+.3f} [{differs['low']:+.3f}, {differs['high']:+.3f}]")
+        lines.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def measured(kind: str) -> dict[str, dict[str, Any]]:
-    """What ablation.py or transfer.py wrote, by model; empty where it has not run."""
-    names = {model: f"{kind}-{model.lower()}" for model in MODELS}
-    return {model: read(name) for model, name in names.items() if (RESULTS / f"{name}.json").exists()}
+def picture() -> None:
+    """Macro averages of two models side by side, as bars from zero."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axis, (model, title) in zip(figure.subplots(1, 2, sharey=True), PICTURED.items(), strict=True):
+        found = read(model)
+        values = [means(found, method)[-1] for method in SHOWN]
+        colors = [OURS if "key" in method else OTHERS for method in SHOWN]
+        bars = axis.barh(list(SHOWN.values()), values, color=colors)
+        axis.bar_label(bars, [f"{value:.3f}" for value in values], padding=3, fontsize=9)
+        axis.set_xlim(0, 1.15 * max(values))
+        axis.set_title(f"{title}, mean of {len(found['collections'])} collections", fontsize=10)
+        axis.set_xlabel("nDCG@10")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / "quality.svg", metadata={"Date": None})
 
 
 def main() -> None:
-    tables, readme = quality()
-    costs = calibration.table(read("calibration")["calibration"]).splitlines()
-    bm25 = read("bm25-terms")["nDCG@10"]
-    by_terms = table(list(bm25["words"]), {name: [*row.values(), fmean(row.values())] for name, row in bm25.items()})
-    made = {"quality": tables, "calibration": costs, "bm25 terms": by_terms}
-    page = with_tables("quality_page.md", made)
-    if found := measured("ablation"):
-        made = {"ablation": ablation_tables.ablation(found), "sensitivity": ablation_tables.sensitivity(found)}
-        page += with_tables("quality_ablation.md", made)
-    if found := measured("transfer"):
-        made = {"transfer": ablation_tables.for_each(found, ablation_tables.transfer)}
-        for part in ("curves", "small", "other_abstracts"):
-            tables_of_part = partial(ablation_tables.by_count, part=part)
-            made[part.replace("_", " ")] = ablation_tables.for_each(found, tables_of_part)
-        page += with_tables("quality_transfer.md", made)
+    page = (RESULTS / "quality.md").read_text(encoding="utf-8")
+    for model in re.findall(r"<!-- (\S+): begin -->", page):
+        before, rest = page.split(f"<!-- {model}: begin -->")
+        after = rest.split(f"<!-- {model}: end -->")[1]
+        page = f"{before}<!-- {model}: begin -->\n\n{table(model)}\n\n<!-- {model}: end -->{after}"
     (RESULTS / "quality.md").write_text(page, encoding="utf-8")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    inside = "\n".join(["", "", *readme])
-    (ROOT / "README.md").write_text(f"{before}{MARKS[0]}{inside}{MARKS[1]}{after}", encoding="utf-8")
+    picture()
 
 
 if __name__ == "__main__":

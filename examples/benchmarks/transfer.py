@@ -6,8 +6,8 @@ Every collection is searched with the calibration of every other one, by its rid
 on some of its own documents; and, where --arxiv names a file of pairs, with one on so many other abstracts from it.
 Parts of a collection are searched with a calibration on just the documents of the part. Below a thousand texts there
 is also the ridge decoder that is not shrunk towards the LM head ("unshrunk"). --parts and --counts measure some of it,
-and leave what the file of results has of the rest. Takes the vectors that quality.py keeps, and keeps those of the
-other abstracts there.
+and leave what the file of results has of the rest. Takes the vectors that quality_tokens.py keeps, and
+keeps those of the other abstracts there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from ablation import Variant, score
 from environment import RESULTS, write_results
-from quality import load
+from quality_tokens import load
 
 from st_keytokens import Calibration, KeyTokenEncoder
 from st_keytokens.calibration.calibration import ENOUGH_DOCUMENTS
@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path)
     parser.add_argument("--model", choices=["tiny-embedder", "all-MiniLM-L6-v2"], required=True)
-    parser.add_argument("--cache", type=Path, required=True, help="where quality.py keeps the embeddings")
+    parser.add_argument("--cache", type=Path, required=True, help="where quality_tokens.py keeps the embeddings")
     parser.add_argument("--arxiv", type=Path, help="JSON Lines of pairs whose positives are abstracts")
     parser.add_argument("--abstracts", type=int, default=max(COUNTS), help="at most so many of them")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -113,7 +113,7 @@ def _run(arguments: Namespace, console: Console) -> None:
             seed=arguments.seed,
             batch_size=arguments.batch_size,
             cache=arguments.cache,
-            name=arguments.model,
+            name=Path(arguments.model).name,  # of a folder, not where it is on this machine
             show_progress_bar=console.has_progress,
         )
         comparisons.append(comparison)

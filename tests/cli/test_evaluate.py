@@ -48,7 +48,7 @@ class TestResults:
             collection = read_collection(collections / name)
             expected = run_comparison(collection, encoder, methods=METHODS.split(","), samples=200)
             assert value["query_ids"] == collection.query_ids
-            assert value["settings"]["model"] == str(model)
+            assert value["settings"]["model"] == model.name
             for method, result in expected.methods.items():
                 saved = value["methods"][method]
                 assert saved["means"] == pytest.approx(result.means)

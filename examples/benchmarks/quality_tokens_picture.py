@@ -1,8 +1,8 @@
-"""nDCG@10 against terms a document and against queries a second, from the JSON of quality.py and ablation.py.
+"""nDCG@10 against terms a document and against queries a second, from the JSON of quality_tokens.py and ablation.py.
 
-python examples/benchmarks/quality_picture.py
+python examples/benchmarks/quality_tokens_picture.py
 
-Writes docs/results/quality.svg.
+Writes docs/results/quality-tokens.svg.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharey="row")
     for row, (name, title) in zip(axes, MODELS.items(), strict=True):
-        collections = json.loads((RESULTS / f"quality-{name}.json").read_text(encoding="utf-8"))["collections"]
+        collections = json.loads((RESULTS / f"quality-tokens-{name}.json").read_text(encoding="utf-8"))["collections"]
         variants = json.loads((RESULTS / f"ablation-{name}.json").read_text(encoding="utf-8"))["variants"]
         pruned = [values for variant, values in variants.items() if variant.startswith("max_document_terms = ")]
         pruned.append(variants["default"])
@@ -71,7 +71,7 @@ def main() -> None:
             axis.grid(alpha=0.3)
         row[0].set_ylabel("nDCG@10")
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(RESULTS / "quality.svg", metadata={"Date": None})
+    figure.savefig(RESULTS / "quality-tokens.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
