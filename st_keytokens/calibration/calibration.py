@@ -49,7 +49,7 @@ from st_keytokens.terms.term_values import DENSE, TermValues
 from st_keytokens.terms.weighting import Corpus
 from st_keytokens.terms.words import WordNames, Words
 
-ENOUGH_DOCUMENTS = 1000  # with fewer, the ridge decoder is shrunk: docs/results/quality-tokens.md, calibrated elsewhere
+ENOUGH_DOCUMENTS = 1000  # with fewer, the ridge decoder is shrunk: results/quality-tokens.md, calibrated elsewhere
 _SHRINKAGE = 3.0
 
 

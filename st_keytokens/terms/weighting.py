@@ -22,7 +22,7 @@ from st_keytokens.shared.checks import checked_float, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
 
-# Found on the collections of docs/results/quality-tokens.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by less than 1 %.
+# Found on those of docs/results/quality-tokens.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by under 1 %.
 _EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
 _RARITY = 0.6  # of idf: rare terms are asked for less often than their weight makes them count
 _LACKING = 2.0  # a query has many more decoded terms than literal ones, so each is more often asked for
