@@ -18,9 +18,9 @@ from st_keytokens.index import Hit
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS = (
-    "planets around other stars",
-    "how proteins fold",
-    "superconductivity at high temperature",
+    "DNA passing through a nanopore",
+    "detecting earthquakes",
+    "EDELWEISS-II",
 )
 MODES = ("dense", "sparse", "hybrid")
 TITLES = 100
