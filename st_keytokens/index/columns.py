@@ -165,10 +165,20 @@ class Column:
 
     def has_part(self, parts: Sequence[str]) -> Any:
         """Where one of some strings stands in a string."""
-        start, held = self._starts()[_STRINGS], self.values[_STRINGS]
-        return self._of_codes(
-            [start + place for place, text in enumerate(held) if any(part in text for part in parts)]
-        )
+        start, (text, starts) = self._starts()[_STRINGS], self._joined
+        if "" in parts:
+            return self._of_codes(start + np.arange(len(starts)))
+        wanted = "|".join(re.escape(part) for part in parts if "\0" not in part)  # which no string has
+        hits = (hit.start() for hit in re.finditer(wanted, text)) if wanted else ()
+        places = np.searchsorted(starts, np.fromiter(hits, np.int64), side="right") - 1
+        return self._of_codes(start + places)
+
+    @cached_property
+    def _joined(self) -> tuple[str, NDArray[np.int64]]:
+        """The strings in one, with NUL between them, and where each begins."""
+        held = self.values[_STRINGS]
+        lengths = np.fromiter(map(len, held), np.int64, len(held))
+        return "\0".join(held), np.cumsum(lengths + 1) - lengths - 1
 
     def has_element(self, plain: Iterable[bool | None], numbers: Iterable[Any], strings: Iterable[str]) -> Any:
         """Where a list has an element that :meth:`is_among` some values."""

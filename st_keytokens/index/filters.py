@@ -17,8 +17,8 @@ none but those of the last three lines, and ``$ne``, ``$nin`` and ``$not`` hold 
 list compare as values do. Engines refuse these three.
 
 :func:`parse_filter` checks a filter once and makes a tree of conditions of it. The tree is what everything works with:
-:class:`FilterMasks` for our index, with :func:`filter_sql` where memory is short, ``matches()`` for a single document, and
-each engine's own translation.
+:class:`FilterMasks` for our index, with :func:`filter_sql` where memory is short, ``matches()`` for a single document,
+and each engine's own translation.
 """
 
 from __future__ import annotations
@@ -504,7 +504,7 @@ class FilterMasks:
     Args:
         store: The database of the filtered documents.
         most_bytes: How much is kept; a mask that does not fit takes the place of all others.
-        most_column_bytes: How much of the metadata is kept that filters ask for; where it is not enough, SQLite is asked.
+        most_column_bytes: How much is kept of metadata that filters ask for; SQLite is asked where it is not enough.
     """
 
     def __init__(self, store: Store, *, most_bytes: int = 1 << 26, most_column_bytes: int = 1 << 28) -> None:
