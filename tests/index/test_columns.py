@@ -141,6 +141,18 @@ class TestAgainstSql:
                 )
 
 
+class TestPartsOfStrings:
+    @pytest.mark.parametrize("part", ["", "x1", "1y", "y1", "9", "z", "x1y7", ".*", "1|2", "yx"])
+    def test_all_strings_with_a_part(self, part):
+        metadata = [{"a": f"x{row}y{row * 7 % 11}"} if row % 3 else {"a": ["x1", part]} for row in range(300)]
+        with HybridIndex() as index:
+            index.add(embeddings=rows(300), metadata=metadata)
+            masks, documents = FilterMasks(index._store), index.documents()
+            check_same(index, masks, {"a": {"$contains": part}}, documents)
+            check_same(index, masks, {"a": {"$any": [part, "y3", 5]}}, documents)
+            check_same(index, masks, {"a": {"$all": [part, "x2"]}}, documents)
+
+
 class TestWhatIsRead:
     @staticmethod
     def statements(index, act):
