@@ -8,6 +8,10 @@ compared with ours before anything is timed, and again after adding and deleting
 side after the other, in an order that is drawn anew for each block; while one works, the others wait. A side that has
 used its seconds of a phase is left out of the rest of it, and compared with ours over the queries that it was asked.
 Seconds of the processor stand beside those of the clock, as other programs disturb them less.
+
+    python examples/benchmarks/scale.py --filters
+
+measures filters of our index alone, on documents of few random terms, with numbers, dates, names and lists of tags.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from scale_data import children, read_data, statistics_of
 from scale_tasks import FILTERS, LABELS, Found
 from scale_worker import Worker, summary, write_rows
 from tqdm import tqdm
+
+from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 SEED, BLOCK, CHECKED, CHANGED = 0, 10, 8, 10_000
 TOLERANCE = 1e-4  # relative, of a score that is summed in another order or precision
@@ -118,6 +124,30 @@ def measure(num_documents: int, data: Path, sides: list[str], num_queries: int, 
     return {**result, "load_average_after": os.getloadavg()[0], "sides": found}
 
 
+def measure_filters(num_documents: int, folder: Path) -> dict[str, Any]:
+    """What new filters cost our index after opening, and again after adding and deleting."""
+    result: dict[str, Any] = {"documents": num_documents, "load_average_before": os.getloadavg()[0]}
+    count, vocab_size, rng = num_documents + CHANGED, 1000, np.random.default_rng(SEED)
+    terms = np.sort(rng.integers(0, vocab_size // 4, (count, 4)) * 4 + np.arange(4), axis=1).astype(np.int32)
+    indptr, values = np.arange(0, terms.size + 1, 4), np.ones(terms.size, np.float32)
+    documents = SparseEmbeddings.trusted(indptr, terms.ravel(), values, vocab_size)
+    for name, rows in {"documents": documents, "short": documents[:1], "default": documents[:1]}.items():
+        write_rows(folder, name, rows)
+    arguments = "wide", folder / "wide", folder, num_documents, vocab_size
+    worker = Worker(*arguments)
+    result["build"] = worker.tell("load")
+    worker.end()
+    worker = Worker(*arguments)
+    result["open"] = worker.tell("open")
+    result["filters"] = worker.tell("filters")
+    result["memory"] = worker.tell("memory")
+    result["add"] = worker.tell("add")
+    result["delete"] = worker.tell("delete", rng.choice(count, CHANGED, replace=False).tolist())
+    result["filters_after_a_change"] = worker.tell("filters")
+    worker.end()
+    return {**result, "load_average_after": os.getloadavg()[0]}
+
+
 def _change(
     workers: dict[str, Worker], found: dict[str, Any], num_documents: int, queries: list[int], rng: np.random.Generator
 ) -> None:
@@ -137,14 +167,26 @@ def _change(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="what scale_data.py wrote")
+    parser.add_argument("data", type=Path, nargs="?", help="what scale_data.py wrote")
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--sides", nargs="+", default=[*EXACT, "dense", "dense-1024"])
     parser.add_argument("--folder", type=Path, help="for the files; several GB for a million documents")
-    parser.add_argument("--name", default="scale", help="of the file in docs/results")
+    parser.add_argument("--name", help="of the file in docs/results; scale, or scale-filters")
+    parser.add_argument("--filters", action="store_true", help="measure filters of our index alone, without data")
     arguments = parser.parse_args()
+    if arguments.data is None and not arguments.filters:
+        parser.error("data must be given, or --filters")
+    arguments.name = arguments.name or ("scale-filters" if arguments.filters else "scale")
     results: list[dict[str, Any]] = []
+    if arguments.filters:
+        for size in arguments.documents:
+            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+                results.append(measure_filters(size, Path(folder)))
+            settings = {"seed": SEED, "documents": arguments.documents}
+            path = write_results(arguments.name, {"settings": settings, "sizes": results})
+            print(f"{size}: done, {path}", flush=True)
+        return
     for size in arguments.documents:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             results.append(measure(size, arguments.data, arguments.sides, arguments.queries, Path(folder)))

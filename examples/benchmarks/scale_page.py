@@ -1,4 +1,4 @@
-"""docs/results/scale.md and its picture, from docs/results/scale.json and scale-10m.json.
+"""docs/results/scale.md and its picture, from docs/results/scale.json, scale-10m.json and scale-filters.json.
 
 python examples/benchmarks/scale_page.py
 """
@@ -113,6 +113,7 @@ def compared(size: dict[str, Any], is_wanted: Callable[[float], bool]) -> list[s
 def main() -> None:
     found = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))
     alone = json.loads((RESULTS / "scale-10m.json").read_text(encoding="utf-8"))["sizes"]
+    filtered = json.loads((RESULTS / "scale-filters.json").read_text(encoding="utf-8"))
     sizes, env = found["sizes"], found["env"]
     largest = sizes[-1]
     statistics = largest["data"]
@@ -135,9 +136,22 @@ def main() -> None:
         rivals=", ".join(f"{name} {version}" for name, version in found["rivals"].items()),
         load=", ".join(f"{s['load_average_before']:.0f} to {s['load_average_after']:.0f}" for s in sizes),
         advice=advice(sizes + alone),
+        filters="\n".join(line for size in filtered["sizes"] for line in filter_table(size)).rstrip(),
     )
     (RESULTS / "scale.md").write_text(page, encoding="utf-8")
     draw(sizes, RESULTS / "scale.svg")
+
+
+def filter_table(size: dict[str, Any]) -> list[str]:
+    """What each kind of filter costs at a size."""
+    columns = "first, ms of the processor | new, median ms | new, of the processor | its p99 | after a change, the same"
+    lines = [f"| {size['documents']:,} documents | {columns} |", "|---|---|---|---|---|---|"]
+    for kind, times in size["filters"].items():
+        changed = size["filters_after_a_change"][kind]["first_cpu_ms"]
+        names = ("first_cpu_ms", "median_ms", "cpu_median_ms", "cpu_p99_ms")
+        figures = [number(value) for value in (*(times[name] for name in names), changed)]
+        lines.append(f"| {kind} | {' | '.join(figures)} |")
+    return [*lines, ""]
 
 
 def advice(sizes: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scale_tasks import LABELS, TOP_K, Found, Where, labels_of, text_of
+from scale_tasks import LABELS, TOP_K, Found, Where, labels_of, text_of, wide_labels_of
 
 from st_keytokens.index import HybridIndex
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -16,10 +16,10 @@ POINTS = 5_000  # points given to Qdrant at a time
 
 
 class EmbeddedIndex:
-    """Ours, as it is used: texts and metadata with the vectors."""
+    """Ours, as it is used: texts and metadata with the vectors; with more metadata where it is wide."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path / "index"
+    def __init__(self, path: Path, *, is_wide: bool = False) -> None:
+        self.path, self.labels_of = path / "index", wide_labels_of if is_wide else labels_of
 
     def load(self, documents: SparseEmbeddings) -> None:
         self.open()
@@ -45,7 +45,7 @@ class EmbeddedIndex:
             [str(number) for number in numbers],
             [text_of(number) for number in numbers],
             embeddings=documents,
-            metadata=[labels_of(number) for number in numbers],
+            metadata=[self.labels_of(number) for number in numbers],
         )
 
     def delete(self, numbers: list[int]) -> None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scale_postings import DuckDBPostings, SQLitePostings
 from scale_sides import Dense, EmbeddedIndex, QdrantEdge
-from scale_tasks import Found, Side, where_of
+from scale_tasks import Found, Side, filter_kinds, where_of
 from threadpoolctl import threadpool_limits
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -52,6 +52,8 @@ def side_of(name: str, path: Path) -> Side:
     """The side of that name, in a directory of its own; ``"dense-256"`` has 256 dimensions."""
     if name.startswith("dense-"):
         return Dense(path, int(name.removeprefix("dense-")))
+    if name == "wide":
+        return EmbeddedIndex(path, is_wide=True)
     sides = {"index": EmbeddedIndex, "qdrant": QdrantEdge, "sqlite": SQLitePostings, "duckdb": DuckDBPostings}
     return sides[name](path)
 
@@ -108,6 +110,20 @@ class Tasks:
             search(prepared[query], where)
             pairs.append((time.perf_counter() - wall, time.process_time() - cpu))
         return pairs
+
+    def filters(self) -> dict[str, dict[str, float]]:
+        """Of each kind of filter, what the first costs, which touches its key, and what new ones cost afterwards."""
+        found, prepared = {}, self.queries["short"]
+        for kind, filters in filter_kinds(self.num_documents).items():
+            before, (first, *rest) = memory()["anonymous"], filters
+            touched = timed(lambda first=first: self.side.search(prepared[0], first))
+            held = memory()["anonymous"] - before
+            times = [timed(lambda where=where: self.side.search(prepared[0], where)) for where in rest]
+            wall, cpu = (np.array([one[name] for one in times]) for name in ("wall_s", "cpu_s"))
+            first_ms = {"first_ms": 1e3 * touched["wall_s"], "first_cpu_ms": 1e3 * touched["cpu_s"]}
+            held_bytes = {"bytes_a_document": held / self.num_documents}
+            found[kind] = {**first_ms, **held_bytes, **summary(wall, cpu, float(wall.sum()))}
+        return found
 
     def memory(self) -> dict[str, int]:
         now = memory()

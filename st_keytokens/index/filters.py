@@ -17,7 +17,8 @@ none but those of the last three lines, and ``$ne``, ``$nin`` and ``$not`` hold 
 list compare as values do. Engines refuse these three.
 
 :func:`parse_filter` checks a filter once and makes a tree of conditions of it. The tree is what everything works with:
-:func:`filter_sql` for our index, ``matches()`` for a single document, and each engine's own translation.
+:class:`FilterMasks` for our index, with :func:`filter_sql` where memory is short, ``matches()`` for a single document,
+and each engine's own translation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from st_keytokens.index.columns import Column, MetadataColumns, read_numbers
 from st_keytokens.index.documents import Document, checked_strings
 
 if TYPE_CHECKING:
@@ -502,10 +504,12 @@ class FilterMasks:
     Args:
         store: The database of the filtered documents.
         most_bytes: How much is kept; a mask that does not fit takes the place of all others.
+        most_column_bytes: How much is kept of metadata that filters ask for; SQLite is asked where it is not enough.
     """
 
-    def __init__(self, store: Store, *, most_bytes: int = 1 << 26) -> None:
+    def __init__(self, store: Store, *, most_bytes: int = 1 << 26, most_column_bytes: int = 1 << 28) -> None:
         self._store, self._most_bytes = store, most_bytes
+        self._columns = MetadataColumns(most_bytes=most_column_bytes)
         self._held: tuple[int, dict[tuple[str, ...], NDArray[np.bool_]]] = 0, {}
 
     def mask(self, connection: sqlite3.Connection, snapshot: Snapshot, filter: ParsedFilter) -> NDArray[np.bool_]:
@@ -531,10 +535,76 @@ class FilterMasks:
             self._held = snapshot.generation, masks
         mask = masks.get(key)
         if mask is None:
-            rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
-            mask = snapshot.mask(np.array(rows.fetchall(), np.int64).reshape(-1))
+            mask = self._by_columns(connection, snapshot, filter)
+            if mask is None:
+                rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
+                mask = snapshot.mask(np.array(rows.fetchall(), np.int64).reshape(-1))
             mask.setflags(write=False)
             if (len(masks) + 1) * len(mask) > self._most_bytes:
                 masks.clear()
             masks[key] = mask
         return mask
+
+    def _by_columns(
+        self, connection: sqlite3.Connection, snapshot: Snapshot, condition: Condition
+    ) -> NDArray[np.bool_] | None:
+        """The mask of a condition by columns; None where one of these is not to be had."""
+        columns: dict[str, Column] = {}
+        for path in _paths(condition, "$"):
+            column = self._columns.column(connection, snapshot, path)
+            if column is None:
+                return None
+            columns[path] = column
+        mask = snapshot.mask(np.empty(0, np.int64))
+        mask[: snapshot.num_rows] = _rows_of(connection, condition, columns, "$", snapshot.num_rows)
+        mask[snapshot.dead] = False
+        return mask
+
+
+def _paths(condition: Condition, path: str) -> set[str]:
+    """The places in the metadata that a condition asks for."""
+    if isinstance(condition, (AllOf, AnyOf)):
+        return set().union(*(_paths(part, path) for part in condition.parts))
+    if isinstance(condition, Not):
+        return _paths(condition.part, path)
+    path = _inner(path, condition)
+    return {path} | (_paths(condition.part, path) if isinstance(condition, Within) else set())
+
+
+def _inner(path: str, condition: Any) -> str:
+    return f'{path}."{condition.key}"'
+
+
+def _rows_of(
+    connection: sqlite3.Connection, condition: Condition, columns: Mapping[str, Column], path: str, num_rows: int
+) -> NDArray[np.bool_]:
+    """Where a condition holds; what :func:`filter_sql` says, by columns."""
+    if isinstance(condition, (AllOf, AnyOf)):
+        join, start = (np.logical_and, np.ones) if isinstance(condition, AllOf) else (np.logical_or, np.zeros)
+        found = start(num_rows, np.bool_)
+        for part in condition.parts:
+            join(found, _rows_of(connection, part, columns, path, num_rows), out=found)
+        return found
+    if isinstance(condition, Not):
+        return ~_rows_of(connection, condition.part, columns, path, num_rows)
+    path = _inner(path, condition)
+    column = columns[path]
+    if isinstance(condition, Exists):
+        return column.exists()
+    if isinstance(condition, Within):
+        return column.is_dictionary() & _rows_of(connection, condition.part, columns, path, num_rows)
+    if isinstance(condition, HasPart):
+        return column.has_part(condition.parts)  # type: ignore[no-any-return]
+    if isinstance(condition, Compares):
+        bound = condition.bound
+        if not isinstance(bound, str):
+            (bound,) = read_numbers(connection, [_typed(bound)[1]])
+        return column.compares(condition.operator, bound)
+    if isinstance(condition, (IsIn, HasElement)):
+        typed = [(*_typed(value), value) for value in condition.values]
+        numbers = read_numbers(connection, [value for kind, value, _ in typed if kind == "number"])
+        strings = [value for value in condition.values if isinstance(value, str)]
+        plain = [value for value in condition.values if value is None or isinstance(value, bool)]
+        among = column.is_among if isinstance(condition, IsIn) else column.has_element
+        return among(plain, numbers, strings)  # type: ignore[no-any-return]
+    raise TypeError(f"condition must be on metadata, got {type(condition).__name__}.")

@@ -1,0 +1,370 @@
+"""Columns of metadata in memory: what a filter compares, read once for each place in the metadata.
+
+SQLite reads the JSON of every document for every filter, a quarter of a second for a million. A column holds a number
+for each row instead: the rank of its value among the distinct ones, by type. So a comparison is two binary searches
+among the distinct values and one pass over the numbers. Values are those that SQLite reads, and those of a filter are
+read by it too, so that both are rounded alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from numpy.typing import NDArray
+
+    from st_keytokens.index.snapshot import Snapshot
+
+__all__ = ["Column", "MetadataColumns", "read_numbers"]
+
+Typed = tuple[str | None, Any]  # a type as SQLite calls it, None for what is missing, and a value
+
+_MISSING, _NULL, _FALSE, _TRUE, _DICTIONARY, _FIRST = range(6)
+_SINGLE = {None: _MISSING, "null": _NULL, "false": _FALSE, "true": _TRUE, "object": _DICTIONARY}
+_NUMBERS, _STRINGS, _LISTS = range(3)
+_KINDS = {"integer": _NUMBERS, "real": _NUMBERS, "text": _STRINGS, "array": _LISTS}
+_READ, _LISTS_READ = 1 << 14, 1 << 10  # rows and lists that are read at once
+_ROW_BYTES = 12  # of a column for each row: a code, and the document's key
+_LEAST_DISTINCT = 1024  # values, below which it does not matter that no document has them any more
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """The values of some rows at one place in the metadata. Never altered, so threads may share it.
+
+    Attributes:
+        codes: A number for each row, int32: what is missing, null, false, true, a dictionary, and then each distinct
+            number, string and list, ascending.
+        values: The distinct numbers, strings (by code point) and lists (as JSON), each ascending.
+        owners: For each element of the distinct lists, the list's place among these, int32.
+        elements: The values of these elements; None where there are no lists.
+    """
+
+    codes: NDArray[np.int32]
+    values: tuple[list[Any], list[Any], list[Any]]
+    owners: NDArray[np.int32]
+    elements: Column | None
+
+    @classmethod
+    def empty(cls) -> Column:
+        """A column of no rows."""
+        return cls(np.empty(0, np.int32), ([], [], []), np.empty(0, np.int32), None)
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much memory it takes, without the keys of its rows."""
+        held = sum(_size(value) for values in self.values for value in values)
+        held += sum(map(len, self.values[_STRINGS]))  # once more where parts of them are looked for
+        inner = 0 if self.elements is None else self.elements.num_bytes
+        return held + self.codes.nbytes + self.owners.nbytes + inner
+
+    @property
+    def num_distinct(self) -> int:
+        """How many distinct numbers, strings and lists it knows, also of rows that are no longer there."""
+        return sum(map(len, self.values))
+
+    def _starts(self) -> list[int]:
+        """The code of the first number, of the first string and of the first list, and the one after the last."""
+        return np.cumsum([_FIRST, *map(len, self.values)]).tolist()  # type: ignore[no-any-return]
+
+    def taken(self, rows: NDArray[np.int64]) -> Column:
+        """Some of the rows, in their order."""
+        return Column(self.codes[rows], self.values, self.owners, self.elements)
+
+    def extended(self, connection: sqlite3.Connection, codes: NDArray[np.int32], found: Sequence[Typed]) -> Column:
+        """With more rows, given as places among some distinct types and values.
+
+        Args:
+            connection: Reads lists.
+            codes: A place in ``found`` for each new row.
+            found: Types and values.
+        """
+        values, moves, new_lists = [], [], []
+        for kind, held in enumerate(self.values):
+            given = {value for name, value in found if _KINDS.get(name or "") == kind}
+            fresh = [value for value in sorted(given) if not _has(held, value)]
+            places = [bisect_left(held, value) for value in fresh]
+            merged = _merged(held, fresh, places)
+            values.append(merged)
+            own = np.arange(len(held))
+            moves.append(own + np.searchsorted(places, own, side="right") if fresh else own)
+            new_lists = fresh  # those of the last kind
+        numbers, strings, lists = values
+        is_same = all(len(new) == len(old) for new, old in zip(values, self.values, strict=True))
+        grown = Column(np.empty(0, np.int32), (numbers, strings, lists), self.owners, self.elements)
+        starts = grown._starts()
+        old = self.codes
+        if not is_same:
+            moved = np.concatenate([np.arange(_FIRST), *(starts[kind] + move for kind, move in enumerate(moves))])
+            old = moved.astype(np.int32)[old]
+        ranks: list[Any] = [None] * 3
+        for kind, merged in enumerate(values):
+            many = 8 * len(found) > len(merged)
+            ranks[kind] = {value: rank for rank, value in enumerate(merged)} if many else None
+        new = np.empty(len(found), np.int32)
+        for place, (name, value) in enumerate(found):
+            if name in _SINGLE:
+                new[place] = _SINGLE[name]
+                continue
+            kind = _KINDS[str(name)]
+            known = ranks[kind]
+            new[place] = starts[kind] + (bisect_left(values[kind], value) if known is None else known[value])
+        owners, elements = self.owners, self.elements
+        if new_lists:
+            owners = moves[_LISTS].astype(np.int32)[owners]
+            owner, element_codes, found_elements = _elements(connection, new_lists)
+            places_of = np.array([bisect_left(lists, text) for text in new_lists], np.int32)
+            owners = np.concatenate([owners, places_of[owner]])
+            elements = (elements or Column.empty()).extended(connection, element_codes, found_elements)
+        return Column(np.concatenate([old, new[codes]]), (numbers, strings, lists), owners, elements)
+
+    # What follows gives masks of rows.
+
+    def exists(self) -> NDArray[np.bool_]:
+        """Where there is a value."""
+        found: NDArray[np.bool_] = self.codes != _MISSING
+        return found
+
+    def is_dictionary(self) -> NDArray[np.bool_]:
+        """Where there is a dictionary."""
+        found: NDArray[np.bool_] = self.codes == _DICTIONARY
+        return found
+
+    def is_among(self, plain: Iterable[bool | None], numbers: Iterable[Any], strings: Iterable[str]) -> Any:
+        """Where a value is one of some: null, false and true, numbers, or strings."""
+        starts = self._starts()
+        codes = [{None: _NULL, False: _FALSE, True: _TRUE}[value] for value in plain]
+        for kind, wanted in ((_NUMBERS, numbers), (_STRINGS, strings)):
+            held = self.values[kind]
+            codes += [starts[kind] + bisect_left(held, value) for value in wanted if _has(held, value)]
+        if len(codes) < 2:
+            return self.codes == codes[0] if codes else np.zeros(len(self.codes), np.bool_)
+        return self._of_codes(codes)
+
+    def compares(self, operator: str, bound: Any) -> NDArray[np.bool_]:
+        """Where a number, or a string if the bound is one, is ``$gt``, ``$gte``, ``$lt`` or ``$lte`` a bound."""
+        kind = _STRINGS if isinstance(bound, str) else _NUMBERS
+        held, starts = self.values[kind], self._starts()
+        edge = (bisect_right if operator in ("$gt", "$lte") else bisect_left)(held, bound)
+        first, stop = (edge, len(held)) if operator in ("$gt", "$gte") else (0, edge)
+        found: NDArray[np.bool_] = (self.codes >= starts[kind] + first) & (self.codes < starts[kind] + stop)
+        return found
+
+    def has_part(self, parts: Sequence[str]) -> Any:
+        """Where one of some strings stands in a string."""
+        start, (text, starts) = self._starts()[_STRINGS], self._joined
+        if "" in parts:
+            return self._of_codes(start + np.arange(len(starts)))
+        wanted = "|".join(re.escape(part) for part in parts if "\0" not in part)  # which no string has
+        hits = (hit.start() for hit in re.finditer(wanted, text)) if wanted else ()
+        places = np.searchsorted(starts, np.fromiter(hits, np.int64), side="right") - 1
+        return self._of_codes(start + places)
+
+    @cached_property
+    def _joined(self) -> tuple[str, NDArray[np.int64]]:
+        """The strings in one, with NUL between them, and where each begins."""
+        held = self.values[_STRINGS]
+        lengths = np.fromiter(map(len, held), np.int64, len(held))
+        return "\0".join(held), np.cumsum(lengths + 1) - lengths - 1
+
+    def has_element(self, plain: Iterable[bool | None], numbers: Iterable[Any], strings: Iterable[str]) -> Any:
+        """Where a list has an element that :meth:`is_among` some values."""
+        if self.elements is None:
+            return np.zeros(len(self.codes), np.bool_)
+        found = np.unique(self.owners[self.elements.is_among(plain, numbers, strings)])
+        return self._of_codes(self._starts()[_LISTS] + found)
+
+    def _of_codes(self, codes: Any) -> Any:
+        is_wanted = np.zeros(self._starts()[-1], np.bool_)
+        is_wanted[np.asarray(codes, np.int64)] = True
+        return is_wanted[self.codes]
+
+
+def _size(value: object) -> int:
+    return sys.getsizeof(value) + 8  # and a place in a list
+
+
+def _has(values: Sequence[Any], value: Any) -> bool:
+    place = bisect_left(values, value)
+    return place < len(values) and bool(values[place] == value)
+
+
+def _merged(held: list[Any], fresh: list[Any], places: list[int]) -> list[Any]:
+    """Ascending values with new ones, whose places among the old ones are given."""
+    if not held or not fresh:
+        return held or fresh
+    merged: list[Any] = []
+    start = 0
+    for place, value in zip(places, fresh, strict=True):
+        merged += held[start:place]
+        merged.append(value)
+        start = place
+    return merged + held[start:]
+
+
+def _elements(
+    connection: sqlite3.Connection, lists: Sequence[str]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], list[Typed]]:
+    """The elements of lists: whose each is, its place among the distinct types and values, and these."""
+    places: defaultdict[Typed, int] = defaultdict()
+    places.default_factory = places.__len__
+    owners, codes = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    sql = (
+        "SELECT list.key, CASE element.type WHEN 'array' THEN 'object' ELSE element.type END, element.atom "
+        "FROM json_each(?) list, json_each(list.value) element"
+    )
+    for start in range(0, len(lists), _LISTS_READ):
+        rows = connection.execute(sql, [f"[{','.join(lists[start : start + _LISTS_READ])}]"]).fetchall()
+        owners.append(start + np.array([row[0] for row in rows], np.int32))
+        codes.append(np.array([places[row[1:]] for row in rows], np.int32))
+    return np.concatenate(owners), np.concatenate(codes), list(places)
+
+
+# A generation, the key of each of its rows, a column, and its bytes.
+Held: TypeAlias = "tuple[int, NDArray[np.int64], Column, int]"
+
+
+class MetadataColumns:
+    """Columns of an index by the path of their place, brought up to date when asked for after a change.
+
+    A key is never given to another document and metadata never change, so after a change only the new documents are
+    read. Threads need no lock: what one of two has found is found again by the other.
+
+    Args:
+        most_bytes: How much is kept. A place whose column does not fit has none.
+    """
+
+    def __init__(self, *, most_bytes: int = 1 << 28) -> None:
+        self._most_bytes = most_bytes
+        self._keys: tuple[int, NDArray[np.int64]] = -1, np.empty(0, np.int64)
+        self._held: dict[str, Held] = {}
+        self._too_large: set[str] = set()
+
+    def column(self, connection: sqlite3.Connection, snapshot: Snapshot, path: str) -> Column | None:
+        """The column of a place, with a row for each of a snapshot; what deleted ones have there is not said.
+
+        Args:
+            connection: A connection in the snapshot's transaction.
+            snapshot: The snapshot.
+            path: The place, as SQLite writes it.
+
+        Returns:
+            The column, or None where it is too large, or a newer one is there for other threads.
+        """
+        held = self._held.get(path)
+        if path in self._too_large or (held is not None and held[0] > snapshot.generation):
+            return None
+        if held is not None and held[0] == snapshot.generation:
+            return held[2]
+        keys = self._keys_of(snapshot)
+        entry = None if held is None else self._renewed(connection, keys, path, held)
+        if entry is None:  # also where many of the values are of documents that are no longer there
+            entry = self._renewed(connection, keys, path, (0, keys[:0], Column.empty(), 0))
+        if entry is None:
+            self._held = {name: its for name, its in list(self._held.items()) if name != path}
+            self._too_large.add(path)
+            return None
+        self._keep(path, (snapshot.generation, keys, *entry))
+        return entry[0]
+
+    def _renewed(
+        self, connection: sqlite3.Connection, keys: NDArray[np.int64], path: str, held: Held
+    ) -> tuple[Column, int] | None:
+        """A held column for the rows of these keys, and its bytes; None where it is too large or of other rows."""
+        _, old, column, num_bytes = held
+        kept = _kept(old, keys)
+        if kept is None:
+            return None
+        fresh = keys[len(kept) :]
+        if column.num_distinct + len(fresh) > 2 * len(keys) + _LEAST_DISTINCT:
+            return None
+        if kept is not old:
+            column = column.taken(kept)
+        num_bytes += _ROW_BYTES * (len(keys) - len(old))
+        if len(fresh):
+            added = self._read(connection, fresh, path, self._most_bytes - num_bytes)
+            if added is None:
+                return None
+            column = column.extended(connection, *added)
+            if len(old):
+                num_bytes += sum(3 * _size(value) for _, value in added[1])  # at most: elements too, and known ones
+            else:
+                num_bytes = column.num_bytes + (_ROW_BYTES - column.codes.itemsize) * len(keys)
+        return None if num_bytes > self._most_bytes else (column, num_bytes)
+
+    def _keep(self, path: str, entry: Held) -> None:
+        """Keep a column, and let those go that were made longest ago where there is no room."""
+        held = {name: its for name, its in list(self._held.items()) if name != path}
+        while held and sum(its[3] for its in held.values()) + entry[3] > self._most_bytes:
+            del held[next(iter(held))]
+        self._held = {**held, path: entry}
+
+    def _keys_of(self, snapshot: Snapshot) -> NDArray[np.int64]:
+        generation, keys = self._keys
+        if generation != snapshot.generation:
+            keys = np.concatenate([np.empty(0, np.int64), *(segment.keys for segment in snapshot.segments)])
+            self._keys = snapshot.generation, keys
+        return keys
+
+    def _read(
+        self, connection: sqlite3.Connection, keys: NDArray[np.int64], path: str, most_bytes: int
+    ) -> tuple[NDArray[np.int32], list[Typed]] | None:
+        """Of each document its place among the distinct types and values, and these; None if they are too many."""
+        places: defaultdict[Typed, int] = defaultdict()
+        places.default_factory = places.__len__
+        codes = np.full(len(keys), places[None, None], np.int32)
+        left = most_bytes
+        for chunk in _chunks(connection, path, int(keys[0])):
+            found, types, values = zip(*chunk, strict=True)
+            before = len(places)
+            numbers = np.fromiter(map(places.__getitem__, zip(types, values, strict=True)), np.int32, len(chunk))
+            rows = np.searchsorted(keys, np.array(found, np.int64))
+            rows[rows == len(keys)] = 0
+            is_here = keys[rows] == found
+            codes[rows[is_here]] = numbers[is_here]
+            left -= sum(_size(value) for _, value in islice(reversed(places), len(places) - before))
+            if left < 0:
+                return None
+        return codes, list(places)
+
+
+def _chunks(connection: sqlite3.Connection, path: str, first: int) -> Iterator[list[Any]]:
+    """Key, type and value of the documents from a key on, a dictionary without its content."""
+    sql = (
+        "SELECT key, json_type(metadata, ?1), "
+        "CASE json_type(metadata, ?1) WHEN 'object' THEN NULL ELSE json_extract(metadata, ?1) END "
+        "FROM documents WHERE key >= ?2 ORDER BY key"
+    )
+    cursor = connection.execute(sql, (path, first))
+    while chunk := cursor.fetchmany(_READ):
+        yield chunk
+
+
+def _kept(old: NDArray[np.int64], new: NDArray[np.int64]) -> Any:
+    """Old rows that go on, in their order: all as ``old`` itself, or places in it; None where some are unknown."""
+    if not len(old):
+        return old
+    known = new[: int(np.searchsorted(new, old[-1], side="right"))]
+    if len(known) == len(old) and np.array_equal(known, old):
+        return old
+    places = np.searchsorted(old, known)
+    return places if np.array_equal(old[places], known) else None
+
+
+def read_numbers(connection: sqlite3.Connection, numbers: Sequence[int | float]) -> list[Any]:
+    """Numbers as SQLite reads them from JSON."""
+    rows = connection.execute("SELECT value FROM json_each(?)", [json.dumps(list(numbers))])
+    return [value for (value,) in rows]
