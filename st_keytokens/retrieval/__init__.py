@@ -16,7 +16,7 @@ from st_keytokens.retrieval.metadata import as_json, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.retriever import OnConflict, Retriever
-from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSettings
+from st_keytokens.retrieval.searching import Fusion, RetrievedHit, SearchSettings, checked_sides
 from st_keytokens.shared.checks import checked_int
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "as_json",
     "calls_functions",
     "checked_int",
+    "checked_sides",
     "host_filter",
     "host_filter_keys",
     "is_embedder_of",

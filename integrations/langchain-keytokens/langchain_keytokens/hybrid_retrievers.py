@@ -29,6 +29,7 @@ from st_keytokens.retrieval import (
     Retriever,
     SearchSettings,
     calls_functions,
+    checked_sides,
     is_embedder_of,
     json_value,
 )
@@ -155,20 +156,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     @field_validator("retrievers", mode="before")
     @classmethod
     def _check_retrievers(cls, retrievers: object) -> object:
-        if not isinstance(retrievers, Mapping):
-            raise ValueError(
-                f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
-                "For example {'bm25': bm25_retriever}."
-            )
-        for name, retriever in retrievers.items():
-            if name in ("dense", "sparse") or not isinstance(name, str) or not name:
-                raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
-            if not isinstance(retriever, BaseRetriever):
-                raise ValueError(
-                    f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. "
-                    "Of a vector store, pass store.as_retriever()."
-                )
-        return dict(retrievers)
+        try:
+            return checked_sides(retrievers, BaseRetriever, "Of a vector store, pass store.as_retriever().")
+        except TypeError as err:
+            raise ValueError(str(err)) from err  # which pydantic gathers
 
     @field_validator("vectorstore", mode="before")
     @classmethod

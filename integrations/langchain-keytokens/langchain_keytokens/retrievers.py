@@ -22,7 +22,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from st_keytokens import HybridEmbeddings, KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.retrieval import (
     ENCODER_FOLDER,
@@ -123,6 +123,17 @@ class KeyTokensRetriever(BaseRetriever):
     needs_known_word: bool = True
     score_key: str | None = None
     matches_key: str | None = None
+
+    @field_validator("k", mode="before")
+    @classmethod
+    def _check_k(cls, k: Any) -> Any:
+        try:
+            int(k)
+        except (TypeError, ValueError) as err:
+            raise ValueError(
+                f"k must be an integer, got {type(k).__name__} {k!r:.60}. It is the number of documents to return."
+            ) from err
+        return k
 
     @classmethod
     def from_texts(

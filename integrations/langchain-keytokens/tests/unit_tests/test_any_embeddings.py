@@ -320,3 +320,14 @@ class TestTheNextDay:
         opened = KeyTokensRetriever.load_local(tmp_path / "index", Provider())
         assert len(opened.add_documents(abstracts)) == 60
         assert next_day(tmp_path / "index", "KeyTokensRetriever")[1] == "60 60 0"
+
+
+class TestWhatWasWanted:
+    def test_a_number_of_documents_that_is_none(self, abstracts, encoder):
+        wanted = "k must be an integer, got str 'many'"
+        with pytest.raises(ValueError, match=wanted):
+            KeyTokensRetriever.from_documents(abstracts, encoder, k="many")
+        retriever = KeyTokensRetriever.from_documents(abstracts, encoder)
+        for call in (lambda: retriever.invoke(QUERY, k="many"), lambda: retriever.batch([QUERY, "a"], k="many")):
+            with pytest.raises(TypeError, match=wanted):
+                call()
