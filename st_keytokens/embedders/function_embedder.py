@@ -289,6 +289,8 @@ def _module(embedder: Any) -> FunctionEmbedder:
 
 def _functions(embedder: Any) -> tuple[EmbedFunction, EmbedFunction | None] | None:
     """The functions of documents and of queries; None where there are none."""
+    if isinstance(embedder, (type, str)):
+        return None
     if isinstance(embedder, tuple):
         return embedder if len(embedder) == 2 and all(map(callable, embedder)) else None
     for documents, query in (("embed_documents", "embed_query"), ("get_text_embedding_batch", "get_query_embedding")):
@@ -299,9 +301,9 @@ def _functions(embedder: Any) -> tuple[EmbedFunction, EmbedFunction | None] | No
         if of_documents and of_query:
             size = getattr(embedder, "embed_batch_size", None)  # LlamaIndex makes a call of its own for so many
             return _Methods(of_documents, size if isinstance(size, int) else None), _Each(of_query)
-    if callable(encode := getattr(embedder, "encode", None)) and not isinstance(embedder, str):
+    if callable(encode := getattr(embedder, "encode", None)):
         return encode, None
-    return (embedder, None) if callable(embedder) and not isinstance(embedder, type) else None
+    return (embedder, None) if callable(embedder) else None
 
 
 class _Methods:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -331,3 +332,13 @@ class TestWhatWasWanted:
         for call in (lambda: retriever.invoke(QUERY, k="many"), lambda: retriever.batch([QUERY, "a"], k="many")):
             with pytest.raises(TypeError, match=wanted):
                 call()
+
+
+def test_the_example_of_stored_vectors(capsys):
+    """On the tiny embedder's vectors, written to a file."""
+    main = runpy.run_path(str(EXAMPLES / "langchain_stored_vectors.py"))["main"]
+    main([])
+    *found, embedded, tomorrow = capsys.readouterr().out.splitlines()
+    assert len(found) == 3 and found[0].startswith("To parse images") and found[0].endswith("'neural']")
+    assert embedded == "0 of 300 documents were embedded again."
+    assert tomorrow.endswith("these texts are sent: ['dimension', 'neural networks that parse images']")
