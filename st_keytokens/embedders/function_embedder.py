@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import inspect
+import os
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from types import MethodType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +22,7 @@ from sentence_transformers.base.modules import InputModule
 
 from st_keytokens.shared.checks import checked_int
 
-__all__ = ["EmbedFunction", "FunctionEmbedder", "as_sentence_transformer"]
+__all__ = ["EmbedFunction", "FunctionEmbedder", "as_sentence_transformer", "is_embedder"]
 
 EmbedFunction = Callable[[list[str]], Any]
 """From texts to their vectors, an array, tensor or lists of shape ``(N, d)``; a coroutine function gives the same."""
@@ -27,13 +30,15 @@ EmbedFunction = Callable[[list[str]], Any]
 _REMEMBERED_BYTES = 1 << 29  # of vectors
 _PROBE = "dimension"
 _NAMES = ("model_name", "model", "model_id", "deployment", "deployment_name")
+_SIZES = ("dimensions", "dimension", "output_dimensionality")  # what changes the vectors of one model
 
 
 class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
     """The one module of a SentenceTransformer that embeds by calling functions.
 
     A text is embedded once: its vector is remembered, up to half a gigabyte of them, so that a call that failed midway
-    goes on from there, and texts that are calibrated on are not embedded again to be indexed.
+    goes on from there, and texts that are calibrated on are not embedded again to be indexed. What
+    :func:`as_sentence_transformer` makes of one embedder remembers together, for as long as the embedder is there.
 
     Args:
         embed_documents: Embeds documents. None: there are only stored vectors, and to embed is an error.
@@ -76,11 +81,32 @@ class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, 
             raise TypeError("embed_documents must be a function, got None. Without one, give dimension alone.")
         self._documents, self._queries = embed_documents, embed_queries
         self.name = name
-        self._remembered: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._source: tuple[Any, ...] = ()  # not as a module of this one
+        self._memory = _Memory()
         self.dimension: int | None = None if dimension is None else checked_int("dimension", dimension, minimum=1)
         if self.dimension is None:
-            self.dimension = self._embed([_PROBE], is_query=True).shape[1]
+            self._find_dimension()
+
+    def is_of(self, embedder: Any) -> bool:
+        """Whether the functions are those of an embedder, or of an equal one of the same kind."""
+        if not self._source or type(self._source[0]) is not type(embedder):
+            return False
+        try:
+            return self._source[0] is embedder or bool(self._source[0] == embedder)
+        except Exception:  # what cannot be compared is another one
+            return False
+
+    def remember(self, texts: Sequence[str], vectors: Sequence[Sequence[float] | None]) -> None:
+        """Takes vectors of documents that the functions gave before, of which those of another dimension are not.
+
+        Args:
+            texts: The documents.
+            vectors: The vector of each, or None.
+        """
+        known = [(text, row) for text, row in zip(texts, vectors, strict=True) if row is not None]
+        self._memory.put(
+            {_key(text, False): np.asarray(row, np.float32) for text, row in known if len(row) == self.dimension}
+        )
 
     def get_embedding_dimension(self) -> int | None:
         """Width of the vectors."""
@@ -113,29 +139,49 @@ class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, 
         """Writes name and dimension; functions cannot be written, see :meth:`KeyTokenEncoder.from_sidecar`."""
         self.save_config(output_path)
 
+    @classmethod
+    def of(cls, embedder: Any, documents: EmbedFunction, queries: EmbedFunction | None, name: str) -> FunctionEmbedder:
+        """The functions of an embedder, which remembers what an earlier one of the same embedder was given.
+
+        Args:
+            embedder: Whose functions they are.
+            documents: As for the class.
+            queries: As for the class.
+            name: As for the class.
+
+        Raises:
+            ValueError: As for the class.
+        """
+        module = cls(documents, queries, dimension=1, name=name)
+        module._source, module.dimension = (embedder,), None
+        module._memory = _memory_of(embedder, name)
+        module._find_dimension()
+        return module
+
+    def _find_dimension(self) -> None:
+        self.dimension = self._embed([_PROBE], is_query=True).shape[1]
+
     def _embed(self, texts: list[str], *, is_query: bool) -> NDArray[np.float32]:
         keys = [_key(text, is_query) for text in texts]
-        with self._lock:
-            found = {key: self._remembered[key] for key in keys if key in self._remembered}
+        found = self._memory.get(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-        if missing:
-            found |= zip(missing, self._called(list(missing.values()), is_query=is_query), strict=True)
-            with self._lock:
-                self._remembered.update((key, found[key]) for key in missing)
-                while len(self._remembered) * found[keys[0]].nbytes > _REMEMBERED_BYTES:
-                    self._remembered.popitem(last=False)
+        function = self._queries if is_query and self._queries is not None else self._documents
+        size = getattr(function, "texts_a_call", None) or len(missing)
+        asked = list(missing.items())
+        for start in range(0, len(asked), max(1, size)):  # what a call gave is kept, whatever the next one does
+            part = dict(asked[start : start + size])
+            made = dict(zip(part, self._called(function, list(part.values())), strict=True))
+            found |= made
+            self._memory.put(made)
         return np.stack([found[key] for key in keys])
 
-    def _called(self, texts: list[str], *, is_query: bool) -> NDArray[np.float32]:
-        function = self._queries if is_query and self._queries is not None else self._documents
+    def _called(self, function: EmbedFunction | None, texts: list[str]) -> NDArray[np.float32]:
         if function is None:
             raise ValueError(
                 "embedder must be given to embed texts, but there are only stored vectors. Pass embeddings=..., use "
                 "query='lookup', or give KeyTokenEncoder a function."
             )
-        given = function(texts)
-        if inspect.isawaitable(given):
-            given = _result_of(given)
+        given = _result_of(function(texts))
         rows = given.detach().float().cpu().numpy() if isinstance(given, torch.Tensor) else given
         try:
             vectors = np.array(rows, dtype=np.float32)
@@ -153,11 +199,53 @@ class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, 
         return vectors
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_remembered": OrderedDict()}
+        return {**self.__dict__, "_memory": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._memory = _Memory()
+
+
+class _Memory:
+    """Vectors by what they are of, the oldest of which go first."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        with self._lock:
+            return {key: self._rows[key] for key in keys if key in self._rows}
+
+    def put(self, rows: dict[bytes, NDArray[np.float32]]) -> None:
+        with self._lock:
+            for key, row in rows.items():
+                if np.isfinite(row).all():  # others are an error, which may be gone the next time
+                    self._rows[key] = row.copy()
+            while self._rows and len(self._rows) * next(reversed(self._rows.values())).nbytes > _REMEMBERED_BYTES:
+                self._rows.popitem(last=False)
+
+
+_MEMORIES: dict[tuple[Any, ...], _Memory] = {}
+_MEMORIES_LOCK = threading.Lock()
+
+
+def _memory_of(embedder: Any, name: str) -> _Memory:
+    """What is remembered of an embedder as it is named and set, until it is gone; nothing where none can tell that."""
+    parts = embedder if isinstance(embedder, tuple) else (embedder,)
+    owners = [part.__self__ if isinstance(part, MethodType) else part for part in parts]
+    sizes = [repr(getattr(owner, size, None)) for owner in owners for size in _SIZES]
+    key = (name, *map(id, owners), *(getattr(part, "__name__", "") for part in parts), *sizes)
+    with _MEMORIES_LOCK:
+        if key not in _MEMORIES:
+            memory = _Memory()
+            try:
+                for owner in owners:
+                    weakref.finalize(owner, _MEMORIES.pop, key, None).atexit = False
+            except TypeError:
+                return memory
+            _MEMORIES[key] = memory
+        return _MEMORIES[key]
 
 
 def as_sentence_transformer(embedder: Any) -> SentenceTransformer:
@@ -182,62 +270,108 @@ def as_sentence_transformer(embedder: Any) -> SentenceTransformer:
     return SentenceTransformer(modules=[module], device="cpu", similarity_fn_name="cosine")
 
 
+def is_embedder(embedder: Any) -> bool:
+    """Whether :func:`as_sentence_transformer` takes an object."""
+    return isinstance(embedder, (SentenceTransformer, FunctionEmbedder)) or _functions(embedder) is not None
+
+
 def _module(embedder: Any) -> FunctionEmbedder:
-    if isinstance(embedder, tuple) and len(embedder) == 2:
-        return FunctionEmbedder(*embedder, name="+".join(map(_name, embedder)))
-    for documents, query in (
-        ("embed_documents", "embed_query"),
-        ("aembed_documents", "aembed_query"),
-        ("get_text_embedding_batch", "get_query_embedding"),
-        ("aget_text_embedding_batch", "aget_query_embedding"),
-    ):
-        of_documents, of_query = getattr(embedder, documents, None), getattr(embedder, query, None)
-        if callable(of_documents) and callable(of_query):
-            return FunctionEmbedder(of_documents, _Each(of_query), name=_name(embedder))
+    functions = _functions(embedder)
+    if functions is None:
+        raise TypeError(
+            "model must be a SentenceTransformer, its name or path, a function from texts to vectors, a pair of such "
+            "functions, or an object that embeds as those of LangChain and LlamaIndex do, got "
+            f"{type(embedder).__name__}."
+        )
+    name = "+".join(map(_name, embedder)) if isinstance(embedder, tuple) else _name(embedder)
+    return FunctionEmbedder.of(embedder, *functions, name)
+
+
+def _functions(embedder: Any) -> tuple[EmbedFunction, EmbedFunction | None] | None:
+    """The functions of documents and of queries; None where there are none."""
+    if isinstance(embedder, (type, str)):
+        return None
+    if isinstance(embedder, tuple):
+        return embedder if len(embedder) == 2 and all(map(callable, embedder)) else None
+    for documents, query in (("embed_documents", "embed_query"), ("get_text_embedding_batch", "get_query_embedding")):
+        of_documents, of_query = (
+            [method for prefix in ("", "a") if callable(method := getattr(embedder, prefix + kind, None))]
+            for kind in (documents, query)
+        )
+        if of_documents and of_query:
+            size = getattr(embedder, "embed_batch_size", None)  # LlamaIndex makes a call of its own for so many
+            return _Methods(of_documents, size if isinstance(size, int) else None), _Each(of_query)
     if callable(encode := getattr(embedder, "encode", None)):
-        return FunctionEmbedder(encode, name=_name(embedder))
-    if callable(embedder) and not isinstance(embedder, type):
-        return FunctionEmbedder(embedder, name=_name(embedder))
-    raise TypeError(
-        "model must be a SentenceTransformer, its name or path, a function from texts to vectors, a pair of such "
-        f"functions, or an object that embeds as those of LangChain and LlamaIndex do, got {type(embedder).__name__}."
-    )
+        return encode, None
+    return (embedder, None) if callable(embedder) else None
 
 
-class _Each:
-    """A function of one query as a function of several."""
+class _Methods:
+    """A synchronous method or, where there is none or it is not implemented, the asynchronous one beside it."""
 
-    def __init__(self, embed_query: Callable[[str], Any]) -> None:
-        self._embed_query = embed_query
+    def __init__(self, methods: Sequence[Callable[[Any], Any]], texts_a_call: int | None = None) -> None:
+        self._methods, self.texts_a_call = methods, texts_a_call
+
+    def __call__(self, texts: Any) -> Any:
+        for method in self._methods[:-1]:
+            try:
+                return _result_of(method(texts))
+            except NotImplementedError:
+                continue
+        return _result_of(self._methods[-1](texts))
+
+
+class _Each(_Methods):
+    """Methods of one query as a function of several, one a call, so that none is lost where the next one fails."""
+
+    def __init__(self, methods: Sequence[Callable[[str], Any]]) -> None:
+        super().__init__(methods, texts_a_call=1)
 
     def __call__(self, texts: list[str]) -> Any:
-        found = [self._embed_query(text) for text in texts]
-        return _all(found) if found and inspect.isawaitable(found[0]) else found
+        return [super(_Each, self).__call__(text) for text in texts]
 
 
-async def _all(coroutines: Sequence[Any]) -> list[Any]:
-    return [await coroutine for coroutine in coroutines]
+class _Loop:
+    """An event loop on a thread of its own, the same for all calls: clients keep connections that belong to one."""
+
+    _lock = threading.Lock()
+    _running: ClassVar[dict[int, asyncio.AbstractEventLoop]] = {}  # by process: a fork has no threads
+
+    @classmethod
+    def run(cls, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with cls._lock:
+            loop = cls._running.get(os.getpid())
+            if loop is None:
+                loop = cls._running[os.getpid()] = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="keytokens-embed", daemon=True).start()
+        context = contextvars.copy_context()
+
+        async def within() -> Any:
+            return await context.run(asyncio.ensure_future, coroutine)
+
+        future = asyncio.run_coroutine_threadsafe(within(), loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
 
-def _result_of(awaitable: Any) -> Any:
-    """What a coroutine gives, in a loop of its own; on another thread where one is running here."""
+def _result_of(given: Any) -> Any:
+    """What is given or, of something to be awaited, what that gives."""
+    if not inspect.isawaitable(given):
+        return given
 
     async def awaited() -> Any:
-        return await awaitable
+        return await given
 
-    coroutine: Coroutine[Any, Any, Any] = awaited()
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
+    return _Loop.run(awaited())
 
 
 def _name(embedder: Any) -> str:
     kind = getattr(embedder, "__qualname__", type(embedder).__name__)
-    model = next((str(value) for name in _NAMES if (value := getattr(embedder, name, None)) is not None), "")
-    return f"{kind} {model}".rstrip()
+    models = (getattr(embedder, name, None) for name in _NAMES)  # a client or a loaded model is no name
+    return f"{kind} {next((model for model in models if isinstance(model, str)), '')}".rstrip()
 
 
 def _key(text: str, is_query: bool) -> bytes:

@@ -347,6 +347,11 @@ class KeyTokenEncoder:
             )
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether it decodes nothing before it is calibrated, as its model has no LM head."""
+        return self.calibration is None and self.head.lm_head is None
+
+    @property
     def fingerprint(self) -> str:
         """Names everything that changes a score: weights, modules, tokenizer, calibration, settings, prompts."""
         state = self._scoring_state()

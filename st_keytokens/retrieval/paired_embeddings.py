@@ -75,11 +75,17 @@ class PairedEmbeddings:
         return _as_lists(self.sparse([text], "query"))[0]
 
     def dense(self, texts: Sequence[str], role: Role) -> NDArray[np.float32]:
-        """Dense vectors, float32 ``(N, embedding_dimension)``.
+        """Dense vectors, float32 ``(N, embedding_dimension)``; also of an encoder that has to be calibrated first.
 
         Raises:
             TypeError: If ``texts`` is one string, or holds something else than strings.
         """
+        if self.encoder.needs_calibration:
+            names = checked_strings("texts", texts)
+            embed = self.encoder.model.encode_query if role == "query" else self.encoder.model.encode_document
+            with self.encoder.lock:
+                found = embed(names, show_progress_bar=False, convert_to_numpy=True)
+            return np.asarray(found, np.float32).reshape(len(names), -1)
         vectors = [row[0] for row in self._half(texts, role, "dense")]
         return np.stack(vectors) if vectors else np.zeros((0, self.encoder.get_embedding_dimension()), np.float32)
 
@@ -128,16 +134,11 @@ class PairedEmbeddings:
             TypeError: If ``texts`` is one string, or holds something else than strings.
             ValueError: If the lengths differ.
         """
-        names = checked_strings("texts", texts)
-        if len(embeddings) != len(names):
-            raise ValueError(f"embeddings must be one for each of {len(names)} texts, got {len(embeddings)}.")
-        dimension, vocab_size = self.encoder.get_embedding_dimension(), self.encoder.vocabulary.vocab_size
-        known = [n for n, vector in enumerate(embeddings) if vector is not None and len(vector) == dimension]
-        dense = np.zeros((len(names), dimension), np.float32)
+        names, dense, known = self._known(texts, embeddings)
+        vocab_size = self.encoder.vocabulary.vocab_size
         rows: dict[int, Row] = {}
         state = self.encoder.fingerprint
         for number in known:
-            dense[number] = embeddings[number]
             waiting = self._waiting.take((state, "document", names[number], "sparse"))
             if waiting is not None:
                 rows[number] = waiting
@@ -152,6 +153,33 @@ class PairedEmbeddings:
             for number, row in zip(missing, split_rows(made), strict=True):
                 dense[number], rows[number] = row[0], (row[0][:0], *row[1:])
         return HybridEmbeddings(dense, join_rows([rows[n] for n in range(len(names))], 0, vocab_size).sparse)
+
+    def dense_known(self, texts: Sequence[str], embeddings: Sequence[Sequence[float] | None]) -> NDArray[np.float32]:
+        """The dense vectors of :meth:`hybrid_documents`, for an encoder that is to be calibrated on them."""
+        names, dense, known = self._known(texts, embeddings)
+        missing = set(range(len(names)))
+        if known and self._are_own(names, dense, known):
+            missing.difference_update(known)
+        if missing:
+            numbers = sorted(missing)
+            dense[numbers] = self.dense([names[number] for number in numbers], "document")
+        return dense
+
+    def _known(
+        self, texts: Sequence[str], embeddings: Sequence[Sequence[float] | None]
+    ) -> tuple[list[str], NDArray[np.float32], list[int]]:
+        """The texts, their vectors as far as they are known and of the right dimension, and which these are."""
+        names = checked_strings("texts", texts)
+        if len(embeddings) != len(names):
+            raise ValueError(f"embeddings must be one for each of {len(names)} texts, got {len(embeddings)}.")
+        dimension = self.encoder.get_embedding_dimension()
+        dense = np.zeros((len(names), dimension), np.float32)
+        known = []
+        for number, vector in enumerate(embeddings):
+            if vector is not None and len(vector) == dimension:
+                dense[number] = vector
+                known.append(number)
+        return names, dense, known
 
     def _are_own(self, texts: list[str], dense: NDArray[np.float32], numbers: list[int]) -> bool:
         """Whether stored vectors are this encoder's, and such that sparse ones can be made of them."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from st_keytokens.index.documents import Hit, checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, ParsedFilter, parse_filter
 from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side
 from st_keytokens.index.store import copy_index, finish_copy
+from st_keytokens.retrieval.any_embedder import as_encoder, is_kept, keep_encoder, mark_kept
 from st_keytokens.retrieval.metadata import as_json_list, json_value, restored
 from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joined
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
@@ -47,33 +49,85 @@ _DEFAULTS = SearchSettings()
 class Retriever:
     """Texts in, hits out; every text and every query takes one forward pass. Safe for any number of threads.
 
+    An encoder without an LM head and without a calibration is calibrated on the first texts that are added, with their
+    vectors: each is embedded once, and up to 600 shorter ones beside them, see :meth:`Calibration.fit`. Give most of
+    the texts at once, or calibrate before. Calibration and settings are kept beside the index, in ``encoder``, and
+    found there when the same embedder is given again.
+
     Args:
-        encoder: Makes dense and sparse vectors.
+        encoder: Makes dense and sparse vectors; a ``KeyTokenEncoder`` or, as :func:`as_encoder` says, any embedder.
         path: Directory of the index, made where it is missing; what is added is there after a crash. None: a
             temporary one, to be kept with :meth:`persist`.
         has_dense: Whether the index holds dense vectors too; False where another store does.
 
     Attributes:
-        encoder: As given.
+        encoder: As given, or made of it.
         index: The index.
         pair: The vectors of the encoder in plain forms, see :class:`PairedEmbeddings`.
 
     Raises:
-        TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
+        TypeError: If ``encoder`` is nothing that embeds.
         ValueError: If the index was made by another encoder, or with other settings.
     """
 
     def __init__(
-        self, encoder: KeyTokenEncoder, path: str | PathLike[str] | None = None, *, has_dense: bool | None = None
+        self, encoder: KeyTokenEncoder | Any, path: str | PathLike[str] | None = None, *, has_dense: bool | None = None
     ) -> None:
-        self.pair = PairedEmbeddings(encoder)
-        self.encoder = encoder
-        dimension = {None: None, True: encoder.get_embedding_dimension(), False: 0}[has_dense]
-        self.index = HybridIndex(path, encoder=encoder, embedding_dimension=dimension)
-        self._fingerprint = encoder.fingerprint
+        self.encoder = as_encoder(encoder, path)
+        self.pair = PairedEmbeddings(self.encoder)
+        self._has_dense = has_dense
+        self._is_temporary = path is None
+        self._is_waiting = self.encoder.needs_calibration  # for the first texts
+        self._calibrating = threading.Lock()
+        self.index = self._opened(path)
+        self._fingerprint = self.encoder.fingerprint
         self._looked_for: set[str] = set()
         self._copied: tempfile.TemporaryDirectory[str] | None = None
-        self._is_temporary = path is None
+        if not self._is_temporary and is_kept(self.encoder):
+            keep_encoder(self.encoder, self.index.path)
+
+    def _opened(self, path: str | PathLike[str] | None) -> HybridIndex:
+        dimension = {None: None, True: self.encoder.get_embedding_dimension(), False: 0}[self._has_dense]
+        if self.encoder.needs_calibration:  # it is another encoder then, whose name an empty index waits for
+            size = self.encoder.vocabulary.vocab_size
+            index = HybridIndex(path, vocab_size=size, embedding_dimension=dimension)
+            if index.settings["fingerprint"] is None:
+                return index
+            index.close()
+        return HybridIndex(path, encoder=self.encoder, embedding_dimension=dimension)
+
+    def _calibrated_on(self, texts: Sequence[str], embeddings: Any) -> Any:
+        """Calibrates an encoder that needs it on the first texts; their vectors, where those are known then."""
+        if not self.encoder.needs_calibration:
+            return embeddings
+        if len(texts) < 2:
+            raise ValueError(
+                f"the encoder must be calibrated on two documents at the least, got {len(texts)}. Add most of the "
+                "documents at once, or calibrate an encoder before: encoder.calibrate(texts)."
+            )
+        try:
+            self.encoder.forward_pass.check_stored()
+            is_decoded = self.encoder.get_embedding_dimension() == self.encoder.head.lm_head_dimension
+        except ValueError:
+            is_decoded = False
+        if not is_decoded:  # by another module, or truncated
+            embeddings = None
+        elif embeddings is None:
+            embeddings = self.pair.dense(texts, "document")
+        elif not isinstance(embeddings, np.ndarray):
+            embeddings = self.pair.dense_known(texts, embeddings)
+        self.encoder.calibrate(texts, embeddings=embeddings, show_progress_bar=False)
+        mark_kept(self.encoder)
+        return embeddings
+
+    def _rebind(self) -> None:
+        """Opens the empty index for the encoder as it is, now that it is calibrated."""
+        self._is_waiting = False
+        before, self.index = self.index, self._opened(None if self._is_temporary else self.index.path)
+        self._fingerprint = self.encoder.fingerprint
+        before.close()
+        if not self._is_temporary:
+            keep_encoder(self.encoder, self.index.path)
 
     def __enter__(self) -> Retriever:
         return self
@@ -91,7 +145,7 @@ class Retriever:
 
     def __getstate__(self) -> dict[str, Any]:
         """The encoder, and the index: a temporary one whole, any other as its path."""
-        state = {"encoder": self.encoder, "fingerprint": self._fingerprint}
+        state = {"encoder": self.encoder, "fingerprint": self._fingerprint, "is_kept": is_kept(self.encoder)}
         if not self._is_temporary:
             return {**state, "path": str(self.index.path.absolute())}
         with tempfile.TemporaryDirectory(prefix="keytokens-") as folder:
@@ -100,6 +154,8 @@ class Retriever:
             return {**state, "files": {str(f.relative_to(Path(folder, "index"))): f.read_bytes() for f in files}}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
+        if state.get("is_kept"):
+            mark_kept(state["encoder"])
         if "path" in state:
             self.__init__(state["encoder"], state["path"])  # type: ignore[misc]
         else:
@@ -144,9 +200,9 @@ class Retriever:
             ids: Their ids; a new UUID for None.
             metadata: A dictionary or None for each: JSON, dates, paths, UUIDs, tuples, numpy numbers.
             embedded_texts: What is embedded in their place, such as texts with a title. None: the texts.
-            embeddings: Dense vectors that are known already: an array of those that the encoder gave for what is
-                embedded, ``(N, embedding_dimension)``; or a list with None for those that are not known, of which one
-                is compared with the encoder's own, see :meth:`PairedEmbeddings.hybrid_documents`. None: all is
+            embeddings: Dense vectors that are known already: an array of those that the encoder's model gave for what
+                is embedded, ``(N, embedding_dimension)``; or a list with None for those that are not known, of which
+                one is compared with the encoder's own, see :meth:`PairedEmbeddings.hybrid_documents`. None: all is
                 embedded.
             on_conflict: ``"error"``, or ``"replace"`` documents whose id is there.
 
@@ -161,7 +217,18 @@ class Retriever:
         names = self.check_addable(texts, ids=ids, metadata=metadata, on_conflict=on_conflict)
         embedded = texts if embedded_texts is None else checked_strings("embedded_texts", embedded_texts, len(names))
         self._check_encoder()
+        if self._is_waiting and names:
+            with self._calibrating:
+                embeddings = self._calibrated_on(embedded, embeddings)
+                if self._is_waiting:
+                    self._rebind()
         if isinstance(embeddings, np.ndarray):
+            dimension = self.encoder.get_embedding_dimension()
+            if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
+                raise ValueError(
+                    f"embeddings must have the encoder's dimension {dimension}, got shape {embeddings.shape}. They "
+                    "are of another embedder; leave them out to embed the texts."
+                )
             dense = embeddings.astype(np.float32)
             sparse = self.encoder.sparsify(dense, list(embedded))
             vectors = HybridEmbeddings(dense if self.has_dense else None, sparse)
@@ -275,6 +342,8 @@ class Retriever:
             write_atomically(target / SETTINGS_FILE, content)
         else:
             copy_index(self.index.path, target, {SETTINGS_FILE: content})
+        if is_kept(self.encoder):
+            keep_encoder(self.encoder, target)
 
     @staticmethod
     def read_settings(path: str | PathLike[str]) -> dict[str, Any]:
@@ -295,7 +364,7 @@ class Retriever:
             raise ValueError(f"{err} Persist the retriever again.") from err
 
     @classmethod
-    def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder) -> tuple[Retriever, dict[str, Any]]:
+    def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder | Any) -> tuple[Retriever, dict[str, Any]]:
         """Open what :meth:`persist` kept; further changes go into that directory.
 
         Args:
@@ -330,6 +399,8 @@ class Retriever:
             ValueError: As :meth:`search`.
         """
         self._check_encoder()
+        if self.encoder.needs_calibration:
+            return None
         if has_outside:
             self.pair.prepare(queries, "query")
             return None
@@ -403,7 +474,13 @@ class Retriever:
         if (outside is not None or others) and not isinstance(queries, str):
             raise TypeError(f"queries must be one string beside outside, got {type(queries).__name__}.")
         has_row = [bool(text.strip()) for text in texts]
-        if vectors is not None:
+        if self.encoder.needs_calibration:  # nothing has been added
+            has_row = [False] * len(texts)
+            vectors = HybridEmbeddings(None, SparseEmbeddings.concatenate([self._no_terms()] * len(texts)))
+            if outside is None and not others:
+                nothing: list[list[RetrievedHit]] = [[] for _ in texts]
+                return nothing[0] if isinstance(queries, str) else nothing
+        elif vectors is not None:
             dense = None if outside is not None else vectors.dense
             has_row = [has_row[n] or (dense is not None and bool(dense[n].any())) for n in range(len(texts))]
         elif outside is None:
@@ -512,6 +589,8 @@ class Retriever:
             raise ValueError(
                 f"dense must have the encoder's dimension {self.encoder.get_embedding_dimension()}, got {len(dense)}."
             )
+        if self.encoder.needs_calibration:
+            return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), self._no_terms())
         if mode == "sparse" and not has_outside:
             sparse = self.pair.sparse(names, "query")
             if needs_known_word and not any(self._know(names)):
@@ -573,6 +652,11 @@ class Retriever:
 
     def _check_encoder(self) -> None:
         if self.encoder.fingerprint != self._fingerprint:
+            if self._is_waiting and not self.encoder.needs_calibration:  # elsewhere, meanwhile
+                with self._calibrating:
+                    if self._is_waiting:
+                        self._rebind()
+                return
             raise ValueError(
                 f"the encoder must have the fingerprint {self._fingerprint}, as when the retriever was made, got "
                 f"{self.encoder.fingerprint}. Calibrate and set it up first, and make the retriever afterwards."

@@ -13,7 +13,7 @@ from st_keytokens.index.search import SIDES, Mode, SearchPlan
 from st_keytokens.retrieval.metadata import KINDS_KEY, restored
 from st_keytokens.shared.checks import check_choice, checked_float
 
-__all__ = ["Fusion", "RetrievedHit", "SearchSettings", "retrieved"]
+__all__ = ["Fusion", "RetrievedHit", "SearchSettings", "checked_sides", "retrieved"]
 
 Fusion = FusionName
 
@@ -140,3 +140,30 @@ def retrieved(hits: Sequence[Hit]) -> list[RetrievedHit]:
         )
         for hit in hits
     ]
+
+
+def checked_sides(retrievers: object, kind: type[Any], instead: str) -> dict[str, Any]:
+    """More sides of a hybrid by their names, as an application gives them.
+
+    Args:
+        retrievers: A dictionary; None for none.
+        kind: The host's class of retrievers.
+        instead: What an error advises for something else than one.
+
+    Raises:
+        TypeError: If it is no dictionary, or holds something else than retrievers.
+        ValueError: If a name is no string, empty, or that of one of our own sides.
+    """
+    if retrievers is None:
+        return {}
+    if not isinstance(retrievers, Mapping):
+        raise TypeError(
+            f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
+            "For example {'bm25': bm25_retriever}."
+        )
+    for name, retriever in retrievers.items():
+        if not isinstance(name, str) or not name or name in SIDES:
+            raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
+        if not isinstance(retriever, kind):
+            raise TypeError(f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. {instead}")
+    return dict(retrievers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import hashlib
 import json
 import threading
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from st_keytokens import HybridIndex, KeyTokenEncoder
-from st_keytokens.embedders import FunctionEmbedder
+from st_keytokens.embedders import FunctionEmbedder, function_embedder
 
 DIMENSION = 48
 
@@ -291,3 +293,122 @@ def test_behind_an_embeddings_api(sentences, encoder):
     finally:
         server.shutdown()
         server.server_close()
+
+
+class Failing(LangChain):
+    """Fails at a number of queries, as at a rate limit."""
+
+    def __init__(self, fails_at):
+        super().__init__()
+        self.fails_at = fails_at
+
+    def embed_query(self, text):
+        if len(self.queries.texts) == self.fails_at:
+            raise ConnectionError("429: too many requests")
+        return super().embed_query(text)
+
+
+class TestMemory:
+    """What is remembered belongs to the embedder, so that making an encoder anew costs no call."""
+
+    def test_another_encoder_of_the_same_embedder_calls_nothing(self, provider, sentences):
+        KeyTokenEncoder(provider).calibrate(sentences, show_progress_bar=False)
+        calls = provider.calls
+        KeyTokenEncoder(provider).calibrate(sentences, show_progress_bar=False)
+        assert provider.calls == calls
+
+    def test_methods_and_pairs_remember_too(self, sentences):
+        owner, documents, queries = LangChain(), Provider(), Provider()
+        for _ in range(2):
+            KeyTokenEncoder(owner.embed_documents).embed(sentences)
+            KeyTokenEncoder((documents, queries)).embed(sentences, role="query")
+        assert len(owner.documents.texts) == len(set(owner.documents.texts)) == 51
+        assert len(queries.texts) == len(set(queries.texts)) == 51
+
+    def test_a_query_that_fails_takes_none_along(self, sentences):
+        embedder = Failing(fails_at=20)
+        with pytest.raises(ConnectionError, match="429"):
+            KeyTokenEncoder(embedder).embed(sentences, role="query")
+        assert len(embedder.queries.texts) == 20
+        embedder.fails_at = None
+        KeyTokenEncoder(embedder).embed(sentences, role="query")
+        assert len(embedder.queries.texts) == len(set(embedder.queries.texts)) == 51
+
+    def test_a_batch_of_a_batch_that_fails_takes_none_along(self, sentences):
+        class InBatches(LlamaIndex):
+            embed_batch_size = 10  # of which LlamaIndex makes a call each
+
+        embedder = InBatches()
+        encoder = KeyTokenEncoder(embedder)
+        embedder.provider.fails_at = 1 + 3
+        with pytest.raises(ConnectionError, match="429"):
+            encoder.embed(sentences)
+        embedder.provider.fails_at = None
+        encoder.embed(sentences)
+        assert len(embedder.provider.texts) == len(set(embedder.provider.texts)) == 51
+
+    def test_another_model_or_dimension_of_the_same_object_is_another_embedder(self, sentences):
+        embedder = LangChain()
+        KeyTokenEncoder(embedder).embed(sentences)
+        embedder.model = "text-embedding-y"
+        KeyTokenEncoder(embedder).embed(sentences)
+        assert len(embedder.documents.texts) == 2 * 50
+        embedder.dimensions = embedder.documents.dimension = embedder.queries.dimension = 32
+        assert KeyTokenEncoder(embedder).embed(sentences).shape == (50, 32)
+
+    def test_is_gone_with_the_embedder(self, sentences):
+        before = set(function_embedder._MEMORIES)
+        embedder = Provider()
+        KeyTokenEncoder(embedder).embed(sentences)
+        assert len(set(function_embedder._MEMORIES) - before) == 1
+        del embedder
+        gc.collect()
+        assert not set(function_embedder._MEMORIES) - before
+
+    def test_what_is_not_finite_is_asked_for_again(self, provider, sentences):
+        encoder = KeyTokenEncoder(provider)
+        provider.length = float("nan")
+        with pytest.raises(ValueError, match="finite"):
+            encoder.calibrate(sentences, show_progress_bar=False)
+        provider.length = 1.0
+        assert encoder.calibrate(sentences, show_progress_bar=False).document_count == 50
+
+    def test_known_vectors_are_taken(self, provider, sentences):
+        encoder = KeyTokenEncoder(provider)
+        rows = [provider.vector(text).tolist() for text in sentences]
+        encoder.model[0].remember(sentences, [*rows[:48], [1.0], None])  # another dimension, and none
+        encoder.embed(sentences)
+        assert sorted(provider.texts) == sorted(["dimension", *sentences[48:]])
+
+
+class TestAsynchronousOnes:
+    def test_where_synchronous_methods_are_not_implemented(self, encoder, sentences):
+        class Half(Asynchronous):
+            def embed_documents(self, texts):
+                raise NotImplementedError
+
+            embed_query = embed_documents
+
+        other = KeyTokenEncoder(Half())
+        np.testing.assert_allclose(other.embed(sentences), encoder.embed(sentences), rtol=1e-6)
+
+    def test_all_calls_are_in_one_loop_with_the_callers_context(self, sentences):
+        loops, seen = set(), set()
+        variable = contextvars.ContextVar("variable", default="none")
+
+        async def embed(texts):
+            loops.add(asyncio.get_running_loop())
+            seen.add(variable.get())
+            return Provider()(texts)
+
+        encoder = KeyTokenEncoder(embed)
+        variable.set("the caller's")
+        encoder.embed(sentences)
+        asyncio.run(asyncio.to_thread(encoder.embed, ["another"]))
+        assert len(loops) == 1 and seen == {"none", "the caller's"}
+
+
+def test_a_client_or_a_loaded_model_is_no_name():
+    embedder = LangChain()
+    embedder.model = object()  # whose address is another one tomorrow
+    assert KeyTokenEncoder(embedder).model[0].name == "LangChain"

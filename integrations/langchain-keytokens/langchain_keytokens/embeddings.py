@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_core.embeddings import Embeddings
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import PairedEmbeddings
+from st_keytokens.retrieval import PairedEmbeddings, as_encoder
 
 __all__ = ["KeyTokensEmbeddings"]
 
@@ -18,9 +18,9 @@ class KeyTokensEmbeddings(Embeddings):
             pip install langchain-keytokens
 
     Key init args:
-        encoder: KeyTokenEncoder
-            Give the same one to the sparse embeddings or to the retriever: both vectors of a text then cost one
-            forward pass.
+        encoder: KeyTokenEncoder | Embeddings
+            A ``KeyTokenEncoder``, or any ``Embeddings`` to make one of, which ``encoder`` gives. Give the same one to
+            the sparse embeddings or to the retriever: both vectors of a text then cost one forward pass.
 
     Instantiate:
         .. code-block:: python
@@ -39,15 +39,15 @@ class KeyTokensEmbeddings(Embeddings):
             await embeddings.aembed_query("planets around other stars")
 
     Raises:
-        TypeError: If ``encoder`` is no ``KeyTokenEncoder``, or a text is no string.
+        TypeError: If ``encoder`` is nothing that embeds, or a text is no string.
     """
 
-    def __init__(self, encoder: KeyTokenEncoder) -> None:
-        self._pair = PairedEmbeddings(encoder)
+    def __init__(self, encoder: KeyTokenEncoder | Embeddings) -> None:
+        self._pair = PairedEmbeddings(as_encoder(encoder))
 
     @property
     def encoder(self) -> KeyTokenEncoder:
-        """As given."""
+        """As given, or made of it."""
         return self._pair.encoder
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

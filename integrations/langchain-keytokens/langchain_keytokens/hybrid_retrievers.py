@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, field_validator, model_validator
@@ -27,12 +28,16 @@ from st_keytokens.retrieval import (
     RetrievedHit,
     Retriever,
     SearchSettings,
+    calls_functions,
+    checked_sides,
+    is_embedder_of,
     json_value,
 )
 from typing_extensions import Self, Unpack
 
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
 from langchain_keytokens.retrievers import (
+    Batch,
     KeyTokensRetriever,
     QueryArguments,
     checked_documents,
@@ -49,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 SCORE_KEY = "_keytokens_score"
 MOST_FILTERED = 10_000  # what Pinecone and, nearly, Milvus give at most for one query
+_VECTOR_METHODS = "similarity_search_with_score_by_vector", "similarity_search_by_vector_with_relevance_scores"
 _FILTERS_NOTHING = frozenset(
     "fetch_k lambda_mult param params search_params timeout consistency hybrid_fusion ranker_type ranker_params ef "
     "efsearch ef_search".split()
@@ -150,20 +156,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     @field_validator("retrievers", mode="before")
     @classmethod
     def _check_retrievers(cls, retrievers: object) -> object:
-        if not isinstance(retrievers, Mapping):
-            raise ValueError(
-                f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
-                "For example {'bm25': bm25_retriever}."
-            )
-        for name, retriever in retrievers.items():
-            if name in ("dense", "sparse") or not isinstance(name, str) or not name:
-                raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
-            if not isinstance(retriever, BaseRetriever):
-                raise ValueError(
-                    f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. "
-                    "Of a vector store, pass store.as_retriever()."
-                )
-        return dict(retrievers)
+        try:
+            return checked_sides(retrievers, BaseRetriever, "Of a vector store, pass store.as_retriever().")
+        except TypeError as err:
+            raise ValueError(str(err)) from err  # which pydantic gathers
 
     @field_validator("vectorstore", mode="before")
     @classmethod
@@ -201,7 +197,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def from_documents(
         cls,
         documents: Iterable[Document],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         *,
         path: str | PathLike[str] | None = None,
         **settings: Any,
@@ -219,7 +215,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     async def afrom_documents(
         cls,
         documents: Iterable[Document],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         *,
         path: str | PathLike[str] | None = None,
         **settings: Any,
@@ -230,15 +226,31 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         return made
 
     @classmethod
-    def from_vectorstore(cls, vectorstore: VectorStore, encoder: KeyTokenEncoder, **settings: Any) -> Self:
-        """Indexes all that a store holds, see :meth:`update_from_vectorstore`; ``settings`` may have ``path``, too."""
+    def from_vectorstore(
+        cls, vectorstore: VectorStore, encoder: KeyTokenEncoder | Embeddings | Any = None, **settings: Any
+    ) -> Self:
+        """Indexes all that a store holds, see :meth:`update_from_vectorstore`.
+
+        Args:
+            vectorstore: The store.
+            encoder: As for :meth:`from_texts`. None: the store's own ``Embeddings``.
+            **settings: Fields of the class, and ``path``.
+
+        Raises:
+            TypeError: If the store is of a kind that cannot be listed.
+            ValueError: If there is neither an encoder nor ``Embeddings`` in the store.
+        """
+        encoder = _given_or_own(encoder, vectorstore)
         made = cls._new(encoder, settings.pop("path", None), {"vectorstore": vectorstore, **settings})
         made.update_from_vectorstore()
         return made
 
     @classmethod
-    async def afrom_vectorstore(cls, vectorstore: VectorStore, encoder: KeyTokenEncoder, **settings: Any) -> Self:
+    async def afrom_vectorstore(
+        cls, vectorstore: VectorStore, encoder: KeyTokenEncoder | Embeddings | Any = None, **settings: Any
+    ) -> Self:
         """:meth:`from_vectorstore`, by the store's asynchronous methods."""
+        encoder = _given_or_own(encoder, vectorstore)
         path = settings.pop("path", None)
         made = await asyncio.to_thread(cls._new, encoder, path, {"vectorstore": vectorstore, **settings})
         await made.aupdate_from_vectorstore()
@@ -266,8 +278,9 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def update_from_vectorstore(self) -> dict[str, int]:
         """Brings the index in step with the vector store: what the store holds is in it, and nothing else.
 
-        Where the store's embeddings are ``KeyTokensEmbeddings`` of the encoder, the sparse vectors are made of the
-        dense ones that the store holds; one document is embedded to see that they are the encoder's.
+        Where the store's embeddings are those that the encoder was made of, or ``KeyTokensEmbeddings`` of it, the
+        sparse vectors are made of the dense ones that the store holds, and nothing is embedded; but of
+        ``KeyTokensEmbeddings`` one document, to see that they are the encoder's.
 
         Returns:
             How many documents were ``"added"``, ``"replaced"``, as they had changed, and ``"deleted"``.
@@ -304,8 +317,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def _index_stored(self, documents: Sequence[Document], vectors: Sequence[Sequence[float] | None]) -> None:
         """Adds documents of the store to the index, by the vectors that the store holds where these are ours."""
         dense = None
+        encoder = self.retriever.encoder
         if documents and not self._has_other_embeddings and all(vector is not None for vector in vectors):
             dense = np.asarray(vectors, np.float32)
+        if dense is not None and not (calls_functions(encoder) or encoder.needs_calibration):
             text, pair = documents[0].page_content, self.retriever.pair
             made, expected = pair.encoder.sparsify(dense[:1], [text]), pair.sparse([text], "document")
             (ids, weights), (expected_ids, expected_weights) = made.row(0), expected.row(0)
@@ -316,9 +331,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             self._index(documents, dense)
 
     @classmethod
-    def _new_retriever(
-        cls, encoder: KeyTokenEncoder, path: str | PathLike[str] | None, settings: Mapping[str, Any]
-    ) -> Retriever:
+    def _new_retriever(cls, encoder: Any, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> Retriever:
         return Retriever(encoder, path, has_dense=settings.get("vectorstore") is None)
 
     def add_documents(
@@ -360,7 +373,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             self.vectorstore.delete(ids=going)
         stored = self.vectorstore.add_documents(named, ids=[document.id for document in named])
         try:
-            return self._indexed(named, stored, replaced)
+            held = StoredDocuments.read(self.vectorstore, stored) if self._has_embedder_of_store else None
+            return self._indexed(named, stored, replaced, held)
         except BaseException:
             self.vectorstore.delete(ids=stored)
             raise
@@ -386,7 +400,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             await self.vectorstore.adelete(ids=going)
         stored = await self.vectorstore.aadd_documents(named, ids=[document.id for document in named])
         try:
-            return await asyncio.to_thread(self._indexed, named, stored, replaced)
+            held = await StoredDocuments.aread(self.vectorstore, stored) if self._has_embedder_of_store else None
+            return await asyncio.to_thread(self._indexed, named, stored, replaced, held)
         except BaseException:
             await self.vectorstore.adelete(ids=stored)
             raise
@@ -432,12 +447,24 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         ids = self._check_addable(named, on_conflict)
         return named, self.retriever.known_ids(ids)
 
-    def _indexed(self, documents: Sequence[Document], given: Sequence[Any], replaced: Sequence[str]) -> list[str]:
-        """Adds documents to the index under the ids that the store gave."""
+    def _indexed(
+        self,
+        documents: Sequence[Document],
+        given: Sequence[Any],
+        replaced: Sequence[str],
+        held: StoredDocuments | None,
+    ) -> list[str]:
+        """Adds documents to the index under the ids that the store gave, by the vectors that it has made of them."""
+        vectors: Any = None
+        if held is not None:
+            of_ids = {str(found.id): vector for found, vector in zip(held.documents, held.vectors, strict=True)}
+            rows = [of_ids.get(str(id)) for id in given]
+            vectors = None if any(row is None for row in rows) else np.asarray(rows, np.float32)
         ids = self.retriever.add(
             [document.page_content for document in documents],
             ids=[str(id) for id in given],
             metadata=[document.metadata for document in documents],
+            embeddings=vectors,
             on_conflict="replace" if replaced else "error",
         )
         self.retriever.delete(set(replaced) - set(ids))
@@ -474,9 +501,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         others = self._others(text, callbacks)
         if (ranking := self._ranking(search_kwargs)) is None:
             return self.retriever.search(text, settings, others=others, vectors=self._batched(text))
-        outside, settings = ranking.search(text, settings)
+        vector = self._query_vector(text)
+        outside, settings = ranking.search(text, settings, vector)
         return self.retriever.search(
-            text, settings, outside=outside, others=others, shares_encoder=not self._has_other_embeddings
+            text, settings, outside=outside, others=others, shares_encoder=self._shares_queries
         )
 
     async def _ahits(
@@ -492,9 +520,10 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         others = await self._aothers(text, callbacks)
         if (ranking := self._ranking(search_kwargs)) is None:
             return await self.retriever.asearch(text, settings, others=others, vectors=self._batched(text))
-        outside, settings = await ranking.asearch(text, settings)
+        vector = await asyncio.to_thread(self._query_vector, text)
+        outside, settings = await ranking.asearch(text, settings, vector)
         return await self.retriever.asearch(
-            text, settings, outside=outside, others=others, shares_encoder=not self._has_other_embeddings
+            text, settings, outside=outside, others=others, shares_encoder=self._shares_queries
         )
 
     @property
@@ -538,10 +567,32 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     @property
     def _has_other_embeddings(self) -> bool:
-        if self.vectorstore is None:
+        return self.vectorstore is not None and not is_embedder_of(self.vectorstore.embeddings, self.retriever.encoder)
+
+    @property
+    def _has_embedder_of_store(self) -> bool:
+        """Whether the encoder calls the store's own ``Embeddings``, so that a call of both would be one too many."""
+        if self.vectorstore is None or isinstance(self.vectorstore.embeddings, KeyTokensEmbeddings):
             return False
-        embeddings = self.vectorstore.embeddings
-        return not (isinstance(embeddings, KeyTokensEmbeddings) and embeddings.encoder is self.retriever.encoder)
+        return not self._has_other_embeddings
+
+    @property
+    def _shares_queries(self) -> bool:
+        """Whether a query is embedded once for both sides; without, the sparse side is that of its words alone."""
+        if self._has_embedder_of_store:
+            return self.vectorstore is not None and vector_method(self.vectorstore) is not None
+        return not self._has_other_embeddings
+
+    def _query_vector(self, query: str) -> list[float] | None:
+        """The dense vector of a query, where the store is to be asked by it."""
+        if not (self._has_embedder_of_store and self._shares_queries and query.strip()):
+            return None
+        return self.retriever.pair.dense_query(query)
+
+    def _batch(self, inputs: Sequence[object], return_exceptions: bool, own: Mapping[str, Any]) -> Batch | None:
+        if self._has_outside and not self._shares_queries:
+            return None
+        return super()._batch(inputs, return_exceptions, own)
 
 
 @dataclass(frozen=True)
@@ -557,14 +608,18 @@ class VectorStoreRanking:
     retriever: Retriever
     arguments: Mapping[str, Any]
 
-    def search(self, query: str, settings: SearchSettings) -> tuple[list[OutsideHit], SearchSettings]:
+    def search(
+        self, query: str, settings: SearchSettings, vector: list[float] | None = None
+    ) -> tuple[list[OutsideHit], SearchSettings]:
         if not query.strip():
             return [], settings  # as in our index: nothing is like nothing
         depth = self._first_depth(settings)
         while True:
             ranked: Ranked
             arguments = self._arguments(depth)
-            if self._has_scores:
+            if vector is not None:
+                ranked = self._by_vector(vector, depth, arguments)
+            elif self._has_scores:
                 ranked = self.store.similarity_search_with_score(query, k=depth, **arguments)
             else:
                 documents = self.store.similarity_search(query, k=depth, **arguments)
@@ -574,14 +629,18 @@ class VectorStoreRanking:
                 return self._checked(hits, depth, settings)
             depth *= 2
 
-    async def asearch(self, query: str, settings: SearchSettings) -> tuple[list[OutsideHit], SearchSettings]:
+    async def asearch(
+        self, query: str, settings: SearchSettings, vector: list[float] | None = None
+    ) -> tuple[list[OutsideHit], SearchSettings]:
         if not query.strip():
             return [], settings  # as in our index: nothing is like nothing
         depth = self._first_depth(settings)
         while True:
             ranked: Ranked
             arguments = self._arguments(depth)
-            if self._has_scores:
+            if vector is not None:
+                ranked = await self._aby_vector(vector, depth, arguments)
+            elif self._has_scores:
                 ranked = await self.store.asimilarity_search_with_score(query, k=depth, **arguments)
             else:
                 documents = await self.store.asimilarity_search(query, k=depth, **arguments)
@@ -590,6 +649,17 @@ class VectorStoreRanking:
             if self._is_enough(hits, depth, settings):
                 return await asyncio.to_thread(self._checked, hits, depth, settings)
             depth *= 2
+
+    def _by_vector(self, vector: list[float], depth: int, arguments: Mapping[str, Any]) -> Ranked:
+        ranked: Ranked = getattr(self.store, str(vector_method(self.store)))(vector, k=depth, **arguments)
+        return ranked
+
+    async def _aby_vector(self, vector: list[float], depth: int, arguments: Mapping[str, Any]) -> Ranked:
+        method = getattr(self.store, f"a{vector_method(self.store)}", None)
+        if method is None:
+            return await asyncio.to_thread(self._by_vector, vector, depth, arguments)
+        ranked: Ranked = await method(vector, k=depth, **arguments)
+        return ranked
 
     @property
     def _is_filtered(self) -> bool:
@@ -651,6 +721,21 @@ class VectorStoreRanking:
         if self._is_filtered or settings.filter is None or len(hits) < depth:
             return True
         return len(self.retriever.passing(hits, settings.filter)) >= settings.fused_depth
+
+
+def vector_method(store: VectorStore) -> str | None:
+    """Name of a store's method that ranks by a vector and gives scores, which LangChain's interface has none of."""
+    return next((name for name in _VECTOR_METHODS if callable(getattr(store, name, None))), None)
+
+
+def _given_or_own(encoder: Any, store: VectorStore) -> Any:
+    own = store.embeddings if encoder is None and isinstance(store, VectorStore) else encoder
+    if own is None:
+        raise ValueError(
+            "encoder must be given for a vector store that has no Embeddings, got None. Pass those that its vectors "
+            "were made with."
+        )
+    return own
 
 
 def _side_hits(documents: Sequence[Document]) -> list[OutsideHit]:

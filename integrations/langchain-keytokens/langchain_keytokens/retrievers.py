@@ -19,11 +19,13 @@ from uuid import UUID, uuid5
 import numpy as np
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from st_keytokens import HybridEmbeddings, KeyTokenEncoder, SparseEmbeddings
 from st_keytokens.retrieval import (
+    ENCODER_FOLDER,
     OnConflict,
     RetrievedHit,
     Retriever,
@@ -32,6 +34,7 @@ from st_keytokens.retrieval import (
     checked_int,
     json_value,
     restored,
+    saved_encoder,
 )
 from typing_extensions import Self, Unpack
 
@@ -43,7 +46,6 @@ Batch = tuple[Retriever, Mapping[str, HybridEmbeddings]]
 
 logger = logging.getLogger(__name__)
 
-ENCODER_FOLDER = "encoder"
 _NAMES = UUID("6ba3b4b9-5b0c-4a55-9a7e-7c4d1b9a1c11")  # of ids that are made of what a document says
 _BATCH: ContextVar[Batch | None] = ContextVar("keytokens_batch", default=None)
 
@@ -122,11 +124,22 @@ class KeyTokensRetriever(BaseRetriever):
     score_key: str | None = None
     matches_key: str | None = None
 
+    @field_validator("k", mode="before")
+    @classmethod
+    def _check_k(cls, k: Any) -> Any:
+        try:
+            int(k)
+        except (TypeError, ValueError) as err:
+            raise ValueError(
+                f"k must be an integer, got {type(k).__name__} {k!r:.60}. It is the number of documents to return."
+            ) from err
+        return k
+
     @classmethod
     def from_texts(
         cls,
         texts: Iterable[str],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         metadatas: Iterable[Mapping[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
@@ -137,12 +150,17 @@ class KeyTokensRetriever(BaseRetriever):
 
         Args:
             texts: The texts; none makes an empty retriever, or opens the one at ``path``.
-            encoder: What embeds them.
+            encoder: What embeds them: a ``KeyTokenEncoder``, any ``Embeddings`` of LangChain, synchronous or not, a
+                SentenceTransformer, or a function from texts to vectors. One without an LM head, as every
+                ``Embeddings``, is calibrated on the first documents that are added, with their vectors: each text is
+                embedded once, and up to 600 shorter ones beside them. Give most documents at once.
+                A call that fails, fails this one; what was embedded is remembered for as long as the ``Embeddings``
+                is there, so that calling again goes on from there.
             metadatas: A dictionary or None for each. They may hold JSON, dates, paths, UUIDs, tuples and numpy
                 numbers, and need have no keys in common.
             ids: An id or None for each; a UUID made of text and metadata where there is none, see ``add_documents``.
             path: Directory of the index, where what is added is kept, and which ``load_local`` opens; None for a
-                temporary one (see ``save_local``).
+                temporary one (see ``save_local``). The calibration is kept there too, the ``Embeddings`` is not.
             **settings: Fields of the class.
 
         Returns:
@@ -152,6 +170,7 @@ class KeyTokensRetriever(BaseRetriever):
             TypeError: If metadata hold something else; the error names the key.
             ValueError: If lengths differ, a text is no string, an id is given twice, a setting is unknown or out of
                 its range, or the index at ``path`` was made by another encoder.
+            Exception: What the ``Embeddings`` raises.
         """
         documents = _as_documents(texts, metadatas, ids)
         return cls.from_documents(documents, encoder, path=path, **settings)
@@ -160,7 +179,7 @@ class KeyTokensRetriever(BaseRetriever):
     def from_documents(
         cls,
         documents: Iterable[Document],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         *,
         path: str | PathLike[str] | None = None,
         **settings: Any,
@@ -175,7 +194,7 @@ class KeyTokensRetriever(BaseRetriever):
     async def afrom_texts(
         cls,
         texts: Iterable[str],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         metadatas: Iterable[Mapping[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
@@ -190,7 +209,7 @@ class KeyTokensRetriever(BaseRetriever):
     async def afrom_documents(
         cls,
         documents: Iterable[Document],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | Embeddings | Any,
         *,
         path: str | PathLike[str] | None = None,
         **settings: Any,
@@ -202,27 +221,26 @@ class KeyTokensRetriever(BaseRetriever):
         return made
 
     @classmethod
-    def _new(cls, encoder: KeyTokenEncoder, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> Self:
+    def _new(cls, encoder: Any, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> Self:
         made = cls(retriever=cls._new_retriever(encoder, path, settings), **settings)
         if path is not None:
             made.save_local(path)
         return made
 
     @classmethod
-    def _new_retriever(
-        cls, encoder: KeyTokenEncoder, path: str | PathLike[str] | None, settings: Mapping[str, Any]
-    ) -> Retriever:
+    def _new_retriever(cls, encoder: Any, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> Retriever:
         return Retriever(encoder, path, has_dense=False)
 
     @classmethod
     def load_local(
-        cls, folder_path: str | PathLike[str], encoder: KeyTokenEncoder | None = None, **settings: Any
+        cls, folder_path: str | PathLike[str], encoder: KeyTokenEncoder | Embeddings | Any = None, **settings: Any
     ) -> Self:
         """Opens what :meth:`save_local` wrote or ``path=`` made; what is added goes into that folder.
 
         Args:
             folder_path: The folder.
-            encoder: The one that made the index; None for the one that was saved with it.
+            encoder: The one that made the index, or the ``Embeddings`` that it was made with, which no folder holds:
+                calibration and settings are those that were kept. None for an encoder that was saved with its model.
             **settings: Fields of the class, over those that were saved.
 
         Returns:
@@ -230,8 +248,9 @@ class KeyTokensRetriever(BaseRetriever):
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it was made by another encoder or saved by another class, a file is damaged, the encoder is
-                not there and not given, or a setting that could not be saved is not given.
+            ValueError: If it was made by another encoder, or an ``Embeddings`` of another name or dimension, or saved
+                by another class, a file is damaged, the encoder is not there and not given, or a setting that could
+                not be saved is not given.
         """
         saved = restored(Retriever.read_settings(folder_path))
         kind, unsaved = saved.pop("class", None), saved.pop("unsaved", [])
@@ -244,13 +263,7 @@ class KeyTokensRetriever(BaseRetriever):
                     "such as a function or a store's own object."
                 )
         if encoder is None:
-            folder = Path(folder_path, ENCODER_FOLDER)
-            if not folder.is_dir():
-                raise ValueError(
-                    f"encoder must be given for {folder_path}, which was saved without one, got None. "
-                    "Pass it, or save with save_local(folder_path, with_encoder=True)."
-                )
-            encoder = KeyTokenEncoder.from_pretrained(folder)
+            encoder = saved_encoder(folder_path)
         return cls(retriever=Retriever(encoder, folder_path), **{**saved, **settings})
 
     def save_local(self, folder_path: str | PathLike[str], *, with_encoder: bool = False) -> None:
@@ -259,7 +272,7 @@ class KeyTokensRetriever(BaseRetriever):
         Args:
             folder_path: The folder. An index that is there is replaced as a whole.
             with_encoder: Whether the encoder with its model is written too, so that the folder is all that
-                :meth:`load_local` needs.
+                :meth:`load_local` needs; of an ``Embeddings`` there is only what is written anyway.
 
         Raises:
             OSError: If it cannot be written.

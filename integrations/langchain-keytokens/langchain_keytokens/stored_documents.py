@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,17 +28,17 @@ class StoredDocuments:
     vectors: list[Sequence[float] | None] = field(default_factory=list)
 
     @classmethod
-    def read(cls, store: VectorStore) -> StoredDocuments | None:
-        """All that a store holds; None for a kind of store that cannot be listed."""
+    def read(cls, store: VectorStore, ids: Sequence[str] | None = None) -> StoredDocuments | None:
+        """What a store holds, all or by id; None for a kind of store that cannot be listed."""
         kind = _kind(store)
-        return None if kind is None or _is_asynchronous(store) else cls._of(kind.read(store))
+        return None if kind is None or _is_asynchronous(store) else cls._of(kind.read(store, ids))
 
     @classmethod
-    async def aread(cls, store: VectorStore) -> StoredDocuments | None:
+    async def aread(cls, store: VectorStore, ids: Sequence[str] | None = None) -> StoredDocuments | None:
         """:meth:`read` in a thread, or by an asynchronous store's own means."""
         if _is_asynchronous(store):
-            return cls._of(await _aread_pgvector(store))
-        return await asyncio.to_thread(cls.read, store)
+            return cls._of(await _aread_pgvector(store, ids))
+        return await asyncio.to_thread(cls.read, store, ids)
 
     @staticmethod
     def count(store: VectorStore) -> int | None:
@@ -63,12 +63,13 @@ class StoredDocuments:
 
 
 Row = tuple[Any, str | None, dict[str, Any] | None, Sequence[float] | None]
+Ids = Sequence[str] | None  # None for all
 
 
 @dataclass(frozen=True)
 class _Kind:
     count: Callable[[Any], int]
-    read: Callable[[Any], list[Row]]
+    read: Callable[[Any, Ids], list[Row]]
     id_key: Callable[[Any], str | None] = lambda store: None
 
 
@@ -98,35 +99,51 @@ def _is_asynchronous(store: VectorStore) -> bool:
     return _is_a(store, "langchain_postgres", "PGVector") and bool(getattr(store, "async_mode", False))
 
 
-def _read_in_memory(store: Any) -> list[Row]:
-    return [(row["id"], row["text"], row["metadata"], row["vector"]) for row in list(store.store.values())]
+def _read_in_memory(store: Any, ids: Ids = None) -> list[Row]:
+    held = list(store.store.values()) if ids is None else [store.store[id] for id in ids if id in store.store]
+    return [(row["id"], row["text"], row["metadata"], row["vector"]) for row in held]
 
 
-def _read_faiss(store: Any) -> list[Row]:
+def _read_faiss(store: Any, ids: Ids = None) -> list[Row]:
     rows: list[Row] = []
+    wanted = None if ids is None else set(ids)
     for number, id in sorted(store.index_to_docstore_id.items()):
+        if wanted is not None and id not in wanted:
+            continue
         document = store.docstore.search(id)
         rows.append((id, document.page_content, document.metadata, store.index.reconstruct(number)))
     return rows
 
 
-def _read_chroma(store: Any) -> list[Row]:
+def _read_chroma(store: Any, ids: Ids = None) -> list[Row]:
     rows: list[Row] = []
-    while True:
-        page = store.get(include=["documents", "metadatas", "embeddings"], limit=_PAGE, offset=len(rows))
-        vectors = [None] * len(page["ids"]) if page["embeddings"] is None else list(page["embeddings"])
-        rows += zip(page["ids"], page["documents"], page["metadatas"], vectors, strict=True)
-        if len(page["ids"]) < _PAGE:
-            return rows
+    include = ["documents", "metadatas", "embeddings"]
+    pages = [None] if ids is None else [list(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE)]
+    for names in pages:
+        while True:
+            only = {"limit": _PAGE, "offset": len(rows)} if names is None else {"ids": names}
+            page = store.get(include=include, **only)
+            vectors = [None] * len(page["ids"]) if page["embeddings"] is None else list(page["embeddings"])
+            rows += zip(page["ids"], page["documents"], page["metadatas"], vectors, strict=True)
+            if names is not None or len(page["ids"]) < _PAGE:
+                break
+    return rows
 
 
-def _read_qdrant(store: Any) -> list[Row]:
+def _read_qdrant(store: Any, ids: Ids = None) -> list[Row]:
     rows: list[Row] = []
-    offset = None
+    offset: Any = None
     while True:
-        points, offset = store.client.scroll(
-            store.collection_name, limit=_PAGE, offset=offset, with_payload=True, with_vectors=True
-        )
+        if ids is None:
+            points, offset = store.client.scroll(
+                store.collection_name, limit=_PAGE, offset=offset, with_payload=True, with_vectors=True
+            )
+        else:
+            start = offset or 0
+            points = store.client.retrieve(
+                store.collection_name, list(ids[start : start + _PAGE]), with_payload=True, with_vectors=True
+            )
+            offset = start + _PAGE if start + _PAGE < len(ids) else None
         for point in points:
             payload, vector = point.payload or {}, point.vector
             if isinstance(vector, dict):
@@ -148,14 +165,13 @@ def _count_milvus(store: Any) -> int:
     return int(row["count(*)"])
 
 
-def _read_milvus(store: Any) -> list[Row]:
+def _read_milvus(store: Any, ids: Ids = None) -> list[Row]:
     if not store.client.has_collection(store.collection_name):
         return []
     id_key, text_key, vector_keys = store._primary_field, store._text_field, store._vector_field
     vector_keys = [vector_keys] if isinstance(vector_keys, str) else list(vector_keys)
     dense, rows = vector_keys[0], list[Row]()
-    pages = store.client.query_iterator(store.collection_name, batch_size=_PAGE, output_fields=["*"])
-    while page := pages.next():
+    for page in _milvus_pages(store, ids):
         for entity in page:
             vector = entity.get(dense)
             metadata = {k: v for k, v in entity.items() if k not in (id_key, text_key, *vector_keys)}
@@ -163,14 +179,26 @@ def _read_milvus(store: Any) -> list[Row]:
                 metadata = metadata.get(store._metadata_field) or {}
             is_dense = isinstance(vector, Sequence)
             rows.append((entity[id_key], entity.get(text_key), metadata, vector if is_dense else None))
-    pages.close()
     return rows
 
 
-def _pgvector_statement(store: Any, collection: Any) -> Any:
+def _milvus_pages(store: Any, ids: Ids) -> Iterator[Any]:
+    if ids is not None:
+        for start in range(0, len(ids), _PAGE):
+            yield store.client.query(store.collection_name, ids=list(ids[start : start + _PAGE]), output_fields=["*"])
+        return
+    pages = store.client.query_iterator(store.collection_name, batch_size=_PAGE, output_fields=["*"])
+    while page := pages.next():
+        yield page
+    pages.close()
+
+
+def _pgvector_statement(store: Any, collection: Any, ids: Ids) -> Any:
     from sqlalchemy import select
 
-    return select(store.EmbeddingStore).where(store.EmbeddingStore.collection_id == collection.uuid)
+    table = store.EmbeddingStore
+    statement = select(table).where(table.collection_id == collection.uuid)
+    return statement if ids is None else statement.where(table.id.in_(list(ids)))
 
 
 def _pgvector_count_statement(store: Any, collection: Any) -> Any:
@@ -187,9 +215,9 @@ def _pgvector_rows(found: Any) -> list[Row]:
     return [(row.id, row.document, row.cmetadata, row.embedding) for row in found.scalars().all()]
 
 
-def _read_pgvector(store: Any) -> list[Row]:
+def _read_pgvector(store: Any, ids: Ids = None) -> list[Row]:
     with store._make_sync_session() as session:
-        return _pgvector_rows(session.execute(_pgvector_statement(store, store.get_collection(session))))
+        return _pgvector_rows(session.execute(_pgvector_statement(store, store.get_collection(session), ids)))
 
 
 def _count_pgvector(store: Any) -> int:
@@ -197,10 +225,10 @@ def _count_pgvector(store: Any) -> int:
         return int(session.execute(_pgvector_count_statement(store, store.get_collection(session))).scalar())
 
 
-async def _aread_pgvector(store: Any) -> list[Row]:
+async def _aread_pgvector(store: Any, ids: Ids = None) -> list[Row]:
     await store.__apost_init__()
     async with store._make_async_session() as session:
-        statement = _pgvector_statement(store, await store.aget_collection(session))
+        statement = _pgvector_statement(store, await store.aget_collection(session), ids)
         return _pgvector_rows(await session.execute(statement))
 
 

@@ -17,7 +17,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from pydantic import ConfigDict, Field
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import checked_int
+from st_keytokens.retrieval import as_encoder, checked_int
 from typing_extensions import Self
 
 from langchain_keytokens.embeddings import KeyTokensEmbeddings
@@ -93,7 +93,8 @@ class KeyTokensVectorStore(VectorStore):
 
         Args:
             texts: The texts.
-            embedding: ``KeyTokensEmbeddings``, or the encoder itself.
+            embedding: ``KeyTokensEmbeddings``, or the encoder itself, or any ``Embeddings``, see
+                ``KeyTokensRetriever.from_texts``.
             metadatas: A dictionary for each.
             ids: An id for each.
             path: Directory of the index; None for a temporary one.
@@ -102,7 +103,7 @@ class KeyTokensVectorStore(VectorStore):
         Raises:
             TypeError: If ``embedding`` is none of these.
         """
-        encoder = _encoder(embedding)
+        encoder = as_encoder(embedding, path, name="embedding")
         made = KeyTokensHybridRetriever.from_texts(texts, encoder, metadatas, ids=ids, path=path, **settings)
         return cls(made)
 
@@ -118,7 +119,7 @@ class KeyTokensVectorStore(VectorStore):
         **settings: Any,
     ) -> Self:
         """:meth:`from_texts`, asynchronously."""
-        encoder = _encoder(embedding)
+        encoder = await asyncio.to_thread(as_encoder, embedding, path, name="embedding")
         made = await KeyTokensHybridRetriever.afrom_texts(texts, encoder, metadatas, ids=ids, path=path, **settings)
         return cls(made)
 
@@ -345,16 +346,6 @@ class KeyTokensDocumentIndex(DocumentIndex):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **own: Any
     ) -> list[Document]:
         return [document for document, _ in await self.retriever.asearch_with_scores(query, **own)]
-
-
-def _encoder(embedding: object) -> KeyTokenEncoder:
-    encoder = embedding.encoder if isinstance(embedding, KeyTokensEmbeddings) else embedding
-    if not isinstance(encoder, KeyTokenEncoder):
-        raise TypeError(
-            f"embedding must be KeyTokensEmbeddings or a KeyTokenEncoder, got {type(embedding).__name__}. "
-            "Make it with KeyTokensEmbeddings(KeyTokenEncoder(model))."
-        )
-    return encoder
 
 
 def _given_ids(ids: list[str] | None) -> list[str]:

@@ -373,8 +373,10 @@ class TestClearErrors:
             KeyTokensRetriever.from_documents(documents, encoder)
 
     def test_an_encoder(self, encoder, abstracts):
-        with pytest.raises(TypeError, match="encoder must be a KeyTokenEncoder, got KeyTokensEmbeddings"):
-            KeyTokensRetriever.from_documents(abstracts, KeyTokensEmbeddings(encoder))
+        with pytest.raises(TypeError, match="encoder must be a KeyTokenEncoder, got str"):
+            KeyTokensRetriever.from_documents(abstracts, "examples/tiny-embedder/embedder")
+        made = KeyTokensRetriever.from_documents(abstracts, KeyTokensEmbeddings(encoder))
+        assert made.retriever.encoder is encoder
 
     def test_a_generator_is_fine(self, encoder, abstracts):
         assert len(KeyTokensRetriever.from_documents(iter(abstracts), encoder).retriever) == 60

@@ -123,7 +123,7 @@ class TestStore:
         assert len(limited.invoke(QUERY)) == sum(score >= 0.2 for _, score in found)
 
     def test_what_is_no_embedding_of_ours_is_refused(self, store):
-        with pytest.raises(TypeError, match="embedding must be KeyTokensEmbeddings or a KeyTokenEncoder, got str"):
+        with pytest.raises(TypeError, match="embedding must be a KeyTokenEncoder, got str"):
             KeyTokensVectorStore.from_texts(["a"], "all-MiniLM-L6-v2")
         with pytest.raises(TypeError, match=r"retriever must be a KeyTokensRetriever .* got KeyTokenEncoder"):
             KeyTokensVectorStore(store.embeddings.encoder)

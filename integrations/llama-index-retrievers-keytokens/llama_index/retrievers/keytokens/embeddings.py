@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding, SparseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import PairedEmbeddings
+from st_keytokens.retrieval import PairedEmbeddings, as_encoder
 
 __all__ = ["KeyTokensEmbedding", "KeyTokensSparseEmbedding"]
 
@@ -23,11 +24,11 @@ class KeyTokensEmbedding(BaseEmbedding):
     Install it with ``pip install llama-index-retrievers-keytokens``.
 
     Args:
-        encoder: The encoder.
+        encoder: The encoder, or any ``BaseEmbedding`` to make one of, which the attribute gives.
         embed_batch_size: Texts per call.
 
     Raises:
-        TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
+        TypeError: If ``encoder`` is nothing that embeds.
 
     Example:
         .. code-block:: python
@@ -43,7 +44,8 @@ class KeyTokensEmbedding(BaseEmbedding):
     )
     _pair: PairedEmbeddings = PrivateAttr()
 
-    def __init__(self, encoder: KeyTokenEncoder, embed_batch_size: int = _BATCH_SIZE) -> None:
+    def __init__(self, encoder: KeyTokenEncoder | BaseEmbedding | Any, embed_batch_size: int = _BATCH_SIZE) -> None:
+        encoder = as_encoder(encoder)
         pair = PairedEmbeddings(encoder)
         super().__init__(model_name=_name(encoder), embed_batch_size=embed_batch_size)
         self.fingerprint = encoder.fingerprint
@@ -93,7 +95,7 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
         embed_batch_size: Texts per call.
 
     Raises:
-        TypeError: If ``encoder`` is no ``KeyTokenEncoder``.
+        TypeError: If ``encoder`` is nothing that embeds.
 
     Example:
         .. code-block:: python
@@ -107,7 +109,8 @@ class KeyTokensSparseEmbedding(BaseSparseEmbedding):
     fingerprint: str = Field(default="", description="Names the encoder.")
     _pair: PairedEmbeddings = PrivateAttr()
 
-    def __init__(self, encoder: KeyTokenEncoder, embed_batch_size: int = _BATCH_SIZE) -> None:
+    def __init__(self, encoder: KeyTokenEncoder | BaseEmbedding | Any, embed_batch_size: int = _BATCH_SIZE) -> None:
+        encoder = as_encoder(encoder)
         pair = PairedEmbeddings(encoder)
         super().__init__(model_name=_name(encoder), embed_batch_size=embed_batch_size)
         self.fingerprint = encoder.fingerprint

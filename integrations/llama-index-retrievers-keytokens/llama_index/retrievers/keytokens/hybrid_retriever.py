@@ -10,16 +10,25 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.vector_store import VectorIndexRetriever, VectorStoreIndex
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 from llama_index_instrumentation import get_dispatcher
 from st_keytokens import KeyTokenEncoder
-from st_keytokens.retrieval import Fusion, OnConflict, OutsideHit, SearchSettings
+from st_keytokens.retrieval import (
+    Fusion,
+    OnConflict,
+    OutsideHit,
+    SearchSettings,
+    as_encoder,
+    checked_sides,
+    is_embedder_of,
+)
 from typing_extensions import Self, Unpack
 
 from llama_index.retrievers.keytokens.embeddings import KeyTokensEmbedding
@@ -31,6 +40,7 @@ from llama_index.retrievers.keytokens.nodes import (
     restored_node,
     source_nodes,
     stored_node,
+    take_vectors,
 )
 from llama_index.retrievers.keytokens.retriever import (
     KeyTokensRetriever,
@@ -45,6 +55,7 @@ from llama_index.retrievers.keytokens.sources import NodeSource
 
 if TYPE_CHECKING:
     from llama_index.core.storage.docstore.types import BaseDocumentStore
+    from st_keytokens.retrieval import PairedEmbeddings
 
 __all__ = ["HybridArguments", "KeyTokensHybridRetriever"]
 
@@ -72,7 +83,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     Install it with ``pip install llama-index-retrievers-keytokens``.
 
     Args:
-        encoder: Makes the vectors; calibrate it on your texts first.
+        encoder: Makes the vectors, as for :class:`KeyTokensRetriever`. Where it is the embedding model of ``dense``,
+            a query is embedded once for both sides.
         nodes: Nodes to begin with. Beside a vector store: those that it holds.
         dense: Where the dense ranking comes from: a ``VectorStoreIndex`` with its own embedding model, or a vector
             store, which is then asked with this encoder's vectors. It takes part in :meth:`add_nodes` and
@@ -115,7 +127,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
     def __init__(
         self,
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any,
         nodes: Sequence[BaseNode] = (),
         *,
         dense: VectorStoreIndex | BasePydanticVectorStore | None = None,
@@ -125,6 +137,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         depth: int | None = None,
         **settings: Unpack[RetrieverArguments],
     ) -> None:
+        encoder = as_encoder(encoder, settings.get("path"))
         self._side = None if dense is None else VectorStoreSide(dense, encoder)
         self._has_dense = dense is None
         self.retrievers = _checked_retrievers(retrievers)
@@ -143,7 +156,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         nodes: Sequence[BaseNode] | None = None,
         docstore: BaseDocumentStore | None = None,
         *,
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any,
         **settings: Unpack[HybridArguments],
     ) -> Self:
         """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
@@ -162,6 +175,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
                 text; give ``nodes`` and ``dense`` then.
         """
         given, source = source_nodes(index, nodes, docstore, has_vectors=True)
+        encoder = as_encoder(encoder, settings.get("path"))
+        take_vectors(encoder, index, given)
         if settings.get("dense") is None and isinstance(index, VectorStoreIndex):
             settings["dense"] = index
         retriever = cls(encoder, given, **settings)
@@ -173,7 +188,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
     def from_persist_dir(
         cls,
         path: str | PathLike[str],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any = None,
         *,
         index: BaseIndex[Any] | None = None,
         docstore: BaseDocumentStore | None = None,
@@ -185,7 +200,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
 
         Args:
             path: The directory; that of a ``KeyTokensVectorStore`` is opened with the default settings.
-            encoder: The encoder that made the index.
+            encoder: As for :meth:`KeyTokensRetriever.from_persist_dir`.
             index: As for :meth:`KeyTokensRetriever.from_persist_dir`; ``dense`` is one already.
             docstore: Likewise.
             dense: The vector store, which is kept by itself; given if and only if there was one.
@@ -235,14 +250,18 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         :meth:`KeyTokensRetriever.add_nodes`.
         """
         if self._side is not None and checked_nodes(nodes):
-            self._side.add(nodes, self._check_addable(nodes, on_conflict))
+            replaced = self._check_addable(nodes, on_conflict)
+            nodes = self._side.embedded(nodes, self._retriever.pair)
+            self._side.add(nodes, replaced)
         return super().add_nodes(nodes, on_conflict=on_conflict)
 
     async def aadd_nodes(self, nodes: Sequence[BaseNode], *, on_conflict: OnConflict = "replace") -> list[str]:
         """:meth:`add_nodes` without blocking the event loop."""
         if self._side is None or not nodes or not self._side.is_asynchronous:
             return await super().aadd_nodes(nodes, on_conflict=on_conflict)
-        await self._side.aadd(nodes, await asyncio.to_thread(self._check_addable, nodes, on_conflict))
+        replaced = await asyncio.to_thread(self._check_addable, nodes, on_conflict)
+        nodes = await asyncio.to_thread(self._side.embedded, nodes, self._retriever.pair)
+        await self._side.aadd(nodes, replaced)
         return await asyncio.to_thread(KeyTokensRetriever.add_nodes, self, nodes, on_conflict=on_conflict)
 
     def delete_nodes(self, node_ids: Collection[str]) -> int:
@@ -270,6 +289,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if _is_blank(query_bundle):
             return []
         self._follow()
+        query_bundle = self._with_vector(query_bundle)
         settings, found = self._settings(query_bundle), None
         if self._side is not None:
             found = self._side.retrieve(query_bundle, settings.fused_depth, self._filters(query_bundle))
@@ -281,6 +301,7 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         if not (is_asynchronous or self.retrievers) or _is_blank(query_bundle):
             return await super()._aretrieve(query_bundle)
         await asyncio.to_thread(self._follow)
+        query_bundle = await asyncio.to_thread(self._with_vector, query_bundle)
         settings, found = self._settings(query_bundle), None
         if self._side is not None:
             depth, filters = settings.fused_depth, self._filters(query_bundle)
@@ -318,6 +339,14 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             event.on_end(payload={EventPayload.NODES: nodes})
         dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query, nodes=nodes))
         return nodes
+
+    def _with_vector(self, query_bundle: QueryBundle) -> QueryBundle:
+        """A query with its dense vector, where the store's embedding model is what our encoder calls."""
+        side = self._side
+        if side is None or not side.is_called_by_encoder or query_bundle.embedding is not None:
+            return query_bundle
+        texts = [text for text in query_bundle.embedding_strs if text.strip()]
+        return replace(query_bundle, embedding=self._retriever.pair.dense(texts, "query").mean(axis=0).tolist())
 
     def _embedded_bundles(self, queries: list[str], own: QueryBundle) -> list[QueryBundle]:
         """A bundle for each query, with its dense vector where our encoder makes it."""
@@ -420,8 +449,12 @@ class VectorStoreSide:
     @property
     def shares_encoder(self) -> bool:
         """Whether queries are embedded by our encoder."""
-        model = self.index._embed_model
-        return isinstance(model, KeyTokensEmbedding) and model.encoder is self._encoder
+        return is_embedder_of(self.index._embed_model, self._encoder)
+
+    @property
+    def is_called_by_encoder(self) -> bool:
+        """Whether that is as our encoder calls the index's embedding model, so that to call both is once too often."""
+        return self.shares_encoder and not isinstance(self.index._embed_model, KeyTokensEmbedding)
 
     def count(self) -> int | None:
         """How many nodes a store of Qdrant, Milvus or Chroma holds; None for others, and where it does not answer."""
@@ -446,6 +479,20 @@ class VectorStoreSide:
     async def aretrieve(self, query: QueryBundle, top_k: int, filters: MetadataFilters | None) -> list[NodeWithScore]:
         """:meth:`retrieve` of a store that is asynchronous."""
         return await self._retriever(top_k, filters)._aretrieve(_plain(query))
+
+    def embedded(self, nodes: Sequence[BaseNode], pair: PairedEmbeddings) -> Sequence[BaseNode]:
+        """Nodes with our encoder's vectors, where it calls the index's embedding model, so that it is called once.
+
+        The nodes are not modified.
+        """
+        bare = [number for number, node in enumerate(nodes) if node.embedding is None]
+        if not bare or not self.is_called_by_encoder:
+            return nodes
+        made = list(nodes)
+        vectors = pair.dense([nodes[i].get_content(metadata_mode=MetadataMode.EMBED) for i in bare], "document")
+        for number, vector in zip(bare, vectors.tolist(), strict=True):
+            made[number] = nodes[number].model_copy(update={"embedding": vector})
+        return made
 
     def add(self, nodes: Sequence[BaseNode], replaced_ids: list[str]) -> None:
         """Adds nodes, after deleting those that they replace."""
@@ -482,23 +529,8 @@ class VectorStoreSide:
         return VectorIndexRetriever(self.index, similarity_top_k=top_k, filters=filters, node_ids=node_ids)
 
 
-def _checked_retrievers(retrievers: Mapping[str, BaseRetriever] | None) -> dict[str, BaseRetriever]:
-    if retrievers is None:
-        return {}
-    if not isinstance(retrievers, Mapping):
-        raise TypeError(
-            f"retrievers must be a dictionary of retrievers by name, got {type(retrievers).__name__}. "
-            "For example {'bm25': bm25_retriever}."
-        )
-    for name, retriever in retrievers.items():
-        if name in ("dense", "sparse") or not isinstance(name, str) or not name:
-            raise ValueError(f"retrievers must have names other than 'dense' and 'sparse', got {name!r:.60}.")
-        if not isinstance(retriever, BaseRetriever):
-            raise TypeError(
-                f"retrievers must be retrievers, got {type(retriever).__name__} for {name!r}. "
-                "Of an index, give index.as_retriever()."
-            )
-    return dict(retrievers)
+def _checked_retrievers(retrievers: object) -> dict[str, BaseRetriever]:
+    return checked_sides(retrievers, BaseRetriever, "Of an index, give index.as_retriever().")
 
 
 def _outside_hits(found: Sequence[NodeWithScore]) -> list[OutsideHit]:

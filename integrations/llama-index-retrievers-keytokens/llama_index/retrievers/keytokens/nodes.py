@@ -11,6 +11,8 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import BaseNode, IndexNode, MetadataMode
 from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+from st_keytokens import KeyTokenEncoder
+from st_keytokens.retrieval import is_embedder_of, remember_vectors
 
 from llama_index.retrievers.keytokens.sources import NodeSource
 
@@ -24,6 +26,7 @@ __all__ = [
     "source_filter",
     "source_nodes",
     "stored_node",
+    "take_vectors",
 ]
 
 SOURCE_KEY = "_keytokens_source"  # the source's id, where the metadata take all names below
@@ -103,6 +106,15 @@ def restored_node(text: str | None, metadata: Mapping[str, Any]) -> BaseNode:
     if text:
         node.set_content(text)
     return node
+
+
+def take_vectors(encoder: KeyTokenEncoder, index: BaseIndex[Any] | None, nodes: Sequence[BaseNode | None]) -> None:
+    """Has an encoder of an index's own embedding model know the vectors that the index's nodes carry."""
+    if index is None or not is_embedder_of(getattr(index, "_embed_model", None), encoder):
+        return
+    carrying = [node for node in nodes if node is not None and node.embedding is not None]
+    texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in carrying]
+    remember_vectors(encoder, texts, [node.embedding for node in carrying])
 
 
 def index_objects(nodes: Sequence[BaseNode]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.indices.base import BaseIndex
@@ -22,7 +23,14 @@ from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index_instrumentation import get_dispatcher
 from st_keytokens import HybridEmbeddings, KeyTokenEncoder
-from st_keytokens.retrieval import OnConflict, RetrievedHit, Retriever, SearchSettings
+from st_keytokens.retrieval import (
+    OnConflict,
+    RetrievedHit,
+    Retriever,
+    SearchSettings,
+    as_encoder,
+    checked_int,
+)
 from typing_extensions import Self, Unpack
 
 from llama_index.retrievers.keytokens.filters import filter_keys, index_filter, joined_filters
@@ -39,6 +47,7 @@ from llama_index.retrievers.keytokens.nodes import (
     restored_node,
     source_nodes,
     stored_node,
+    take_vectors,
 )
 from llama_index.retrievers.keytokens.pickling import index_files, reopened
 from llama_index.retrievers.keytokens.sources import Drift, NodeSource
@@ -86,12 +95,18 @@ class KeyTokensRetriever(BaseRetriever):
     Install it with ``pip install llama-index-retrievers-keytokens``.
 
     Args:
-        encoder: Makes the vectors; calibrate it on your texts first.
+        encoder: Makes the vectors: a ``KeyTokenEncoder``, best calibrated on your texts, any ``BaseEmbedding``, whose
+            methods may be asynchronous alone, a SentenceTransformer, or a function from texts to vectors. One without
+            an LM head, as every ``BaseEmbedding``, is calibrated on the first nodes that are added, with their
+            vectors: each is embedded once, and up to 600 shorter texts beside them. Give most nodes at once. A call
+            that fails, fails this one; what was embedded is remembered for as long as the ``BaseEmbedding`` is there,
+            so that calling again goes on from there.
         nodes: Nodes to begin with. Vectors that they carry are used, if they are this encoder's. What the index holds
             as it is, is left alone: a node of the same id or, where the id is a random one as LlamaIndex gives it, of
             the same text and metadata.
         path: Directory of the index; what is added is there after a crash, and :meth:`from_persist_dir` opens it with
-            these settings. None: a temporary one, to be kept with :meth:`persist`.
+            these settings. None: a temporary one, to be kept with :meth:`persist`. Both keep the calibration too, and
+            no ``BaseEmbedding``.
         similarity_top_k: At most so many hits.
         filters: What nodes must be like to be found.
         group_by: A key of the metadata of whose values each is found once, by its best node: ``"ref_doc_id"`` for one
@@ -105,7 +120,7 @@ class KeyTokensRetriever(BaseRetriever):
             known.
 
     Attributes:
-        encoder: As given.
+        encoder: As given, or made of it.
         similarity_top_k: As given; may be changed.
         filters: As given; may be changed.
         group_by: As given; may be changed.
@@ -133,7 +148,7 @@ class KeyTokensRetriever(BaseRetriever):
 
     def __init__(
         self,
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any,
         nodes: Sequence[BaseNode] = (),
         *,
         path: str | PathLike[str] | None = None,
@@ -145,10 +160,10 @@ class KeyTokensRetriever(BaseRetriever):
         verbose: bool = False,
         **live: Unpack[LiveArguments],
     ) -> None:
+        _check_names(type(self).__name__, live)
         super().__init__(verbose=verbose, **live)
         checked_nodes(nodes)
         watch_spans()
-        self.encoder = encoder
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.group_by = group_by
@@ -157,6 +172,7 @@ class KeyTokensRetriever(BaseRetriever):
         self._source: NodeSource | None = None
         self._path = None if path is None else str(Path(path).absolute())
         self._retriever = Retriever(encoder, path, has_dense=self._has_dense)
+        self.encoder = self._retriever.encoder
         self._settings(None)
         if path is not None and self._settings_at(path) != {"class": type(self).__name__, **self._kept_settings()}:
             self.persist(path)
@@ -172,7 +188,7 @@ class KeyTokensRetriever(BaseRetriever):
         nodes: Sequence[BaseNode] | None = None,
         docstore: BaseDocumentStore | None = None,
         *,
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any,
         **settings: Unpack[RetrieverArguments],
     ) -> Self:
         """Makes a retriever of the nodes of an index or a docstore, or of a list of nodes, which may be empty.
@@ -183,7 +199,8 @@ class KeyTokensRetriever(BaseRetriever):
                 this and the next two is given.
             nodes: The nodes themselves.
             docstore: What holds them; :meth:`sync` follows it.
-            encoder: As for the class.
+            encoder: As for the class. Vectors of an index's own embedding model that LlamaIndex's own store keeps are
+                used where it is that model, and nothing is embedded to compare them.
             **settings: As for the class.
 
         Raises:
@@ -192,6 +209,8 @@ class KeyTokensRetriever(BaseRetriever):
                 text.
         """
         given, source = source_nodes(index, nodes, docstore, has_vectors=True)
+        encoder = as_encoder(encoder, settings.get("path"))
+        take_vectors(encoder, index, given)
         retriever = cls(encoder, given, **settings)
         retriever._open(source)
         return retriever
@@ -200,7 +219,7 @@ class KeyTokensRetriever(BaseRetriever):
     def from_persist_dir(
         cls,
         path: str | PathLike[str],
-        encoder: KeyTokenEncoder,
+        encoder: KeyTokenEncoder | BaseEmbedding | Any = None,
         *,
         index: BaseIndex[Any] | None = None,
         docstore: BaseDocumentStore | None = None,
@@ -210,7 +229,8 @@ class KeyTokensRetriever(BaseRetriever):
 
         Args:
             path: The directory.
-            encoder: The encoder that made the index.
+            encoder: The encoder that made the index, or the ``BaseEmbedding`` that it was made with, which is in no
+                directory: calibration and settings are those that were kept.
             index: Where the nodes came from: what has changed there meanwhile is counted, and said in a warning.
             docstore: The same of a docstore.
             **live: ``callback_manager``, ``objects`` and ``object_map`` as for the class. Index nodes whose objects
@@ -218,7 +238,8 @@ class KeyTokensRetriever(BaseRetriever):
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it was made by another encoder or class, or is damaged.
+            ValueError: If it was made by another encoder or class, or a ``BaseEmbedding`` of another name or
+                dimension, the encoder is not given, or it is damaged.
         """
         retriever = cls(encoder, path=path, **cls._saved_settings(path), **live)
         if index is not None or docstore is not None:
@@ -409,7 +430,7 @@ class KeyTokensRetriever(BaseRetriever):
         top_k = top_k_in_force(query_bundle)
         return SearchSettings(
             mode="sparse",
-            top_k=self.similarity_top_k if top_k is None else top_k,
+            top_k=checked_int("similarity_top_k", self.similarity_top_k if top_k is None else top_k, minimum=1),
             filter=index_filter(self._filters(query_bundle)),
             has_matches=self.explain,
             group_by=self.group_by,
@@ -463,8 +484,9 @@ class KeyTokensRetriever(BaseRetriever):
             if not added and not removed:
                 return
             self._retriever.delete(removed)
-            nodes = self._source.nodes(added, has_vectors=True)
-            new = self._not_held([node for node in nodes if node is not None])
+            nodes = [node for node in self._source.nodes(added, has_vectors=True) if node is not None]
+            take_vectors(self.encoder, self._source.index, nodes)
+            new = self._not_held(nodes)
             if new:
                 KeyTokensRetriever.add_nodes(self, new)
 
@@ -596,9 +618,10 @@ def scored_node(node: BaseNode, hit: RetrievedHit) -> KeyTokensNodeWithScore:
 
 
 def query_with(
-    query: QueryType, *, filters: MetadataFilters | None = None, similarity_top_k: int | None = None
+    query: QueryType, *, filters: MetadataFilters | None = None, similarity_top_k: int | None = None, **other: Any
 ) -> QueryBundle:
     """A query with settings of its own, those of the call first."""
+    _check_names("retrieve", other, known=())
     if not isinstance(query, (str, QueryBundle)):
         raise TypeError(
             f"query must be a string or a QueryBundle, got {type(query).__name__} {query!r:.60}. "
@@ -613,6 +636,16 @@ def query_with(
         filters=joined_filters(own.filters, filters),
         similarity_top_k=own.similarity_top_k if similarity_top_k is None else similarity_top_k,
     )
+
+
+def _check_names(
+    function: str, given: Collection[str], known: Collection[str] = frozenset(LiveArguments.__annotations__)
+) -> None:
+    """Refuses an argument that nobody knows, and says what was meant where that is plain."""
+    for name in given:
+        if name not in known:
+            meant = " The number of hits is similarity_top_k." if name in ("k", "top_k") else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}.{meant}")
 
 
 def checked_queries(queries: Sequence[str]) -> list[str]:

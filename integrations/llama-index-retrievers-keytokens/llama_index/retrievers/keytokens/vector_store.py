@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
@@ -49,7 +50,8 @@ class KeyTokensVectorStore(BasePydanticVectorStore):
     Install it with ``pip install llama-index-retrievers-keytokens``.
 
     Args:
-        encoder: Makes the sparse vectors; the index's embedding model makes the dense ones.
+        encoder: Makes the sparse vectors; the index's embedding model makes the dense ones. It may be that model
+            itself, as for :class:`KeyTokensRetriever`.
         path: Directory of the index; what is added is there after a crash, and the same path opens it again. None: a
             temporary one, which :meth:`persist` keeps.
 
@@ -73,7 +75,9 @@ class KeyTokensVectorStore(BasePydanticVectorStore):
     _retriever: Retriever = PrivateAttr()
     _is_temporary: bool = PrivateAttr()
 
-    def __init__(self, encoder: KeyTokenEncoder, path: str | PathLike[str] | None = None) -> None:
+    def __init__(
+        self, encoder: KeyTokenEncoder | BaseEmbedding | Any, path: str | PathLike[str] | None = None
+    ) -> None:
         retriever = Retriever(encoder, path, has_dense=True)
         super().__init__(stores_text=True)
         self._retriever = retriever
@@ -86,12 +90,14 @@ class KeyTokensVectorStore(BasePydanticVectorStore):
         watch_spans()
 
     @classmethod
-    def from_persist_dir(cls, persist_dir: str | PathLike[str], encoder: KeyTokenEncoder) -> KeyTokensVectorStore:
+    def from_persist_dir(
+        cls, persist_dir: str | PathLike[str], encoder: KeyTokenEncoder | BaseEmbedding | Any = None
+    ) -> KeyTokensVectorStore:
         """Opens what :meth:`persist` or ``path`` kept; further changes go into that directory.
 
         Args:
             persist_dir: The directory; also that of a ``KeyTokensHybridRetriever`` with an index of its own.
-            encoder: The encoder that made it.
+            encoder: The encoder that made it, or the ``BaseEmbedding`` that it was made with.
 
         Raises:
             FileNotFoundError: If there is none.
