@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,30 @@ def imported_by(code: str) -> list[str]:
     script = f"{code}\nimport json, sys\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     return json.loads(found.stdout.splitlines()[-1])
+
+
+ROOT = Path(__file__).parents[1]
+VERSIONED = [
+    "integrations/langchain-keytokens/langchain_keytokens/__init__.py",
+    "integrations/llama-index-retrievers-keytokens/llama_index/retrievers/keytokens/__init__.py",
+]
+
+
+class TestVersion:
+    """Every package has its version in one place, and all are released together, under the same one."""
+
+    @pytest.mark.parametrize("path", VERSIONED)
+    def test_of_the_adapters(self, path):
+        assert f'\n__version__ = "{st_keytokens.__version__}"\n' in (ROOT / path).read_text(encoding="utf-8")
+
+    def test_nothing_else_writes_it_down(self):
+        for path in (ROOT / "pyproject.toml", *ROOT.glob("integrations/*/pyproject.toml")):
+            text = path.read_text(encoding="utf-8")
+            assert 'dynamic = ["version"]' in text
+            assert "\nversion = " not in text
+
+    def test_of_the_citation(self):
+        assert f"\nversion: {st_keytokens.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 class TestNames:

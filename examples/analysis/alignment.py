@@ -29,7 +29,7 @@ from st_keytokens.analysis import (
     rank_by_tfidf,
 )
 from st_keytokens.analysis.alignment import VARIANTS
-from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, plot_hits, save_figure
+from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, save_figure
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
@@ -145,9 +145,9 @@ def main() -> None:
     folder = arguments.data / "analysis" / "keyphrases-inspec"
     phrases = keyphrases(groups, folder, arguments.keyphrase_texts) if folder.is_dir() else None
     content = found["tiny embedder"]["content terms"]
-    save_figure(plot_alignment(content), RESULTS / "alignment.svg")
-    save_figure(plot_hits(content), RESULTS / "alignment-hits.svg")
-    save_figure(plot_alignment_rates(content), RESULTS / "alignment-rates.svg")
+    title = f"tiny embedder and its backbone, {len(held):,} arXiv abstracts, content terms"
+    save_figure(plot_alignment(content, title=title), RESULTS / "alignment.svg")
+    save_figure(plot_alignment_rates(content, title=title), RESULTS / "alignment-rates.svg")
     results = {
         "texts": len(held),
         "calibration_texts": len(other),

@@ -79,7 +79,7 @@ def _head(held: int, other: int, *, has_encoder: bool) -> str:
         "are measured beside the clean ones.\n\n"
         "```\npython examples/analysis/alignment.py --data ../shared/data "
         f"--texts {held} --calibration-texts {other}\n```\n\n"
-        "![Shares by k](alignment.svg)\n\n![Hit@k](alignment-hits.svg)\n\n![Rates](alignment-rates.svg)\n"
+        "![Shares by k](alignment.svg)\n\n![Rates](alignment-rates.svg)\n"
     )
 
 

@@ -38,7 +38,8 @@ def main() -> None:
     found = {
         name: compare_instructions(encoder, TEXTS, INSTRUCTIONS, role="document") for name, encoder in encoders.items()
     }
-    save_figure(plot_instructions(found["tiny-embedder, corrected"], 0), RESULTS / "instructions.svg")
+    name = "tiny-embedder, corrected"
+    save_figure(plot_instructions(found[name], title=name), RESULTS / "instructions.svg")
     path = write_results(
         "instructions",
         {"instructions": INSTRUCTIONS, "embedders": {name: result.to_dict() for name, result in found.items()}},

@@ -134,7 +134,8 @@ def main() -> None:
         pairs = read_pairs(arguments.data / "analysis" / "sts-benchmark" / "test.jsonl", arguments.pairs)
         raw = {name: encoder for name, encoder in encoders.items() if name.endswith("raw")}
         measured = {name: accounted(encoder, pairs) for name, encoder in raw.items()}
-    save_figure(plot_pair(explain_pair(tiny, *PAIRS[0], top_k=8)), RESULTS / "pair.svg")
+    name = "tiny-embedder, corrected"
+    save_figure(plot_pair(comparisons[0].explanations[name], title=name), RESULTS / "pair.svg")
     save_figure(plot_pair_comparison(comparisons[0]), RESULTS / "pair-embedders.svg")
     html_view(tiny, *PAIRS[0]).save(RESULTS / "pair.html")
     results = {

@@ -24,7 +24,6 @@ from st_keytokens.analysis.contribution import measure_contribution
 from st_keytokens.analysis.plots import (
     plot_contribution,
     plot_shift_sweep,
-    plot_singular_values,
     plot_variation,
     save_figure,
 )
@@ -40,6 +39,7 @@ from spectrum_page import page  # noqa: E402
 
 CONTENT = 0.1  # content terms occur in at most a tenth of the texts
 SHOWN = 3  # texts whose contributions are kept
+TITLES = {"backbone": "tiny embedder's backbone", "embedder": "tiny embedder"}
 
 
 def read_texts(collection: Path, count: int) -> list[str]:
@@ -60,11 +60,12 @@ def save(figure: Any, name: str) -> None:
     save_figure(figure, RESULTS / f"spectrum-{name}.svg")
 
 
-def contributions(encoder: KeyTokenEncoder, texts: list[str], vectors: np.ndarray, component: Any, name: str) -> dict:
+def contributions(
+    encoder: KeyTokenEncoder, texts: list[str], vectors: np.ndarray, component: Any, name: str, title: str
+) -> dict:
     """What the first component feeds, beside how often terms occur in the texts."""
     found = measure_contribution(encoder, texts, embeddings=vectors, component=component, examples=SHOWN)
-    save(plot_contribution(found), f"contribution-{name}")
-    save(plot_contribution(found, text=0), f"contribution-{name}-text")
+    save(plot_contribution(found, text=1, title=title), f"contribution-{name}-text")
     frequencies = document_frequencies(encoder.literal_terms(texts), len(encoder.vocabulary))
     return {**found.to_dict(), "frequency_correlations": found.frequency_correlations(frequencies)}
 
@@ -77,10 +78,7 @@ def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str],
     few = measure_variation(tuned[:100], before[:100])
     variation = measure_variation(tuned, before)
     own = measure_spectrum(tuned)
-    save(plot_variation(few, title="from backbone to tiny embedder, 100 texts"), "variation-100")
     save(plot_variation(variation, title=f"from backbone to tiny embedder, {len(texts):,} texts"), "variation")
-    save(plot_singular_values(variation.spectrum, title="backbone"), "backbone")
-    save(plot_singular_values(own, title="tiny embedder"), "embedder")
     measured = texts[:aligned]
     sweeps = {}
     for kind, share in (("all", 1.0), ("content", CONTENT)):
@@ -91,7 +89,10 @@ def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str],
             found = sweep_shift(
                 encoder, measured, embeddings=vectors[:aligned], component=component, max_document_share=share
             )
-            save(plot_shift_sweep(found, title=f"{name}, {kind} terms"), f"shift-{name}-{kind}")
+            save(
+                plot_shift_sweep(found, title=f"{TITLES[name]}, {len(measured):,} arXiv abstracts, {kind} terms"),
+                f"shift-{name}-{kind}",
+            )
             sweeps[f"{name}, {kind} terms"] = found.to_dict() | {"table": found.table()}
     return {
         "texts": len(texts),
@@ -104,8 +105,10 @@ def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str],
             "embedder": float(np.linalg.norm(tuned, axis=1).mean()),
         },
         "contribution": {
-            "backbone": contributions(backbone, measured, before[:aligned], variation.spectrum, "backbone"),
-            "embedder": contributions(embedder, measured, tuned[:aligned], own, "embedder"),
+            "backbone": contributions(
+                backbone, measured, before[:aligned], variation.spectrum, "backbone", TITLES["backbone"]
+            ),
+            "embedder": contributions(embedder, measured, tuned[:aligned], own, "embedder", TITLES["embedder"]),
         },
         "shift": sweeps,
     }
@@ -115,8 +118,7 @@ def single(encoder: KeyTokenEncoder, texts: list[str], aligned: int, path: Path,
     """What a model without its backbone allows."""
     vectors, _ = pooled_vectors(encoder, texts, path=path, show_progress_bar=True)
     spectrum = measure_spectrum(vectors)
-    save(plot_singular_values(spectrum, title=name), name.lower())
-    measured = contributions(encoder, texts[:aligned], vectors[:aligned], spectrum, name.lower())
+    measured = contributions(encoder, texts[:aligned], vectors[:aligned], spectrum, name.lower(), name)
     return {"texts": len(texts), "spectrum": spectrum.to_dict(), "contribution": measured}
 
 

@@ -105,7 +105,6 @@ def _variation(results: dict[str, Any]) -> list[str]:
         "## Variation\n",
         "Mean change of each component from backbone to embedder, with 95 % confidence intervals; components beyond "
         "the number of texts do not exist.\n",
-        "![Variation, 100 texts](spectrum-variation-100.svg)\n",
         f"![Variation, {found['texts']:,} texts](spectrum-variation.svg)\n",
         found["tables"]["all"],
         f"The embedder's vectors are shorter, {lengths['embedder']:.2f} against {lengths['backbone']:.2f} on average, "
@@ -113,8 +112,6 @@ def _variation(results: dict[str, Any]) -> list[str]:
         f"{found['cosine_of_first_components']:.2f}, and it holds {found['embedder_spectrum']['shares'][0]:.1%} of "
         f"their squared length, where the backbone's holds "
         f"{found['variation']['all']['backbone']['shares'][0]:.1%}.\n",
-        "![Singular values, backbone](spectrum-backbone.svg)\n",
-        "![Singular values, embedder](spectrum-embedder.svg)\n",
     ]
 
 
@@ -145,8 +142,7 @@ def _contribution_of(found: dict[str, Any], name: str, file: str) -> list[str]:
         )
     return [
         "\n".join(lines) + "\n",
-        f"![Contribution, {name}](spectrum-contribution-{file}.svg)\n",
-        f"![Contribution, {name}, first text](spectrum-contribution-{file}-text.svg)\n",
+        f"![Contribution, {name}, second text](spectrum-contribution-{file}-text.svg)\n",
     ]
 
 
@@ -178,7 +174,6 @@ def _minilm(results: dict[str, Any]) -> list[str]:
         "Without its backbone only what the model alone allows, decoded with its input embeddings: the first "
         f"component holds {spectrum['shares'][0]:.1%} of the squared length of {results[name]['texts']:,} vectors, "
         f"the second {spectrum['shares'][1]:.1%}.\n",
-        f"![Singular values, {name}](spectrum-{name.lower()}.svg)\n",
         *_contribution_of(results[name]["contribution"], name, name.lower()),
     ]
 

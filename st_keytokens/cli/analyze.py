@@ -120,7 +120,7 @@ def _alignment(arguments: Namespace, console: Console) -> None:
         show_progress_bar=console.has_progress,
     )
     heading = f"{len(texts):,} texts"
-    figures = {"": lambda: plot_alignment(found)}
+    figures = {"": lambda: plot_alignment(found, title=f"{_model(arguments.model)}, {heading}")}
     _give(arguments, console, found.to_dict(), [(heading, found.table())], figures, "Alignment with key tokens")
 
 
@@ -140,7 +140,9 @@ def _add_spectrum(analyses: Any) -> None:
         help="the language model that MODEL was made from; directory or name on the Hub",
     )
     add_input(command)
-    _add_outputs(command, "; the shift's picture goes to FILE-shift, the contribution's to FILE-contribution")
+    _add_outputs(
+        command, "; the shift's picture goes to FILE-shift, the first text's contribution to FILE-contribution"
+    )
     add_batch_size(command)
     add_input_options(command)
     add_device_options(command)
@@ -160,10 +162,11 @@ def _spectrum(arguments: Namespace, console: Console) -> None:
     contribution = measure_contribution(backbone, texts, component=variation.spectrum, **options)
     sweep = sweep_shift(backbone, texts, component=variation, **options)
     found: dict[str, Any] = {"variation": variation, "contribution": contribution, "shift": sweep}
+    before, count = _model(arguments.backbone), f"{len(texts):,} texts"
     figures = {
-        "": lambda: plot_variation(variation),
-        "-contribution": lambda: plot_contribution(contribution),
-        "-shift": lambda: plot_shift_sweep(sweep),
+        "": lambda: plot_variation(variation, title=f"from {before} to {_model(arguments.model)}, {count}"),
+        "-contribution": lambda: plot_contribution(contribution, title=f"{before}, the first text"),
+        "-shift": lambda: plot_shift_sweep(sweep, title=f"{before}, {count}"),
     }
     content = {name: result.to_dict() for name, result in found.items()}
     tables = [(name.capitalize(), result.table()) for name, result in found.items()]
@@ -221,7 +224,7 @@ def _instructions(arguments: Namespace, console: Console) -> None:
     tables += [(one_line(text, _SHOWN), found.text_table(i)) for i, text in enumerate(found.texts[:_TABLED_TEXTS])]
     if found.pools_prompt:
         console.message("The instruction's own words are part of the pooled vector; see the column own words.")
-    figures = {"": lambda: plot_instructions(found)}
+    figures = {"": lambda: plot_instructions(found, title=_model(arguments.model))}
     _give(arguments, console, found.to_dict(), tables, figures, "Key tokens under instructions")
 
 
@@ -257,7 +260,13 @@ def _pair(arguments: Namespace, console: Console) -> None:
     tables = [("Dense similarity", dense.table()), ("Sparse score", sparse.table())]
     page = html_view(encoder, *texts, top_k=arguments.top_k, role=arguments.role) if arguments.html else None
     content = {"dense": dense.to_dict(), "sparse": sparse.to_dict()}
-    _give(arguments, console, content, tables, {"": lambda: plot_pair(dense)}, "", page)
+    figures = {"": lambda: plot_pair(dense, title=_model(arguments.model))}
+    _give(arguments, console, content, tables, figures, "", page)
+
+
+def _model(name: str) -> str:
+    """A model's name for a picture: as on the Hub, or a path's last two folders."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def _corpus_and_encoder(arguments: Namespace) -> tuple[list[str], KeyTokenEncoder]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates, plot_hits
+from st_keytokens.analysis.plots.alignment import plot_alignment, plot_alignment_rates
 from st_keytokens.analysis.plots.key_tokens import (
     plot_instructions,
     plot_pair,
@@ -13,7 +13,6 @@ from st_keytokens.analysis.plots.relatedness import plot_judged_pairs, plot_rela
 from st_keytokens.analysis.plots.spectrum import (
     plot_contribution,
     plot_shift_sweep,
-    plot_singular_values,
     plot_variation,
 )
 from st_keytokens.analysis.plots.style import save_figure
@@ -22,14 +21,12 @@ __all__ = [
     "plot_alignment",
     "plot_alignment_rates",
     "plot_contribution",
-    "plot_hits",
     "plot_instructions",
     "plot_judged_pairs",
     "plot_pair",
     "plot_pair_comparison",
     "plot_relatedness",
     "plot_shift_sweep",
-    "plot_singular_values",
     "plot_token_bars",
     "plot_variation",
     "save_figure",

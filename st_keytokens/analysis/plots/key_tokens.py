@@ -69,12 +69,13 @@ def plot_token_bars(
     return figure
 
 
-def plot_pair(explanation: PairExplanation, *, max_tokens: int = 20) -> Figure:
+def plot_pair(explanation: PairExplanation, *, max_tokens: int = 20, title: str | None = None) -> Figure:
     """Draws how a similarity adds up: each bar starts where the one above it ends.
 
     Args:
         explanation: Of :func:`~st_keytokens.analysis.pair.explain_pair`.
         max_tokens: Tokens drawn one by one, the largest contributions; the rest are one bar.
+        title: Above the texts, such as the model's name.
 
     Returns:
         The figure.
@@ -102,7 +103,7 @@ def plot_pair(explanation: PairExplanation, *, max_tokens: int = 20) -> Figure:
     name_rows(axes, range(len(labels)), labels)
     axes.margins(x=0.12)
     axes.set_xlabel(f"{explanation.similarity}, added up from the top")
-    add_title(figure, explanation.text, explanation.other)
+    add_title(figure, *filter(None, (title, explanation.text, explanation.other)))
     place_legend(figure, loc="outside lower center", ncols=2)
     return figure
 
@@ -149,13 +150,16 @@ def plot_pair_comparison(comparison: PairComparison) -> Figure:
         axes.plot([found.value] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
         _write(axes, f"{found.value:.3f}", (found.value, place - 0.4), (0, 2), ha="center", va="baseline")
     name_rows(axes, range(len(bars)), comparison.explanations)
-    axes.set_xlabel("similarity (black line), and its parts")
+    kinds = dict.fromkeys(found.similarity for found in comparison.explanations.values())
+    axes.set_xlabel(f"{' or '.join(kinds)} (black line), and its parts")
     add_title(figure, comparison.text, comparison.other)
     place_legend(figure, loc="outside lower center", ncols=3)
     return figure
 
 
-def plot_instructions(comparison: InstructionComparison, text: int = 0, *, max_tokens: int = 40) -> Figure:
+def plot_instructions(
+    comparison: InstructionComparison, text: int = 0, *, max_tokens: int = 40, title: str | None = None
+) -> Figure:
     """Draws a table of marks: a row for each key token, a column for each instruction.
 
     Marks are as large as the token is strong beside the strongest of its column; colour and shape tell what stayed,
@@ -165,6 +169,7 @@ def plot_instructions(comparison: InstructionComparison, text: int = 0, *, max_t
         comparison: Of :func:`~st_keytokens.analysis.instructions.compare_instructions`.
         text: Which of its texts.
         max_tokens: Rows at most: those in most columns.
+        title: Above the text, such as the model's name.
 
     Returns:
         The figure.
@@ -210,7 +215,7 @@ def plot_instructions(comparison: InstructionComparison, text: int = 0, *, max_t
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(max(len(tokens), 1) - 0.4, -0.6)
-    add_title(figure, comparison.texts[text])
+    add_title(figure, *filter(None, (title, comparison.texts[text])))
     place_legend(figure, loc="outside lower center", ncols=3)
     for handle in (mark for legend in figure.legends for mark in legend.legend_handles):
         if isinstance(handle, PathCollection):

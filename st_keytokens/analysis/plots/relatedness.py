@@ -64,12 +64,13 @@ def plot_relatedness(results: Mapping[str, Relatedness]) -> Figure:
     return figure
 
 
-def plot_judged_pairs(result: Relatedness, measure: str = "decoded cosine") -> Figure:
+def plot_judged_pairs(result: Relatedness, measure: str = "decoded cosine", *, title: str | None = None) -> Figure:
     """Draws a point for each pair: the measure over the judgement.
 
     Args:
         result: Of :func:`~st_keytokens.analysis.relatedness.compare_with_judgements`.
         measure: One of its measures.
+        title: Above the picture, such as the model's name and the pairs'.
 
     Returns:
         The figure.
@@ -90,7 +91,8 @@ def plot_judged_pairs(result: Relatedness, measure: str = "decoded cosine") -> F
         rasterized=True,
     )
     found = result.correlations[measure].spearman
-    axes.set_title("no correlation" if found is None else f"Spearman {found:.3f}, {result.pairs:,} pairs", loc="left")
+    shown = "no correlation" if found is None else f"Spearman {found:.3f}, {result.pairs:,} pairs"
+    axes.set_title("\n".join(filter(None, (title, shown))), loc="left", parse_math=False)
     axes.set_xlabel("human judgement")
     axes.set_ylabel(measure)
     return figure

@@ -1,4 +1,4 @@
-"""The spectral analysis in pictures: singular values, variation, contribution and shift of the first component."""
+"""The spectral analysis in pictures: variation, contribution and shift of the first component."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from st_keytokens.analysis.plots.style import (
     COLORS,
+    add_title,
     bar_style,
     label,
     name_rows,
@@ -23,46 +24,12 @@ if TYPE_CHECKING:
 
     from st_keytokens.analysis.contribution import Contribution
     from st_keytokens.analysis.shift import ShiftSweep
-    from st_keytokens.analysis.spectrum import Spectrum, Variation
+    from st_keytokens.analysis.spectrum import Variation
 
-__all__ = ["plot_contribution", "plot_shift_sweep", "plot_singular_values", "plot_variation"]
+__all__ = ["plot_contribution", "plot_shift_sweep", "plot_variation"]
 
 _HEIGHT = 0.4  # of a bar; a token has two
-_HEADROOM = 1.55  # of the vertical axis, above 1: where the names of the marks stand, clear of the lines
-_CROWDED = 0.05  # of the axis: marks that close have their names on both sides
-
-
-def plot_singular_values(spectrum: Spectrum, *, title: str | None = None) -> Figure:
-    """Draws singular values over the root of the number of texts: what each component is worth in a single embedding.
-
-    Args:
-        spectrum: Of :func:`~st_keytokens.analysis.spectrum.measure_spectrum`.
-        title: Above the picture.
-
-    Returns:
-        The figure; its vertical axis is logarithmic, and components beyond the rank are left out.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
-    figure, axes = new_figure(6.4, 3.4, title)
-    values = spectrum.singular_values[: spectrum.rank] / spectrum.count**0.5
-    axes.semilogy(np.arange(1, len(values) + 1), values, color=COLORS[0], linewidth=1.4)
-    axes.semilogy(1, values[0], color=COLORS[1], marker="o", markersize=6, linestyle="none")
-    axes.annotate(
-        f"first component: {values[0]:.3g},\n{spectrum.shares[0]:.1%} of the squared length",
-        (1, values[0]),
-        (10, 0),
-        textcoords="offset points",
-        va="center",
-        color=COLORS[1],
-    )
-    axes.margins(x=0.02, y=0.12)
-    axes.yaxis.set_major_formatter("{x:g}")  # the default writes powers as formulas, which the style leaves unread
-    axes.yaxis.set_minor_formatter("")
-    axes.set_xlabel("component")
-    axes.set_ylabel("root mean square projection")
-    return figure
+_CROWDED = 0.05  # of the axis: marks that close have their names moved apart
 
 
 def plot_variation(variation: Variation, *, components: int = 50, title: str | None = None) -> Figure:
@@ -102,19 +69,22 @@ def plot_variation(variation: Variation, *, components: int = 50, title: str | N
     axes.axhline(0, color="#666666", linewidth=0.8)
     axes.margins(x=0.02, y=0.1)
     axes.set_xlabel(f"component of the backbone's embeddings ({len(shown)} of {len(variation.variations)})")
-    axes.set_ylabel("variation")
+    axes.set_ylabel("mean change, in embedding units")
     return figure
 
 
-def plot_contribution(contribution: Contribution, *, text: int | None = None, max_tokens: int = 8) -> Figure:
-    """Draws the tokens that are decoded, those that the first component alone gives, and those of the rest alone.
+def plot_contribution(
+    contribution: Contribution, *, text: int = 0, max_tokens: int = 8, title: str | None = None
+) -> Figure:
+    """Draws the tokens of a text that are decoded, those that the first component alone gives, and those of the rest.
 
     Each token has two bars, the first component's contribution and the rest's, and a point at their sum, its logit.
 
     Args:
         contribution: Of :func:`~st_keytokens.analysis.contribution.measure_contribution`.
-        text: Which of the texts kept in detail, from 0. None: the average of all texts.
+        text: Which of the texts kept in detail, from 0.
         max_tokens: Tokens of each of the three groups, at most the contribution's ``top_k``.
+        title: Above the text, such as the model's name.
 
     Returns:
         The figure.
@@ -125,24 +95,19 @@ def plot_contribution(contribution: Contribution, *, text: int | None = None, ma
         ValueError: If there is no such text, or ``max_tokens`` is below 1.
     """
     max_tokens = checked_int("max_tokens", max_tokens, minimum=1)
-    if text is None:
-        title = f"average of {contribution.count:,} texts"
-        groups = [contribution.mean_tokens(part) for part in ("logit", "first", "rest")]
-    else:
-        if not 0 <= checked_int("text", text, minimum=0) < len(contribution.texts):
-            raise ValueError(
-                f"text must be one of the {len(contribution.texts)} texts kept in detail, counted from 0, got {text}. "
-                "Measure with more examples."
-            )
-        found = contribution.texts[text]
-        title = f"text {text + 1}" if found.text is None else found.text
-        groups = [found.tokens, found.first_tokens, found.rest_tokens]
+    if checked_int("text", text, minimum=0) >= len(contribution.texts):
+        raise ValueError(
+            f"text must be one of the {len(contribution.texts)} texts kept in detail, counted from 0, got {text}. "
+            "Measure with more examples."
+        )
+    found = contribution.texts[text]
+    groups = [found.tokens, found.first_tokens, found.rest_tokens]
     groups = [group[:max_tokens] for group in groups]
     tokens = [token for group in groups for token in group]
     places = np.concatenate(
         [np.arange(len(group)) + number + sum(map(len, groups[:number])) for number, group in enumerate(groups)]
     )
-    figure, axes = new_figure(6.4, 1.3 + 0.24 * (len(tokens) + len(groups) - 1), label(title, 60))
+    figure, axes = new_figure(6.4, 1.6 + 0.24 * (len(tokens) + len(groups) - 1))
     parts = {"first component": [token.first for token in tokens], "rest": [token.rest for token in tokens]}
     for number, (name, values) in enumerate(parts.items()):
         axes.barh(places + (number - 0.5) * _HEIGHT, values, height=_HEIGHT, label=name, **bar_style(1 - number))
@@ -166,7 +131,8 @@ def plot_contribution(contribution: Contribution, *, text: int | None = None, ma
         if start < len(tokens):
             axes.axhline(places[start] - 1, color="#BBBBBB", linewidth=0.8)
     axes.set_xlabel("contribution to the logit")
-    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=3)
+    add_title(figure, *filter(None, (title, f"text {text + 1}" if found.text is None else found.text)))
+    place_legend(figure, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -185,7 +151,7 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure, axes = new_figure(6.4, 5.2, title)
+    figure, axes = new_figure(6.4, 5.4)
     local = [alignment.local_alignment_rate for alignment in sweep.alignments]
     lines = {f"Hit@{k}": [alignment.hits[k].value for alignment in sweep.alignments] for k in sweep.alignments[0].hits}
     lines["local alignment rate"] = [rate.value for rate in local]
@@ -211,19 +177,20 @@ def plot_shift_sweep(sweep: ShiftSweep, *, title: str | None = None) -> Figure:
         axes.annotate(
             f"{name} ({value:.3g})" if value else name,
             (value, 1),
-            (-3 if is_crowded else 3, -3),
+            (-5 if is_crowded else 1, 3),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             rotation=90,
-            ha="right" if is_crowded else "left",
-            va="top",
+            ha="center",
+            va="bottom",
             size=8,
             weight="bold" if is_variation else "normal",
-            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
         )
     axes.set_xlim(left, right)
-    axes.set_ylim(-0.02, _HEADROOM)
-    axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    axes.set_xlabel("shift λ along the first component")
-    place_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("shift λ along the first component, in embedding units")
+    axes.set_ylabel("rate or share, 0 to 1")
+    if title:
+        add_title(figure, title)
+    place_legend(figure, loc="outside lower center", ncols=3)
     return figure

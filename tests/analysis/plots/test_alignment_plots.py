@@ -6,7 +6,7 @@ import torch
 
 from st_keytokens import LMHead
 from st_keytokens.analysis import AlignmentComparison, alignment_of_embeddings
-from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, plot_hits
+from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates
 
 pytest.importorskip("matplotlib", reason="pictures need the extra analysis")
 
@@ -28,12 +28,14 @@ def comparison():
 
 
 class TestLines:
-    @pytest.mark.parametrize(("plot", "name"), [(plot_alignment, "shares"), (plot_hits, "hits")])
-    def test_values_and_intervals_are_drawn(self, comparison, plot, name):
-        (axes,) = plot(comparison).axes
+    def test_values_and_intervals_are_drawn(self, comparison):
+        figure = plot_alignment(comparison, title="a model")
+        (axes,) = figure.axes
+        assert figure.get_suptitle() == "a model"
+        assert axes.get_ylim()[0] == 0
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["raw", "corrected"]
         for line, band, row in zip(axes.lines, axes.collections, comparison.rows.values(), strict=True):
-            estimates = getattr(row, name)
+            estimates = row.shares
             assert line.get_xdata().tolist() == [1, 2, 3]
             assert line.get_ydata().tolist() == [found.value for found in estimates.values()]
             heights = band.get_paths()[0].vertices[:, 1]
@@ -49,7 +51,11 @@ class TestLines:
 
 class TestRates:
     def test_bars(self, comparison):
-        (axes,) = plot_alignment_rates(comparison).axes
+        figure = plot_alignment_rates(comparison, title="a model")
+        (axes,) = figure.axes
+        assert figure.get_suptitle() == "a model"
+        assert axes.get_xlim()[0] == 0
+        assert axes.get_xlabel() == "alignment rate, 0 to 1"
         widths = [bar.get_width() for bar in axes.patches]
         rows = comparison.rows.values()
         assert widths == [row.local_alignment_rate.value for row in rows] + [

@@ -61,7 +61,8 @@ class TestTokenBars:
 class TestPair:
     def test_the_bars_add_up(self, encoder, tmp_path):
         found = explain_pair(encoder, A, B)
-        figure = plot_pair(found)
+        figure = plot_pair(found, title="a model")
+        assert figure.get_suptitle().startswith("a model\n")
         bars = figure.axes[0].patches
         values = [share.contribution for share in found.tokens] + [found.remainder, found.value]
         ends = np.cumsum(values[:-1])
@@ -99,7 +100,8 @@ class TestPair:
 class TestInstructions:
     def test_marks(self, encoder, tmp_path):
         found = compare_instructions(encoder, [A, B], {"ocean $": "The climate of the ocean: "}, top_k=6)
-        figure = plot_instructions(found, 1)
+        figure = plot_instructions(found, 1, title="a model")
+        assert figure.get_suptitle().startswith(f"a model\n{found.texts[1][:30]}")
         row = found.by_text["ocean $"][1]
         counts = {marks.get_label(): len(marks.get_offsets()) for marks in figure.axes[0].collections}
         assert counts["stayed"] == len(found.by_text["none"][1].tokens) + len(row.tokens) - len(row.entered)

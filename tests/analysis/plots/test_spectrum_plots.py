@@ -11,12 +11,11 @@ from st_keytokens.analysis.contribution import measure_contribution
 from st_keytokens.analysis.plots import (
     plot_contribution,
     plot_shift_sweep,
-    plot_singular_values,
     plot_variation,
     save_figure,
 )
 from st_keytokens.analysis.shift import sweep_shift
-from st_keytokens.analysis.spectrum import measure_spectrum, measure_variation
+from st_keytokens.analysis.spectrum import measure_variation
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +44,6 @@ def texts_of(figure):
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-class TestSingularValues:
-    def test_line(self, variation):
-        figure = plot_singular_values(variation.spectrum, title="backbone")
-        line = figure.axes[0].lines[0]
-        np.testing.assert_allclose(line.get_ydata(), variation.spectrum.singular_values / 50**0.5)
-        assert f"{variation.spectrum.shares[0]:.1%}" in texts_of(figure)[0]
-        assert figure.axes[0].get_title(loc="left") == "backbone"
-
-    def test_beyond_the_rank_nothing_is_drawn(self):
-        figure = plot_singular_values(measure_spectrum(np.eye(4)[:2]))
-        assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2]
-
-
 class TestVariation:
     def test_bars(self, variation):
         figure = plot_variation(variation, components=12)
@@ -80,14 +66,11 @@ class TestVariation:
 
 
 class TestContribution:
-    @pytest.mark.parametrize("text", [None, 0, 1])
+    @pytest.mark.parametrize("text", [0, 1])
     def test_bars_are_the_parts(self, contribution, text):
         axes = plot_contribution(contribution, text=text, max_tokens=3).axes[0]
-        if text is None:
-            groups = [contribution.mean_tokens(part) for part in ("logit", "first", "rest")]
-        else:
-            found = contribution.texts[text]
-            groups = [found.tokens, found.first_tokens, found.rest_tokens]
+        found = contribution.texts[text]
+        groups = [found.tokens, found.first_tokens, found.rest_tokens]
         tokens = [token for group in groups for token in group[:3]]
         widths = [patch.get_width() for patch in axes.patches]
         np.testing.assert_allclose(widths, [t.first for t in tokens] + [t.rest for t in tokens])
@@ -104,6 +87,11 @@ class TestContribution:
         content = (tmp_path / "tokens.svg").read_text(encoding="utf-8")
         assert "$x$" in content
         assert "&lt;b&gt;" in content
+
+    def test_the_model_and_the_text_are_named(self, contribution, sentences):
+        figure = plot_contribution(contribution, text=1, title="backbone")
+        assert figure.get_suptitle() == f"backbone\n{sentences[1]}"
+        assert figure.axes[0].get_xlabel() == "contribution to the logit"
 
     def test_texts(self, contribution):
         with pytest.raises(ValueError, match="one of the 2 texts kept in detail, counted from 0, got 2"):
@@ -124,6 +112,15 @@ class TestShiftSweep:
         for name in (f"v₁ ({sweep.variation:.3g})", "no shift", "component gone", "suggested"):
             assert name in names
 
+    def test_axes_begin_at_zero_and_the_marks_stand_above_them(self, sweep):
+        figure = plot_shift_sweep(sweep, title="backbone, 50 texts")
+        (axes,) = figure.axes
+        assert axes.get_ylim() == (0, 1.02)
+        assert figure.get_suptitle() == "backbone, 50 texts"
+        assert axes.get_xlabel() == "shift λ along the first component, in embedding units"
+        figure.draw_without_rendering()
+        assert all(text.get_window_extent().y0 >= axes.bbox.y1 for text in axes.texts)
+
     def test_one_text(self, encoder, variation, sentences):
         figure = plot_shift_sweep(sweep_shift(encoder, sentences[:1], component=variation))
         assert "information / log₂ N" not in {line.get_label() for line in figure.axes[0].lines}
@@ -133,7 +130,6 @@ class TestSaving:
     @pytest.mark.parametrize("ending", ["svg", "png"])
     def test_files(self, variation, contribution, sweep, tmp_path, ending):
         figures = [
-            plot_singular_values(variation.spectrum),
             plot_variation(variation),
             plot_contribution(contribution),
             plot_shift_sweep(sweep),

@@ -22,3 +22,5 @@ __all__ = [
     "KeyTokensVectorStore",
     "qdrant_sparse_functions",
 ]
+
+__version__ = "0.1.0"
