@@ -473,7 +473,13 @@ class SparseEmbeddings:
         array([[6., 0.]], dtype=float32)
         """
         self._check_vocabulary(other)
-        return np.asarray((self._csr() @ other._csr().T).toarray(), dtype=np.float32)
+        # Over the terms that occur: a transposed matrix has a pointer for each of its rows, else for all terms there are.
+        terms, places = np.unique(np.concatenate([self.indices, other.indices]), return_inverse=True)
+        one, two = (
+            scipy.sparse.csr_array((rows.values, columns, rows.indptr), shape=(len(rows), len(terms)))
+            for rows, columns in zip((self, other), np.split(places, [len(self.indices)]), strict=True)
+        )
+        return np.asarray((one @ two.T).toarray(), dtype=np.float32)
 
     def decode(self, vocabulary: ReadableTerms, top_k: int | None = None) -> list[list[tuple[str, float]]]:
         """Readable terms of every row with their weights, heaviest first (ties: smaller token id first).

@@ -144,7 +144,7 @@ def main() -> None:
 
 def filter_table(size: dict[str, Any]) -> list[str]:
     """What each kind of filter costs at a size."""
-    columns = "first, ms of the processor | new, median ms | new, of the processor | its p99 | after a change, the same"
+    columns = "first, CPU ms | new, median ms | new, CPU ms | its p99 | after a change, the same"
     lines = [f"| {size['documents']:,} documents | {columns} |", "|---|---|---|---|---|---|"]
     for kind, times in size["filters"].items():
         changed = size["filters_after_a_change"][kind]["first_cpu_ms"]
