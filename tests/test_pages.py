@@ -255,6 +255,7 @@ def test_links_between_files_hold(folder):
         f"{page.relative_to(REPOSITORY)}: {link}"
         for page in found
         for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if not page.name.endswith("_page.md")  # of which a script makes a page of docs/results
         if not (page.parent / link).exists()
     ]
     assert broken == []
