@@ -32,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leads links to files outside of ``docs/`` to the repository. One that is not there is a warning."""
+    """Leads links to files outside of ``docs/`` to the repository. One that is not there stays, and is a warning."""
     folder = posixpath.dirname(page.file.src_uri)
 
     def lead(link: re.Match[str]) -> str:
