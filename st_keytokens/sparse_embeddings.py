@@ -473,7 +473,7 @@ class SparseEmbeddings:
         array([[6., 0.]], dtype=float32)
         """
         self._check_vocabulary(other)
-        # Over the terms that occur: a transposed matrix has a pointer for each of its rows, else for all terms there are.
+        # Over the terms that occur: a transposed matrix has a pointer for each of its rows, which are the terms.
         terms, places = np.unique(np.concatenate([self.indices, other.indices]), return_inverse=True)
         one, two = (
             scipy.sparse.csr_array((rows.values, columns, rows.indptr), shape=(len(rows), len(terms)))

@@ -19,8 +19,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tests" / "engines"))  # the engines' stand-ins
 
 FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+README = REPOSITORY / "README.md"
 NOT_RUN = {  # what cannot run here, by its page; each is marked there with the reason
     "embedders.md": 3,
+    "README.md": 3,
     "extending.md": 2,
     "own_model.md": 2,
     "ray.md": 1,
@@ -132,8 +134,15 @@ def test_snippets_print_what_the_page_says(page, server, tmp_path, monkeypatch):
         assert printed == said
 
 
+def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(REPOSITORY / "examples", "examples")
+    ((printed, said),) = run(README)
+    assert printed == said
+
+
 def test_what_is_not_run_is_known():
-    found = Counter(page.name for page in pages() for snippet in snippets_of(page) if snippet.reason)
+    found = Counter(page.name for page in [README, *pages()] for snippet in snippets_of(page) if snippet.reason)
     assert found == NOT_RUN
 
 
@@ -255,7 +264,7 @@ def test_links_between_files_hold(folder):
         f"{page.relative_to(REPOSITORY)}: {link}"
         for page in found
         for link in LINK.findall(page.read_text(encoding="utf-8"))
-        if not page.name.endswith("_page.md")  # of which a script makes a page of docs/results
+        if not page.name.startswith(("quality_", "scale_"))  # of which a script makes a page of docs/results
         if not (page.parent / link).exists()
     ]
     assert broken == []
