@@ -181,9 +181,10 @@ class Calibration:
             save_every=checked_int("save_every", save_every, minimum=1),
         )
         calibration.names = names
-        calibration.decoded_trust = decoded_trust(
-            encoder, items.pairs, calibration.corpus, vocabulary.vocab_size, batch_size
-        )
+        if getattr(encoder, "can_embed", True):  # more texts than those whose vectors were given
+            calibration.decoded_trust = decoded_trust(
+                encoder, items.pairs, calibration.corpus, vocabulary.vocab_size, batch_size
+            )
         return calibration
 
     @classmethod

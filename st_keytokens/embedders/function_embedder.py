@@ -87,6 +87,11 @@ class FunctionEmbedder(InputModule):  # type: ignore[misc]  # untyped for mypy, 
         if self.dimension is None:
             self._find_dimension()
 
+    @property
+    def has_functions(self) -> bool:
+        """Whether it can embed; otherwise it stands for vectors that are given."""
+        return self._documents is not None
+
     def is_of(self, embedder: Any) -> bool:
         """Whether the functions are those of an embedder, or of an equal one of the same kind."""
         if not self._source or type(self._source[0]) is not type(embedder):

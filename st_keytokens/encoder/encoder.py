@@ -391,6 +391,11 @@ class KeyTokenEncoder:
         trust = None if self.calibration is None else self.calibration.decoded_trust
         return {"dense": 1.0 if trust is None else trust, "sparse": 1.0}
 
+    @property
+    def can_embed(self) -> bool:
+        """Whether texts can be embedded; False over a :class:`FunctionEmbedder` of vectors that are given."""
+        return self.forward_pass.can_embed
+
     def get_embedding_dimension(self) -> int:
         """Dimension of the dense vectors."""
         return self.forward_pass.embedding_dimension

@@ -75,6 +75,11 @@ class ForwardPass:
         return self.model if len(modules) == len(self.model) else torch.nn.Sequential(*modules)
 
     @property
+    def can_embed(self) -> bool:
+        """Whether there is a model, or functions, and not just vectors that are given."""
+        return bool(getattr(self.before[0], "has_functions", True))
+
+    @property
     def embedding_dimension(self) -> int:
         """Width of the dense vectors, after truncation where the model truncates."""
         full = self.model.get_embedding_dimension() or self.pooled_dimension

@@ -10,6 +10,7 @@ import json
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -207,6 +208,15 @@ class TestCalls:
         assert (queries.scores(documents).argmax(axis=1) == np.arange(50)).mean() > 0.9
         with pytest.raises(ValueError, match="there are only stored vectors"):
             encoder.encode("a genome")
+
+    def test_vectors_alone_calibrate_texts_of_several_sentences(self, provider, sentences):
+        texts = [f"{one} {other}" for one, other in pairwise(sentences)]
+        encoder = KeyTokenEncoder(FunctionEmbedder(dimension=DIMENSION, name="stored"))
+        encoder.calibrate(texts, embeddings=np.array(provider(texts), np.float32), show_progress_bar=False)
+        assert encoder.calibration.decoded_trust is None
+        asking = KeyTokenEncoder(provider)
+        asking.calibrate(texts, show_progress_bar=False)
+        assert asking.calibration.decoded_trust is not None
 
 
 class TestWrongAnswers:
