@@ -510,6 +510,7 @@ class FilterMasks:
     def __init__(self, store: Store, *, most_bytes: int = 1 << 26, most_column_bytes: int = 1 << 28) -> None:
         self._store, self._most_bytes = store, most_bytes
         self._columns = MetadataColumns(most_bytes=most_column_bytes)
+        self._asked: set[str] = set()  # places that a filter has asked for
         self._held: tuple[int, dict[tuple[str, ...], NDArray[np.bool_]]] = 0, {}
 
     def mask(self, connection: sqlite3.Connection, snapshot: Snapshot, filter: ParsedFilter) -> NDArray[np.bool_]:
@@ -548,9 +549,17 @@ class FilterMasks:
     def _by_columns(
         self, connection: sqlite3.Connection, snapshot: Snapshot, condition: Condition
     ) -> NDArray[np.bool_] | None:
-        """The mask of a condition by columns; None where one of these is not to be had."""
+        """The mask of a condition by columns; None where one of these is not to be had.
+
+        The first filter on a key has none, since making one takes as long as ten filters: a process that asks once and
+        ends, as the command line does, is better off without.
+        """
         columns: dict[str, Column] = {}
-        for path in _paths(condition, "$"):
+        paths = _paths(condition, "$")
+        if not paths <= self._asked:
+            self._asked |= paths
+            return None
+        for path in paths:
             column = self._columns.column(connection, snapshot, path)
             if column is None:
                 return None
