@@ -13,30 +13,15 @@ import json
 import time
 from pathlib import Path
 
+from merge import load
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from st_keytokens.embedders import EmbedderRecipe, known_embedders, load_embedder
 from st_keytokens.evaluation import Collection, read_collection
 from st_keytokens.evaluation.measures import measure_collection
 from st_keytokens.evaluation.runs import dense_run, tie_order
 
 MAX_SEQ_LENGTH = 256
-
-
-def load(base: Path, adapter: Path | None) -> SentenceTransformer:
-    """The one-word prompt on the language model, with an adapter or without."""
-    (prompteol,) = (recipe for recipe in known_embedders() if recipe.name == "prompteol")
-    if adapter is None:
-        model = load_embedder(base, recipe=prompteol)
-    else:
-        recipe = EmbedderRecipe(
-            name="adapter", base="base", adapters=("adapter",), backbone="", pooling="lasttoken", source="",
-            templates=prompteol.templates,
-        )  # fmt: skip
-        model = load_embedder(adapter, recipe=recipe, backbone=base, places={"adapter": adapter})
-    model.max_seq_length = MAX_SEQ_LENGTH
-    return model
 
 
 def dense_quality(model: SentenceTransformer, collection: Collection) -> float:
@@ -61,6 +46,8 @@ def main() -> None:
         row = found.setdefault(str(step), {})
         wanted = [name for name in arguments.collections if name not in row]
         model = load(arguments.base, adapter) if wanted else None
+        if model is not None:
+            model.max_seq_length = MAX_SEQ_LENGTH
         for name in wanted:
             began = time.monotonic()
             row[name] = round(dense_quality(model, read_collection(arguments.data / "collections" / name)), 4)
