@@ -81,6 +81,7 @@ class TestTable:
             "FunctionEmbedder",
             "TemplateTransformer",
             "as_sentence_transformer",
+            "is_embedder",
             "known_embedders",
             "load_embedder",
             "load_saved",
