@@ -137,7 +137,7 @@ def main() -> None:
     name = "tiny-embedder, corrected"
     save_figure(plot_pair(comparisons[0].explanations[name], title=name), RESULTS / "pair.svg")
     save_figure(plot_pair_comparison(comparisons[0]), RESULTS / "pair-embedders.svg")
-    html_view(tiny, *PAIRS[0]).save(RESULTS / "pair.html")
+    html_view(tiny, *PAIRS[0], title=f"Key tokens of a pair, {name}").save(RESULTS / "pair.html")
     results = {
         "pairs": [comparison.to_dict() for comparison in comparisons],
         "sparse": [scored.to_dict() for scored in sparse],

@@ -77,6 +77,8 @@ transparent 4px 6px)}
 .keytokens .wide{overflow-x:auto}
 """
 
+_PAGE_STYLE = "body{margin:0;background:#fff}@media(prefers-color-scheme:dark){body{background:#16181c}}"  # no frame
+
 
 def html_view(
     encoder: KeyTokenEncoder,
@@ -167,7 +169,8 @@ class HtmlView:
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
-            f"<title>{escaped(self.title)}</title></head><body>{self._repr_html_()}</body></html>\n"
+            f"<title>{escaped(self.title)}</title><style>{_PAGE_STYLE}</style></head>"
+            f"<body>{self._repr_html_()}</body></html>\n"
         )
 
     def save(self, path: str | PathLike[str]) -> None:

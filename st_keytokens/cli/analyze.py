@@ -258,7 +258,10 @@ def _pair(arguments: Namespace, console: Console) -> None:
     dense = explain_pair(encoder, *texts, top_k=arguments.top_k, similarity=arguments.similarity, role=arguments.role)
     sparse = explain_sparse_pair(encoder, *texts)
     tables = [("Dense similarity", dense.table()), ("Sparse score", sparse.table())]
-    page = html_view(encoder, *texts, top_k=arguments.top_k, role=arguments.role) if arguments.html else None
+    page = None
+    if arguments.html:
+        title = f"Key tokens of a pair, {_model(arguments.model)}"
+        page = html_view(encoder, *texts, top_k=arguments.top_k, role=arguments.role, title=title)
     content = {"dense": dense.to_dict(), "sparse": sparse.to_dict()}
     figures = {"": lambda: plot_pair(dense, title=_model(arguments.model))}
     _give(arguments, console, content, tables, figures, "", page)
