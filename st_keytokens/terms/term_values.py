@@ -29,15 +29,21 @@ class TermValues:
         self.ids, self.values, self.default = ids, values, default
 
     def __getitem__(self, ids: NDArray[Any]) -> NDArray[Any]:
+        places, is_known = self._find(ids)
         found = np.full(len(ids), self.default, dtype=self.values.dtype)
-        is_known = self.has(ids)
-        found[is_known] = self.values[np.searchsorted(self.ids, ids[is_known])]
+        found[is_known] = self.values[places[is_known]]
         return found
 
     def has(self, ids: NDArray[Any]) -> NDArray[np.bool_]:
         """Whether each term has a value of its own."""
-        places = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return self.ids[places] == ids if len(self.ids) else np.zeros(len(ids), np.bool_)
+        return self._find(ids)[1]
+
+    def _find(self, ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where each term would stand, and whether it does."""
+        places = np.searchsorted(self.ids, ids)
+        is_known = places < len(self.ids)
+        is_known[is_known] = self.ids[places[is_known]] == ids[is_known]
+        return places, is_known
 
     def plus(self, ids: NDArray[Any], values: NDArray[Any]) -> TermValues:
         """With values added to those of some terms, ``ids`` ascending; the default is 0."""
