@@ -14,10 +14,11 @@ REPOSITORY = PACKAGE.parents[1]
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 
 
-def check(page, monkeypatch, before=lambda content, names: None):
+def check(page, monkeypatch, folder, before=lambda content, names: None):
     if not page.exists() or not (REPOSITORY / "examples").is_dir():
         pytest.skip("it runs in a clone of the repository only")
-    monkeypatch.chdir(REPOSITORY)
+    (folder / "examples").symlink_to(REPOSITORY / "examples")  # what a page saves is not saved in the clone
+    monkeypatch.chdir(folder)
     names, printed, compared = {}, "", 0
     for kind, content in BLOCK.findall(page.read_text(encoding="utf-8")):
         if kind == "text":
@@ -32,12 +33,12 @@ def check(page, monkeypatch, before=lambda content, names: None):
     assert compared
 
 
-def test_the_readme(monkeypatch):
-    check(PACKAGE / "README.md", monkeypatch)
+def test_the_readme(monkeypatch, tmp_path):
+    check(PACKAGE / "README.md", monkeypatch, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_guide(monkeypatch, connect_milvus):
+def test_the_guide(monkeypatch, tmp_path, connect_milvus):
     for package in ("langchain_classic", "langchain_milvus", "langchain_qdrant", "milvus_lite"):
         pytest.importorskip(package)
 
@@ -45,4 +46,4 @@ def test_the_guide(monkeypatch, connect_milvus):
         if "milvus.db" in content:
             connect_milvus(f"{names['folder']}/milvus.db")
 
-    check(REPOSITORY / "docs" / "langchain.md", monkeypatch, connect)
+    check(REPOSITORY / "docs" / "langchain.md", monkeypatch, tmp_path, connect)
