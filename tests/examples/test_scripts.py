@@ -1,5 +1,7 @@
 """Every script of the examples finds what it imports from those beside it."""
 
+from __future__ import annotations
+
 import runpy
 import sys
 from pathlib import Path
