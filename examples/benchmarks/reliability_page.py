@@ -41,7 +41,12 @@ def page(results: dict[str, Any]) -> str:
         lines += ["", "## Kinds of files", "", "| kind | as written | other | refused |", "|---|---|---|---|"]
         for kind, outcome in parts["files"]["kinds"].items():
             lines.append(f"| {kind} | {outcome['same']:,} | {outcome['other']:,} | {outcome['refused']:,} |")
-        lines += ["", "`other` is possible only where a format has no checksum: there the altered bytes are read."]
+        lines += [
+            "",
+            "`other`, another answer than was written, is possible only where a file has no checksum: npy, Parquet, "
+            "Arrow and FAISS files, which users bring; shards that are read without verifying them, or that "
+            "another writer left; arrays of an index before `verify()`; and settings that an earlier version wrote.",
+        ]
     if "costs" in parts:
         lines += _costs(parts["costs"])
     if "filters" in parts:

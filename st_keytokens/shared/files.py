@@ -10,6 +10,7 @@ import os
 import threading
 import tokenize
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,19 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If it holds anything else.
     """
     return parse_json(path.read_bytes(), path)
+
+
+def json_checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256, hexadecimal, of everything that a JSON object says but its ``checksum``.
+
+    Args:
+        content: As JSON gives it back: no tuples, no keys but strings.
+
+    >>> json_checksum({"a": [1]}) == json_checksum({"a": [1], "checksum": "of it"})
+    True
+    """
+    said = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def is_path(name: str) -> bool:
