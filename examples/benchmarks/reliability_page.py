@@ -78,14 +78,15 @@ def _costs(costs: dict[str, Any]) -> list[str]:
 def _filters(new: dict[str, Any]) -> list[str]:
     lines = [
         "",
-        f"A search of {new['documents']:,} documents with a filter that is new, in milliseconds "
-        f"({new['search_ms']} without one):",
+        f"A search of {new['documents']:,} documents with a filter that is new, in milliseconds of the processor "
+        f"({new['search_ms']} without one); the first of its keys reads all metadata, and the second makes a column:",
         "",
-        "| filter | first of its keys | later, median |",
-        "|---|---|---|",
+        "| filter | first | second | later, median |",
+        "|---|---|---|---|",
     ]
     names = [name.removesuffix(", first_ms") for name in new if name.endswith(", first_ms")]
-    return [*lines, *(f"| {name} | {new[f'{name}, first_ms']} | {new[f'{name}_ms']} |" for name in names)]
+    keys = {name: (f"{name}, first_ms", f"{name}, second_ms", f"{name}_ms") for name in names}
+    return [*lines, *(f"| {name} | {' | '.join(str(new[key]) for key in keys[name])} |" for name in names)]
 
 
 def _shown(value: Any) -> str:
