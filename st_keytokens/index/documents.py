@@ -164,7 +164,7 @@ _SELECT = "SELECT d.key, id, text, metadata FROM documents d LEFT JOIN texts t O
 _CHUNK = 500  # parameters of one statement
 _MAX_KNOWN_CHARACTERS = 1 << 25
 _FIELDS_OVERHEAD = 200  # of a known document, in characters
-_MISSES = 32  # once one in so many documents was read, all are, where they fit: a twentieth of the time for each
+_MISSES = 64  # once one in so many documents was read, all are, where they fit
 
 
 class DocumentTable:

@@ -145,7 +145,8 @@ def check_sizes(
             "Use the encoder that the index was made with."
         )
     values = embeddings.sparse.values
-    if len(values) and not (0 < values.min() and values.max() <= MAX_WEIGHT):  # NaN is neither
+    is_fine = not len(values) or (0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)
+    if not is_fine:  # also where one is NaN
         embeddings.sparse.check_weights(name)
     if not needs_dense:
         return

@@ -24,6 +24,9 @@ place, name = sys.argv[1:3]
 main_thread = threading.main_thread().ident
 
 def watch():
+    module = "st_keytokens." + place.removesuffix(".py").replace("/", ".")
+    while module not in sys.modules:
+        time.sleep(0.01)
     while True:
         frame = sys._current_frames().get(main_thread)
         while frame is not None:
@@ -97,6 +100,7 @@ COMMANDS = {
     "analyze instructions": (["analyze", "instructions", "MODEL", "stars", "--instruction", "Find: "], ""),
     "info": (["info", "index"], ""),
 }
+RARE, SLOW = ("analyze alignment", "analyze spectrum", "analyze instructions"), pytest.mark.slow
 WORKS = {  # where each is when it does what it is for
     "tokens": ("encoder/encoder.py", "key_tokens"),
     "calibrate": ("calibration/calibration.py", "fit"),
@@ -115,7 +119,7 @@ WORKS = {  # where each is when it does what it is for
 
 
 class TestInterrupts:
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("command", [pytest.param(c, marks=SLOW if c in RARE else ()) for c in COMMANDS])
     def test_while_it_works(self, words_of, folder, command):
         process = start(*words_of(command), cwd=folder, at=WORKS[command])
         _, err = process.communicate(timeout=300)
