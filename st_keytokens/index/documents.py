@@ -241,6 +241,7 @@ class DocumentTable:
         unknown = [key for key in keys if key not in known]
         self._num_missed += len(unknown)
         if self._num_missed >= self._due and self._is_small(connection):
+            self._known, self._num_known_characters = {}, 0
             found = self._rows(connection, _SELECT)
         else:
             found = {key: known[key] for key in keys if key in known}

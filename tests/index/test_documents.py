@@ -43,7 +43,7 @@ def reads(index, numbers):
 def test_all_after_a_few(index):
     assert reads(index, range(10)) == 9
     assert reads(index, range(10)) == 0
-    assert reads(index, np.random.default_rng(0).permutation(COUNT)[:400].tolist()) <= COUNT // 64
+    assert reads(index, np.random.default_rng(0).permutation(COUNT)[:400].tolist()) <= 64
     assert reads(index, range(COUNT)) == 0
 
 
@@ -59,3 +59,15 @@ def test_later_changes(index):
     assert index.search(ROWS[7], mode="sparse") == [[]]
     assert [(hit.id, hit.text) for hit in index.search(ROWS[8], mode="sparse")[0]] == [("8", "other")]
     assert reads(index, range(9, COUNT)) == 0
+
+
+def test_again_after_many_were_added(index, monkeypatch):
+    monkeypatch.setattr(documents, "_MAX_KNOWN_CHARACTERS", COUNT * 700)  # less than all of them twice
+    reads(index, range(500))
+    for start in range(0, COUNT, 300):
+        numbers = range(start, start + 300)
+        index.delete(list(map(str, numbers)))
+        texts = [f"text {number} \u00e9 \ud800" for number in numbers]
+        index.add(list(map(str, numbers)), texts, embeddings=ROWS[start : start + 300], metadata=_metadata(numbers))
+        assert reads(index, numbers) <= 2 * 64
+    assert reads(index, range(COUNT)) == 0
