@@ -189,6 +189,8 @@ def main() -> None:
             part = run(Path(folder), arguments.quick)
         part["seconds"] = round(time.perf_counter() - start, 1)
         part["is_quick"] = arguments.quick
+        env = environment()
+        part["made"] = {name: env[name] for name in ("date", "commit", "load_average")}
         found[name] = part
         losses = part.get("losses", [])
         num_losses += len(losses)
@@ -196,7 +198,7 @@ def main() -> None:
         for loss in losses[:20]:
             print(f"  lost: {loss}", flush=True)
         if arguments.output:
-            results = {"env": environment(), "parts": found}
+            results = {"env": env, "parts": found}
             arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             arguments.output.with_suffix(".md").write_text(page(results), encoding="utf-8")
     sys.exit(1 if num_losses else 0)

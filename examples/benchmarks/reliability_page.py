@@ -51,10 +51,12 @@ def page(results: dict[str, Any]) -> str:
         lines += _costs(parts["costs"])
     if "filters" in parts:
         lines += _filters(parts["filters"])
+    made = {name: part.get("made", env) for name, part in parts.items()}
+    runs = ", ".join(f"{name} at {run['commit']} (load {run['load_average']})" for name, run in made.items())
     lines += [
         "",
-        f"Made {env['date']} at {env['commit']} by `examples/benchmarks/reliability.py` on {env['cores']} cores of "
-        f"{env['processor']}, beside other work (load {env['load_average']}). All figures: reliability.json.",
+        f"Made by `examples/benchmarks/reliability.py` on {env['cores']} cores of {env['processor']}, beside other work, "
+        f"up to {env['date']}: {runs}. All figures: reliability.json.",
     ]
     return "\n".join(lines) + "\n"
 

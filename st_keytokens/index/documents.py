@@ -162,7 +162,9 @@ PackedFields = tuple[str, str | None, str | None]
 
 _SELECT = "SELECT d.key, id, text, metadata FROM documents d LEFT JOIN texts t ON t.key = d.key"
 _CHUNK = 500  # parameters of one statement
-_MAX_KNOWN_CHARACTERS = 1 << 25
+_MAX_KNOWN_CHARACTERS = 1 << 22  # of the documents that are kept, where these are not all
+_MAX_CHARACTERS = 1 << 25  # of all documents, where all are kept
+_MAX_FILE = 1 << 24  # bytes of a database whose documents are all kept
 _FIELDS_OVERHEAD = 200  # of a known document, in characters
 _MISSES = 64  # once one in so many documents was read, all are, where they fit
 
@@ -170,8 +172,8 @@ _MISSES = 64  # once one in so many documents was read, all are, where they fit
 class DocumentTable:
     """The documents, and the last ones read: SQLite takes longer for ten than a search of some ten thousand rows.
 
-    A key is never given to another document, so what was read stays true. Where all documents fit into what is kept,
-    some 32 million characters, they are read at once as soon as a few have been.
+    A key is never given to another document, so what was read stays true. Where the database has less
+    than 16 MiB, all are read at once as soon as a few have been.
     """
 
     SCHEMA = (
@@ -183,6 +185,7 @@ class DocumentTable:
     def __init__(self) -> None:
         self._known: dict[int, PackedFields] = {}
         self._num_known_characters = self._num_missed = 0
+        self._most = _MAX_KNOWN_CHARACTERS
         self._due = _MISSES  # misses until it is asked whether all are to be read
 
     def keys(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -241,7 +244,7 @@ class DocumentTable:
         unknown = [key for key in keys if key not in known]
         self._num_missed += len(unknown)
         if self._num_missed >= self._due and self._is_small(connection):
-            self._known, self._num_known_characters = {}, 0
+            self._known, self._num_known_characters, self._most = {}, 0, _MAX_CHARACTERS
             found = self._rows(connection, _SELECT)
         else:
             found = {key: known[key] for key in keys if key in known}
@@ -254,14 +257,15 @@ class DocumentTable:
             raise ValueError(f"the index is damaged: its document {err} is missing. Restore it from a copy.") from err
 
     def _is_small(self, connection: sqlite3.Connection) -> bool:
-        """Whether enough was read one by one, and all documents fit into what is kept."""
+        """Whether enough was read one by one, and all documents may be kept."""
         ((next_key,),) = connection.execute("SELECT next_key FROM state")
         self._due = max(_MISSES, next_key // _MISSES)
         if self._num_missed < self._due:
             return False
         self._num_missed = 0
         ((num_pages,),), ((size,),) = connection.execute("PRAGMA page_count"), connection.execute("PRAGMA page_size")
-        return bool(num_pages * size + next_key * _FIELDS_OVERHEAD <= _MAX_KNOWN_CHARACTERS)
+        num_bytes = num_pages * size
+        return bool(num_bytes <= _MAX_FILE and num_bytes + next_key * _FIELDS_OVERHEAD <= _MAX_CHARACTERS)
 
     def _rows(
         self, connection: sqlite3.Connection, statement: str, keys: Sequence[int] = ()
@@ -278,8 +282,8 @@ class DocumentTable:
             num_characters += len(name) + len(text or "") + len(metadata or "")
             read[key] = name, text, metadata
         self._num_known_characters += num_characters + _FIELDS_OVERHEAD * len(read)
-        if self._num_known_characters > _MAX_KNOWN_CHARACTERS:
-            self._known, self._num_known_characters = {}, 0
+        if self._num_known_characters > self._most:
+            self._known, self._num_known_characters, self._most = {}, 0, _MAX_KNOWN_CHARACTERS
         else:
             self._known.update(read)
         return read

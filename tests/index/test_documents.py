@@ -48,7 +48,7 @@ def test_all_after_a_few(index):
 
 
 def test_only_what_is_asked_for_where_there_is_too_much(index, monkeypatch):
-    monkeypatch.setattr(documents, "_MAX_KNOWN_CHARACTERS", COUNT * 220)
+    monkeypatch.setattr(documents, "_MAX_CHARACTERS", COUNT * 220)
     assert reads(index, range(500)) > 490
 
 
@@ -62,7 +62,7 @@ def test_later_changes(index):
 
 
 def test_again_after_many_were_added(index, monkeypatch):
-    monkeypatch.setattr(documents, "_MAX_KNOWN_CHARACTERS", COUNT * 700)  # less than all of them twice
+    monkeypatch.setattr(documents, "_MAX_CHARACTERS", COUNT * 700)  # less than all of them twice
     reads(index, range(500))
     for start in range(0, COUNT, 300):
         numbers = range(start, start + 300)
