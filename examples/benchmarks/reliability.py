@@ -183,13 +183,12 @@ def main() -> None:
         found = json.loads(arguments.output.read_text())["parts"]
     num_losses = 0
     for name in arguments.only:
-        start = time.perf_counter()
+        start, env = time.perf_counter(), environment()
         with tempfile.TemporaryDirectory() as folder:
             run = partial(costs, num_adds=arguments.adds) if name == "costs" else PARTS[name]
             part = run(Path(folder), arguments.quick)
         part["seconds"] = round(time.perf_counter() - start, 1)
         part["is_quick"] = arguments.quick
-        env = environment()
         part["made"] = {name: env[name] for name in ("date", "commit", "load_average")}
         found[name] = part
         losses = part.get("losses", [])

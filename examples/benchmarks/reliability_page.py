@@ -45,7 +45,7 @@ def page(results: dict[str, Any]) -> str:
             "",
             "`other`, another answer than was written, is possible only where a file has no checksum: npy, Parquet, "
             "Arrow and FAISS files, which users bring; shards that are read without verifying them, or that "
-            "another writer left; arrays of an index before `verify()`; and settings that an earlier version wrote.",
+            "another writer left; arrays of an index before `verify()`; and settings as earlier versions wrote them.",
         ]
     if "costs" in parts:
         lines += _costs(parts["costs"])
@@ -55,8 +55,8 @@ def page(results: dict[str, Any]) -> str:
     runs = ", ".join(f"{name} at {run['commit']} (load {run['load_average']})" for name, run in made.items())
     lines += [
         "",
-        f"Made by `examples/benchmarks/reliability.py` on {env['cores']} cores of {env['processor']}, beside other work, "
-        f"up to {env['date']}: {runs}. All figures: reliability.json.",
+        f"Made by `examples/benchmarks/reliability.py` on {env['cores']} cores of {env['processor']}, beside other "
+        f"work, up to {env['date']}: {runs}. All figures: reliability.json.",
     ]
     return "\n".join(lines) + "\n"
 
