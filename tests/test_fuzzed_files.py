@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from fuzzed_files import fuzz, make_cases
+from fuzzed_files import FAISS, fuzz, make_cases
 
 needs_arrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs pyarrow")
 KINDS = [
@@ -22,7 +22,9 @@ KINDS = [
     "lm_head",
     "checkpoint",
     "retriever",
+    "old retriever",
 ]
+FAISS_KINDS = [f"faiss {factory}" for factory in FAISS]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,25 @@ def test_altered_files(cases, kind):
     outcome, faults = fuzz(cases[kind], seed=0, count=12)
     assert faults == []
     assert outcome["refused"] > 5
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="needs faiss-cpu")
+class TestFaiss:
+    """Each is read in a process of its own, which is what takes the time."""
+
+    @pytest.mark.parametrize("kind", FAISS_KINDS)
+    def test_some(self, cases, kind):
+        outcome, faults = fuzz(cases[kind], seed=0, count=5)
+        assert faults == []
+        assert outcome["refused"] > 0
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1800)
+    @pytest.mark.parametrize("kind", FAISS_KINDS)
+    def test_two_hundred(self, cases, kind):
+        outcome, faults = fuzz(cases[kind], seed=1, count=200)
+        assert faults == []
+        assert outcome["refused"] > 100
 
 
 @pytest.mark.slow

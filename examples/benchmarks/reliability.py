@@ -18,14 +18,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path += [str(TESTS), str(TESTS / "index")]
+sys.path += [str(TESTS), str(TESTS / "index"), str(TESTS / "bulk")]
 
+from conversion_interrupted import converted, fill_source, interrupted_conversion  # noqa: E402
 from environment import environment  # noqa: E402
 from fuzzed_files import fuzz, make_cases  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
@@ -35,8 +35,12 @@ from index_flips import flip_many  # noqa: E402
 from index_interrupted import CHANGES, fill_samples, interrupted  # noqa: E402
 from index_machine import IndexMachine  # noqa: E402
 from index_writers_killed import killed_writers  # noqa: E402
+from interrupter import evenly  # noqa: E402
 from reliability_costs import costs, filters  # noqa: E402
 from reliability_page import page  # noqa: E402
+from small_models import SENTENCES, build_sentence_transformer, save_language_model  # noqa: E402
+
+from st_keytokens import KeyTokenEncoder  # noqa: E402
 
 Found = dict[str, Any]
 
@@ -72,25 +76,43 @@ def writers(folder: Path, is_quick: bool) -> Found:
 
 
 def interrupts(folder: Path, is_quick: bool) -> Found:
-    """Every change interrupted at its audit events, and at lines of the package."""
+    """Every change interrupted at its audit events, each with two errors, and at lines of the package."""
     (folder / "samples").mkdir()
     samples = fill_samples(folder / "samples")
+    trials: dict[str, list[tuple[str, Callable[[Path, int | None], int | None]]]] = {
+        kind: [(change.__name__, partial(_interrupted, samples, kind, change)) for change in CHANGES]
+        for kind in ("audit", "lines")
+    }
+    if find_spec("pyarrow"):
+        encoder, source = _encoder(folder / "model"), fill_source(folder)
+        wanted = converted(encoder, source, folder / "wanted")
+        trials["audit"].append(("convert", partial(interrupted_conversion, encoder, source, wanted)))
     found: Found = {"trials": 0, "losses": []}
-    for kind, most in (("audit", 3 if is_quick else 10_000), ("lines", 3 if is_quick else 60)):
-        raised = trials = 0
-        for change in CHANGES:
-            count = interrupted(samples, folder / "whole", kind, change, None)
-            numbers = sorted(set(np.linspace(0, count - 1, min(most, count)).astype(int).tolist()))
-            for number in numbers:
-                part = folder / f"{kind}-{change.__name__}-{number}"
+    for kind, most, times in (("audit", 3 if is_quick else 10_000, 2), ("lines", 3 if is_quick else 60, 1)):
+        raised = count = 0
+        for name, trial in trials[kind]:
+            numbers = (1 if is_quick else times) * evenly(trial(folder / "whole", None), most)
+            for position, number in enumerate(numbers):
                 try:
-                    raised += interrupted(samples, part, kind, change, number) is None
+                    raised += trial(folder / f"{kind}-{name}-{position}", number) is None
                 except (AssertionError, ValueError, OSError) as err:
-                    found["losses"].append(f"{change.__name__} at {kind} {number}: {err!r:.200}")
-            trials += len(numbers)
-        found[kind] = {"trials": trials, "raised_to_the_caller": raised}
-        found["trials"] += trials
+                    found["losses"].append(f"{name} at {kind} {number}: {err!r:.200}")
+            count += len(numbers)
+        found[kind] = {"trials": count, "raised_to_the_caller": raised}
+        found["trials"] += count
     return found
+
+
+def _interrupted(samples: Path, kind: str, change: Any, folder: Path, number: int | None) -> int | None:
+    count: int | None = interrupted(samples, folder, kind, change, number)
+    return count
+
+
+def _encoder(folder: Path) -> KeyTokenEncoder:
+    save_language_model(folder, "llama")
+    encoder = KeyTokenEncoder(build_sentence_transformer(folder, "llama"), cache_size=0, max_active_dims=12)
+    encoder.calibrate(list(SENTENCES), show_progress_bar=False)
+    return encoder
 
 
 def flips(folder: Path, is_quick: bool) -> Found:
@@ -127,7 +149,8 @@ def files(folder: Path, is_quick: bool) -> Found:
     for name, case in make_cases(folder).items():
         sums: Counter[str] = Counter()
         for seed in range(1 if is_quick else 4):
-            outcome, faults = fuzz(case, seed, 3 if is_quick else 120)
+            count = 50 if name.startswith("faiss") else 120  # which is read in another process, 0.3 s each
+            outcome, faults = fuzz(case, seed, 3 if is_quick else count)
             sums.update(outcome)
             found["losses"] += [f"{name}: {fault}" for fault in faults]
         found["kinds"][name] = dict(sums)
@@ -160,12 +183,13 @@ def main() -> None:
         found = json.loads(arguments.output.read_text())["parts"]
     num_losses = 0
     for name in arguments.only:
-        start = time.perf_counter()
+        start, env = time.perf_counter(), environment()
         with tempfile.TemporaryDirectory() as folder:
             run = partial(costs, num_adds=arguments.adds) if name == "costs" else PARTS[name]
             part = run(Path(folder), arguments.quick)
         part["seconds"] = round(time.perf_counter() - start, 1)
         part["is_quick"] = arguments.quick
+        part["made"] = {name: env[name] for name in ("date", "commit", "load_average")}
         found[name] = part
         losses = part.get("losses", [])
         num_losses += len(losses)
@@ -173,7 +197,7 @@ def main() -> None:
         for loss in losses[:20]:
             print(f"  lost: {loss}", flush=True)
         if arguments.output:
-            results = {"env": environment(), "parts": found}
+            results = {"env": env, "parts": found}
             arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             arguments.output.with_suffix(".md").write_text(page(results), encoding="utf-8")
     sys.exit(1 if num_losses else 0)

@@ -5,7 +5,8 @@
 Synthetic data: 50,000 terms by a shifted Zipf law, 2,000 topics, at most 64 terms a document, lognormal weights times
 the square root of idf; queries of 16 terms, 10 from one document and 6 common ones. One thread. Every contender is
 asked every query, in an order that is drawn anew for each; bm25s cannot weight query terms, so it ranks differently on
-the same postings. No query is asked twice but where that is said, so the documents of its hits are read from disk.
+the same postings. No query is asked twice but where that is said: the documents of its hits are read from disk, until
+the index has read enough to read them all, as it does where its database has less than 16 MiB (the two small sizes).
 The index is opened with its defaults. 24 GB of memory are enough for a million documents.
 """
 

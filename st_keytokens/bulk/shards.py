@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from st_keytokens.shared.checks import checked_int
-from st_keytokens.shared.files import WriterLock, file_hash, is_path, read_json, write_atomically
+from st_keytokens.shared.files import WriterLock, file_hash, is_path, json_checksum, read_json, write_atomically
 from st_keytokens.shared.imports import imported
 from st_keytokens.sparse_embeddings import MAX_VOCAB_SIZE, SparseEmbeddings, boundaries
 
@@ -362,7 +361,7 @@ def _parsed(file: Path, content: dict[str, Any]) -> Manifest:
             raise _malformed(file, f"its {name} are {content[name]}, its shards' {getattr(manifest, name)}")
     if manifest.is_complete and manifest.position is not None:
         raise _malformed(file, f"it is complete, and to be read on from {manifest.position!r:.60}")
-    if "checksum" in content and content["checksum"] != _checksum(content):  # older ones have none
+    if "checksum" in content and content["checksum"] != json_checksum(content):  # older ones have none
         raise _malformed(file, "its checksum is another")
     return manifest
 
@@ -398,12 +397,6 @@ def _check_entries(file: Path, content: dict[str, Any], entries: Mapping[str, tu
 
 _LACKING = object()
 _LARGEST = {"vocab_size": MAX_VOCAB_SIZE, **dict.fromkeys(("rows", "terms", "bytes"), 2**63 - 1)}
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else that a manifest says."""
-    said = {name: value for name, value in content.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_batches(
@@ -509,7 +502,7 @@ def _collected(folder: Path, vocab_size: int, fingerprint: str, source: Mapping[
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     sums = {name: getattr(manifest, name) for name in _SUMS}
     content: dict[str, Any] = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **sums, **asdict(manifest)}
-    content["checksum"] = _checksum(json.loads(json.dumps(content)))
+    content["checksum"] = json_checksum(json.loads(json.dumps(content)))
     write_atomically(path / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
 
 

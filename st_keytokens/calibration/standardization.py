@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from st_keytokens.calibration import Calibration
+from st_keytokens.calibration.fitting import state_hash
 from st_keytokens.decoding.first_component import Correction
 from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.shared.files import read_tensors, write_atomically
@@ -16,6 +17,7 @@ from st_keytokens.shared.hashes import fingerprint
 
 SHRINKAGE = 2.0  # of the standard deviations, in units of their median: rare tokens' small ones are mostly noise
 STATISTICS_FILE = "logit_statistics.safetensors"
+_CHECKSUM = "checksum"  # in the file's metadata
 
 
 class LogitStatistics:
@@ -49,7 +51,8 @@ class LogitStatistics:
         """
         tensors = {f"{name}.{i}": tensor for name, pair in self._known.items() for i, tensor in enumerate(pair)}
         if tensors:
-            write_atomically(directory / STATISTICS_FILE, safetensors.torch.save(tensors))
+            content = safetensors.torch.save(tensors, {_CHECKSUM: state_hash(tensors, {})})
+            write_atomically(directory / STATISTICS_FILE, content)
 
     @classmethod
     def load(cls, directory: Path) -> LogitStatistics:
@@ -66,7 +69,11 @@ class LogitStatistics:
         """
         statistics = cls()
         if (directory / STATISTICS_FILE).exists():
-            tensors, _ = read_tensors(directory / STATISTICS_FILE)
+            tensors, metadata = read_tensors(directory / STATISTICS_FILE)
+            if metadata.get(_CHECKSUM, wanted := state_hash(tensors, {})) != wanted:  # earlier versions wrote none
+                raise ValueError(
+                    f"{directory / STATISTICS_FILE} must be as it was written, got it altered. Delete it."
+                )
             try:
                 names = {name.partition(".")[0] for name in tensors}
                 statistics._known = {name: (tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in names}

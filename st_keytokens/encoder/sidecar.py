@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, R
 from sentence_transformers.util import load_dir_path
 
 from st_keytokens.key_token_head import KeyTokenHead
-from st_keytokens.shared.files import read_json, write_atomically
+from st_keytokens.shared.files import json_checksum, read_json, write_atomically
 from st_keytokens.terms.weighting import METHODS, Weighting, check_method
 from st_keytokens.terms.words import Words
 
@@ -64,7 +63,7 @@ class Sidecar:
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("folder", "head")
         }
         settings = {"format": FORMAT, **kept}
-        content = json.dumps({**settings, "checksum": _checksum(settings)}, indent=2)
+        content = json.dumps({**settings, "checksum": json_checksum(settings)}, indent=2)
         write_atomically(self.folder / "encoder.json", content.encode())
 
     @classmethod
@@ -78,7 +77,8 @@ class Sidecar:
             settings = read_json(folder / "encoder.json")
             if type(settings["format"]) is not int or settings["format"] != FORMAT:
                 raise ValueError(f"its format is {settings['format']!r:.60}, not {FORMAT}")
-            if "checksum" in settings and settings["checksum"] != _checksum(settings):  # earlier versions wrote none
+            wanted = json_checksum(settings)
+            if settings.get("checksum", wanted) != wanted:  # earlier versions wrote none
                 raise ValueError("its encoder.json was altered")
             for name, kind in _TYPES.items():
                 if not isinstance(settings[name], kind):
@@ -134,12 +134,6 @@ _TYPES = {
     "weights_sample": list,
 }
 _SETTINGS = [field.name for field in fields(Sidecar) if field.name not in ("folder", "head")]
-
-
-def _checksum(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else that the folder's file says."""
-    kept = {name: value for name, value in settings.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def weighting_fields(weighting: Weighting) -> dict[str, Any]:

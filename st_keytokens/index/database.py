@@ -70,7 +70,7 @@ class Database:
         with _pools:
             if self._is_closed:
                 raise ValueError(f"{self._index} is closed. Open it again.")
-            self.directory.check()
+            self.directory.check_file() if transaction.is_reading else self.directory.check()
             if self._frozen is not None and self._frozen != self._state():
                 self._close_idle()
                 self._frozen = None
@@ -163,20 +163,22 @@ class Transaction:
         begin: The statement that begins the transaction.
 
     Attributes:
+        is_reading: Whether nothing is to be written.
         frozen: State of the file when it was found that nobody can be writing to it, None where somebody can.
     """
 
-    __slots__ = ("__weakref__", "_begin", "_database", "connection", "frozen")
+    __slots__ = ("__weakref__", "_begin", "_database", "connection", "frozen", "is_reading")
 
     def __init__(self, database: Database, begin: str = "BEGIN") -> None:
         self._database, self._begin = database, begin
+        self.is_reading = begin == "BEGIN"
         self.frozen: FileState | None = None
         self.connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> sqlite3.Connection:
         try:
             connection = self.connection = self._database._lent(self)
-            if self._begin == "BEGIN":
+            if self.is_reading:
                 connection.execute("BEGIN")
             else:
                 self._wait(connection)

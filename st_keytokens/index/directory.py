@@ -57,6 +57,7 @@ class IndexDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, path / DATABASE
+        self._path, self._file = str(self.path), str(self.file)  # for each search, which these are quicker for
         self._descriptors: list[int] = []  # of the directory
         self._files: list[int] = []  # of the database
         check_regular(self.file)
@@ -100,7 +101,7 @@ class IndexDirectory:
         return self._identity[2:]
 
     def _found(self) -> tuple[int, int, int, int]:
-        directory, file = os.stat(self.path), os.lstat(self.file)
+        directory, file = os.stat(self._path), os.lstat(self._file)
         return directory.st_dev, directory.st_ino, file.st_dev, file.st_ino
 
     def check(self) -> None:
@@ -109,10 +110,29 @@ class IndexDirectory:
         Raises:
             ValueError: If it leads elsewhere, or nowhere.
         """
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             if self._found() == self._identity:
                 return
-        raise ValueError(
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise self._replaced()
+
+    def check_file(self) -> None:
+        """:meth:`check` of the database alone, which is enough for reading, as its number is no other file's.
+
+        Raises:
+            ValueError: If the path leads elsewhere, or nowhere.
+        """
+        try:
+            file = os.lstat(self._file)
+            if (file.st_ino, file.st_dev) == (self._identity[3], self._identity[2]):
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise self._replaced()
+
+    def _replaced(self) -> ValueError:
+        return ValueError(
             f"path must lead to the index that was opened, but {self.path} was replaced, moved or removed since. "
             "Nothing was changed. Open the index again."
         )

@@ -162,14 +162,18 @@ PackedFields = tuple[str, str | None, str | None]
 
 _SELECT = "SELECT d.key, id, text, metadata FROM documents d LEFT JOIN texts t ON t.key = d.key"
 _CHUNK = 500  # parameters of one statement
-_MAX_KNOWN_CHARACTERS = 1 << 22
+_MAX_KNOWN_CHARACTERS = 1 << 22  # of the documents that are kept, where these are not all
+_MAX_CHARACTERS = 1 << 25  # of all documents, where all are kept
+_MAX_FILE = 1 << 24  # bytes of a database whose documents are all kept
 _FIELDS_OVERHEAD = 200  # of a known document, in characters
+_MISSES = 64  # once one in so many documents was read, all are, where they fit
 
 
 class DocumentTable:
     """The documents, and the last ones read: SQLite takes longer for ten than a search of some ten thousand rows.
 
-    A key is never given to another document, so what was read stays true.
+    A key is never given to another document, so what was read stays true. Where the database has less
+    than 16 MiB, all are read at once as soon as a few have been.
     """
 
     SCHEMA = (
@@ -180,7 +184,9 @@ class DocumentTable:
 
     def __init__(self) -> None:
         self._known: dict[int, PackedFields] = {}
-        self._num_known_characters = 0
+        self._num_known_characters = self._num_missed = 0
+        self._most = _MAX_KNOWN_CHARACTERS
+        self._due = _MISSES  # misses until it is asked whether all are to be read
 
     def keys(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
         """Keys of those ids that exist."""
@@ -235,33 +241,52 @@ class DocumentTable:
 
     def _read(self, connection: sqlite3.Connection, keys: Sequence[int]) -> list[PackedFields]:
         known = self._known
-        found = {key: known[key] for key in keys if key in known}
-        unknown = [key for key in keys if key not in found]
-        read: dict[int, PackedFields] = {}
-        for start in range(0, len(unknown), _CHUNK):
-            chunk = unknown[start : start + _CHUNK]
-            statement = f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})"
-            for key, name, text, metadata in connection.execute(statement, chunk):
-                try:
-                    read[key] = _unpacked(name), None if text is None else _unpacked(text), metadata
-                except (AttributeError, UnicodeDecodeError) as err:
-                    raise ValueError(f"the index is damaged: its document {key} cannot be read.") from err
-        self._remember(read)
-        found |= read
+        unknown = [key for key in keys if key not in known]
+        self._num_missed += len(unknown)
+        if self._num_missed >= self._due and self._is_small(connection):
+            self._known, self._num_known_characters, self._most = {}, 0, _MAX_CHARACTERS
+            found = self._rows(connection, _SELECT)
+        else:
+            found = {key: known[key] for key in keys if key in known}
+            for start in range(0, len(unknown), _CHUNK):
+                chunk = unknown[start : start + _CHUNK]
+                found |= self._rows(connection, f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})", chunk)
         try:
             return [found[key] for key in keys]
         except KeyError as err:
             raise ValueError(f"the index is damaged: its document {err} is missing. Restore it from a copy.") from err
 
-    def _remember(self, read: dict[int, PackedFields]) -> None:
-        self._num_known_characters += sum(
-            _FIELDS_OVERHEAD + len(name) + len(text or "") + len(metadata or "")
-            for name, text, metadata in read.values()
-        )
-        if self._num_known_characters > _MAX_KNOWN_CHARACTERS:
-            self._known, self._num_known_characters = {}, 0
+    def _is_small(self, connection: sqlite3.Connection) -> bool:
+        """Whether enough was read one by one, and all documents may be kept."""
+        ((next_key,),) = connection.execute("SELECT next_key FROM state")
+        self._due = max(_MISSES, next_key // _MISSES)
+        if self._num_missed < self._due:
+            return False
+        self._num_missed = 0
+        ((num_pages,),), ((size,),) = connection.execute("PRAGMA page_count"), connection.execute("PRAGMA page_size")
+        num_bytes = num_pages * size
+        return bool(num_bytes <= _MAX_FILE and num_bytes + next_key * _FIELDS_OVERHEAD <= _MAX_CHARACTERS)
+
+    def _rows(
+        self, connection: sqlite3.Connection, statement: str, keys: Sequence[int] = ()
+    ) -> dict[int, PackedFields]:
+        """The rows of a statement by key, which are remembered."""
+        read: dict[int, PackedFields] = {}
+        num_characters = 0
+        for key, packed_name, packed_text, metadata in connection.execute(statement, keys):
+            try:
+                name = packed_name.decode("utf-8", "surrogatepass")
+                text = None if packed_text is None else packed_text.decode("utf-8", "surrogatepass")
+            except (AttributeError, UnicodeDecodeError) as err:
+                raise ValueError(f"the index is damaged: its document {key} cannot be read.") from err
+            num_characters += len(name) + len(text or "") + len(metadata or "")
+            read[key] = name, text, metadata
+        self._num_known_characters += num_characters + _FIELDS_OVERHEAD * len(read)
+        if self._num_known_characters > self._most:
+            self._known, self._num_known_characters, self._most = {}, 0, _MAX_KNOWN_CHARACTERS
         else:
             self._known.update(read)
+        return read
 
     def all(self, connection: sqlite3.Connection) -> Iterator[tuple[int, Fields]]:
         """Key, and id, text and metadata, of every document in order of insertion."""

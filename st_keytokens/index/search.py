@@ -148,6 +148,8 @@ class SearchPlan:
             raise ValueError("queries must have dense rows for this mode, got none. Use mode='sparse'.")
         if weights is None and encoder is not None and (callable(self.fusion) or self.fusion in FUSIONS):
             weights = encoder.fusion_weights
+        if mode is self.mode and weights is self.weights:
+            return self  # which is a tenth of a search of a small index
         return replace(self, mode=mode, weights=weights)
 
     def fused(self, rankings: Mapping[str, Sequence[tuple[Any, float]]]) -> list[FusedHit[Any]]:

@@ -35,7 +35,7 @@ from st_keytokens.index.directory import (
 from st_keytokens.index.documents import DocumentTable
 from st_keytokens.index.segments import SEGMENT_FILES, Files, segment_files_of, sync_directory
 from st_keytokens.shared.checks import check_choice, checked_int
-from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
+from st_keytokens.sparse_embeddings import MAX_WEIGHT, HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,7 +144,10 @@ def check_sizes(
             f"{name} must have vocab_size {vocab_size}, as the index has, got {embeddings.sparse.vocab_size}. "
             "Use the encoder that the index was made with."
         )
-    embeddings.sparse.check_weights(name)
+    values = embeddings.sparse.values
+    is_fine = not len(values) or (0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)
+    if not is_fine:  # also where one is NaN
+        embeddings.sparse.check_weights(name)
     if not needs_dense:
         return
     found = 0 if embeddings.dense is None else embeddings.dense.shape[1]

@@ -32,7 +32,7 @@ from st_keytokens.retrieval.outside_ranking import OutsideHit, fuse_outside, joi
 from st_keytokens.retrieval.paired_embeddings import PairedEmbeddings
 from st_keytokens.retrieval.searching import RetrievedHit, SearchSettings, retrieved
 from st_keytokens.shared.checks import check_choice
-from st_keytokens.shared.files import read_json, write_atomically
+from st_keytokens.shared.files import json_checksum, read_json, write_atomically
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.words import WordVocabulary
 
@@ -333,9 +333,10 @@ class Retriever:
         Raises:
             OSError: If it cannot be written.
             TypeError: If the settings are no JSON.
-            ValueError: If the directory holds other files, but no index.
+            ValueError: If the directory holds other files, but no index, or the settings have the keys
+                ``retriever_format`` or ``checksum``.
         """
-        content = json.dumps(dict(settings or {}), indent=2).encode()
+        content = _sealed(settings or {})
         target = Path(os.path.abspath(path))
         len(self.index)  # refused where the index's own directory was replaced
         if target.exists() and target.samefile(self.index.path):
@@ -351,7 +352,8 @@ class Retriever:
 
         Raises:
             FileNotFoundError: If there are none.
-            ValueError: If they are damaged.
+            ValueError: If they are damaged, or not as they were written. Earlier versions wrote no checksum: theirs
+                are taken as they are.
         """
         file = Path(os.path.abspath(path), SETTINGS_FILE)
         finish_copy(file.parent)
@@ -359,9 +361,14 @@ class Retriever:
             raise FileNotFoundError(f"path must hold a persisted retriever, got {path} without {SETTINGS_FILE}.")
         check_regular(file)
         try:
-            return read_json(file)
+            settings = read_json(file)
         except ValueError as err:
             raise ValueError(f"{err} Persist the retriever again.") from err
+        if not _SEAL & settings.keys():
+            return settings
+        if settings.get("retriever_format") != _SETTINGS_FORMAT or settings.get("checksum") != json_checksum(settings):
+            raise ValueError(f"{file} must be as it was written, got it altered. Persist the retriever again.")
+        return {name: value for name, value in settings.items() if name not in _SEAL}
 
     @classmethod
     def open(cls, path: str | PathLike[str], encoder: KeyTokenEncoder | Any) -> tuple[Retriever, dict[str, Any]]:
@@ -751,6 +758,18 @@ class Retriever:
                 matches = []
             explained.append(replace(hit, matches=matches))
         return explained
+
+
+_SETTINGS_FORMAT = 2  # the first one had no checksum
+_SEAL = {"retriever_format", "checksum"}  # keys of the file that are no settings
+
+
+def _sealed(settings: Mapping[str, Any]) -> bytes:
+    """Settings as they are written: beside them, a format and a checksum, of which one at the least shows damage."""
+    if taken := sorted(_SEAL & settings.keys()):
+        raise ValueError(f"settings must have other keys than {taken[0]!r}, got it. The file has that itself.")
+    content: dict[str, Any] = {"retriever_format": _SETTINGS_FORMAT, **json.loads(json.dumps(dict(settings)))}
+    return json.dumps({**content, "checksum": json_checksum(content)}, indent=2).encode()
 
 
 def _mean(sparse: SparseEmbeddings) -> SparseEmbeddings:

@@ -10,6 +10,8 @@ import os
 import threading
 import tokenize
 import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,19 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If it holds anything else.
     """
     return parse_json(path.read_bytes(), path)
+
+
+def json_checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256, hexadecimal, of everything that a JSON object says but its ``checksum``.
+
+    Args:
+        content: As JSON gives it back: no tuples, no keys but strings.
+
+    >>> json_checksum({"a": [1]}) == json_checksum({"a": [1], "checksum": "of it"})
+    True
+    """
+    said = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def is_path(name: str) -> bool:
@@ -173,7 +188,7 @@ class WriterLock:
             if is_current:  # its last holder may have removed it meanwhile
                 break
             os.close(descriptor)
-        self._close = weakref.finalize(self, os.close, descriptor)
+        self._close = weakref.finalize(self, _let_go, descriptor)
         _held.add(self)
         _register_fork()
 
@@ -235,7 +250,10 @@ def _lock(descriptor: int) -> None:
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # of Windows
         except OSError as err:
-            raise BlockingIOError(err.errno, "another holds the lock") from err
+            if err.errno in (errno.EACCES, errno.EDEADLK):
+                raise BlockingIOError(err.errno, "another holds the lock") from err
+            if err.errno not in (*_NO_LOCKS, errno.EINVAL):
+                raise
         return
     import fcntl
 
@@ -244,3 +262,13 @@ def _lock(descriptor: int) -> None:
     except OSError as err:
         if err.errno not in _NO_LOCKS:
             raise
+
+
+def _let_go(descriptor: int) -> None:
+    """Unlock and close an open file; closing alone would let Windows unlock it when it likes."""
+    if os.name == "nt":
+        import msvcrt
+
+        with suppress(OSError):
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]  # of Windows
+    os.close(descriptor)

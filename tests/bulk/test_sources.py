@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -202,6 +203,75 @@ class TestFaiss:
         assert sorted(found) == list(range(base, base + 57))
         order = np.array(found) - base
         check_batches(source, list(map(str, found)), vectors[order], atol=atol)
+
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [
+            ("os.abort()", "ends FAISS by SIGABRT"),
+            ("os.kill(os.getpid(), signal.SIGSEGV)", "ends FAISS by SIGSEGV"),
+            ("os.write(2, b'free(): bad'); os._exit(7)", "ends FAISS by code 7: free(): bad"),
+            ("raise KeyError('k')", "got KeyError: 'k'"),
+            ("raise MemoryError('it asks for 9 TB')", "got an error: it asks for 9 TB"),
+            ("[0] * (1 << 40)", "got an error: "),
+        ],
+    )
+    @pytest.mark.skipif(sys.platform != "linux", reason="signals, limits")
+    def test_a_file_that_ends_faiss(self, tmp_path, vectors, monkeypatch, fault, said):
+        """The process that reads it is another one; this one has the documented error."""
+        (tmp_path / "faiss.py").write_text(
+            f"import os, signal\nIO_FLAG_MMAP = 0\ndef read_index(name, flags):\n    {fault}\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        np.save(tmp_path / "dense.npy", vectors)
+        with pytest.raises(ValueError, match=r"dense\.npy must be a FAISS index, .*\. Save it again\.$") as caught:
+            open_source(tmp_path / "dense.npy", kind="faiss")
+        assert said in str(caught.value)
+
+    def test_read_twice_at_once_and_not_to_the_end(self, faiss, tmp_path, vectors, monkeypatch):
+        index = faiss.index_factory(DIMENSION, "Flat")
+        index.add(vectors)
+        faiss.write_index(index, str(tmp_path / "dense.faiss"))
+        monkeypatch.chdir(tmp_path)
+        source = open_source("dense.faiss")
+        monkeypatch.chdir("/")
+        pairs = zip(source.batches(10), source.batches(10), strict=True)
+        one, other = next(pairs)
+        np.testing.assert_array_equal(one.embeddings, vectors[:10])
+        np.testing.assert_array_equal(other.embeddings, vectors[:10])
+        rest = [batch.embeddings for batch in source.batches(10, 50)]
+        np.testing.assert_array_equal(np.concatenate(rest), vectors[50:])
+
+    def test_another_file_meanwhile(self, faiss, tmp_path, vectors):
+        for count in (57, 30):
+            index = faiss.index_factory(DIMENSION, "Flat")
+            index.add(vectors[:count])
+            faiss.write_index(index, str(tmp_path / f"{count}.faiss"))
+        source = open_source(tmp_path / "57.faiss")
+        assert sum(len(batch.embeddings) for batch in source.batches(100)) == 57
+        (tmp_path / "30.faiss").replace(tmp_path / "57.faiss")
+        with pytest.raises(ValueError, match=r"57\.faiss must stay as it is while it is read, got another index"):
+            next(source.batches(100))
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+    def test_no_process_is_left(self, faiss, tmp_path, vectors):
+        index = faiss.index_factory(DIMENSION, "Flat")
+        index.add(vectors)
+        faiss.write_index(index, str(tmp_path / "dense.faiss"))
+
+        def children():
+            return {
+                pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+            }
+
+        before, source = children(), open_source(tmp_path / "dense.faiss")
+        assert len(children() - before) == 1
+        batches = source.batches(10)
+        next(batches)
+        batches.close()
+        assert children() == before
+        source = open_source(tmp_path / "dense.faiss")
+        del source
+        assert children() == before
 
     def test_what_is_no_index(self, faiss, tmp_path, vectors):
         (tmp_path / "a.faiss").write_bytes(b"nothing at all")

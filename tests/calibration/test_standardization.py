@@ -84,6 +84,26 @@ class TestSaveLoad:
         with pytest.raises(ValueError, match=r"must be a whole safetensors file"):
             LogitStatistics.load(tmp_path)
 
+    def test_flipped_bits(self, calibration, lm_head, tmp_path):
+        statistics = LogitStatistics()
+        get(statistics, calibration, lm_head)
+        statistics.save(tmp_path)
+        file, num_found = tmp_path / STATISTICS_FILE, 0
+        content = file.read_bytes()
+        for place in range(len(content)):
+            altered = bytearray(content)
+            altered[place] ^= 1 << place % 8
+            file.write_bytes(altered)
+            try:
+                loaded = LogitStatistics.load(tmp_path)
+            except ValueError as err:
+                assert str(err).endswith("Delete it.")
+                num_found += 1
+            else:
+                pairs = zip(get(loaded, calibration, lm_head), get(statistics, calibration, lm_head), strict=True)
+                assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+        assert num_found > 0.7 * len(content)
+
 
 class TestScaleAndOffset:
     def test_against_numpy(self):

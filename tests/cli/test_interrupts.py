@@ -18,9 +18,35 @@ from st_keytokens import HybridIndex
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 
 
-def start(*words, cwd):
+INTERRUPTS_ITSELF = """
+import os, signal, sys, threading, time
+place, name = sys.argv[1:3]
+main_thread = threading.main_thread().ident
+
+def watch():
+    module = "st_keytokens." + place.removesuffix(".py").replace("/", ".")
+    while module not in sys.modules:
+        time.sleep(0.01)
+    while True:
+        frame = sys._current_frames().get(main_thread)
+        while frame is not None:
+            code = frame.f_code
+            if f"/st_keytokens/{place}" in code.co_filename and code.co_name == name:
+                return os.kill(os.getpid(), signal.SIGINT)
+            frame = frame.f_back
+        time.sleep(0.001)
+
+threading.Thread(target=watch, daemon=True).start()
+sys.argv = ["st-keytokens", *sys.argv[3:]]
+from st_keytokens.cli import main
+sys.exit(main())
+"""
+
+
+def start(*words, cwd, at=()):
+    """Run a command; it interrupts itself, where that is given, once it is within a function of a module."""
     return subprocess.Popen(
-        [sys.executable, "-m", "st_keytokens.cli", *map(str, words)],
+        [sys.executable, *(["-c", INTERRUPTS_ITSELF, *at] if at else ["-m", "st_keytokens.cli"]), *map(str, words)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -29,6 +55,13 @@ def start(*words, cwd):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a runner in the background ignores it
     )
+
+
+@pytest.fixture
+def words_of(model, llama_folder):
+    """The words of a command."""
+    places = {"MODEL": model, "BACKBONE": llama_folder}
+    return lambda command: [places.get(word, word) for word in COMMANDS[command][0]]
 
 
 @pytest.fixture
@@ -61,37 +94,57 @@ COMMANDS = {
         ["evaluate", "collection", "--model", "MODEL", "--output", "r.json"],
         "; without --cache, the embeddings were not kept",
     ),
-    "analyze": (["analyze", "pair", "MODEL", "stars", "gas"], ""),
+    "analyze pair": (["analyze", "pair", "MODEL", "stars", "gas"], ""),
+    "analyze alignment": (["analyze", "alignment", "MODEL", "more.jsonl"], ""),
+    "analyze spectrum": (["analyze", "spectrum", "MODEL", "BACKBONE", "more.jsonl"], ""),
+    "analyze instructions": (["analyze", "instructions", "MODEL", "stars", "--instruction", "Find: "], ""),
     "info": (["info", "index"], ""),
+}
+RARE, SLOW = ("analyze alignment", "analyze spectrum", "analyze instructions"), pytest.mark.slow
+WORKS = {  # where each is when it does what it is for
+    "tokens": ("encoder/encoder.py", "key_tokens"),
+    "calibrate": ("calibration/calibration.py", "fit"),
+    "index": ("index/hybrid_index.py", "add"),
+    "add": ("index/hybrid_index.py", "add"),
+    "search": ("index/hybrid_index.py", "search"),
+    "explain": ("index/hybrid_index.py", "search"),
+    "sparsify": ("bulk/conversion.py", "convert"),
+    "evaluate": ("evaluation/encoded.py", "encode_collection"),
+    "analyze pair": ("analysis/pair.py", "explain_pair"),
+    "analyze alignment": ("analysis/alignment.py", "measure_alignment"),
+    "analyze spectrum": ("analysis/spectrum.py", "measure_variation"),
+    "analyze instructions": ("analysis/instructions.py", "compare_instructions"),
+    "info": ("index/hybrid_index.py", "__init__"),
 }
 
 
 class TestInterrupts:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_code_and_one_line(self, model, folder, command):
-        """Once while libraries are imported, and once later; what is done by then has ended as if there were none."""
-        words, advice = COMMANDS[command]
-        words = [model if word == "MODEL" else word for word in words]
-        for seconds in (0.5, 3.0):
-            process = start(*words, cwd=folder)
-            time.sleep(seconds)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=120)
-            if process.returncode == 0:
-                assert (seconds, "interrupted" in err) == (3.0, False)
-            else:
-                assert process.returncode == 130
-                assert err.splitlines()[-1] in ("st-keytokens: interrupted", f"st-keytokens: interrupted{advice}")
-                assert "Traceback" not in err and "Exception ignored" not in err
+    @pytest.mark.parametrize("command", [pytest.param(c, marks=SLOW if c in RARE else ()) for c in COMMANDS])
+    def test_while_it_works(self, words_of, folder, command):
+        process = start(*words_of(command), cwd=folder, at=WORKS[command])
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 130, err
+        assert err.splitlines()[-1] == f"st-keytokens: interrupted{COMMANDS[command][1]}"
+        assert "Traceback" not in err and "Exception ignored" not in err
         with HybridIndex(folder / "index", read_only=True) as opened:
             opened.verify()
             assert {document.id for document in opened.get(["s0", "s49"])} == {"s0", "s49"}
 
+    @pytest.mark.parametrize("command", ["tokens", pytest.param("index", marks=pytest.mark.slow)])
+    def test_while_libraries_are_imported(self, words_of, folder, command):
+        process = start(*words_of(command), cwd=folder)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 130
+        assert err.splitlines()[-1].startswith("st-keytokens: interrupted")
+        assert "Traceback" not in err and "Exception ignored" not in err
+
     @pytest.mark.slow
+    @pytest.mark.timeout(1800)
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_at_many_moments(self, model, folder, command):
-        words, _ = COMMANDS[command]
-        words = [model if word == "MODEL" else word for word in words]
+    def test_at_many_moments(self, words_of, folder, command):
+        words = words_of(command)
         for seconds in np.linspace(0.2, 6, 20):
             process = start(*words, cwd=folder)
             time.sleep(seconds)

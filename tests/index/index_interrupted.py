@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 from index_samples import hybrid_rows
+from interrupter import INTERRUPTER, evenly
 
-import st_keytokens.index
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.store import copy_index
 
-PACKAGE = str(Path(st_keytokens.index.__file__).parent)
-ERRORS = itertools.cycle([KeyboardInterrupt, SystemExit, RuntimeError])
 ROWS = hybrid_rows(8, np.random.default_rng(3))
-
-
-class Interrupter:
-    """Counts events, and raises once, at the one of a number. Its hook stays, as Python cannot remove one."""
-
-    def __init__(self):
-        self.left, self.count, self.is_on = None, 0, False
-        self.has_hook = False
-
-    def event(self):
-        if self.is_on:
-            self.count += 1
-            if self.left is not None and self.count > self.left:
-                self.is_on = False
-                raise next(ERRORS)("interrupted by the test")
-
-    def on_audit(self, name, arguments):
-        if self.is_on and name != "sys.settrace":
-            self.event()
-
-    def on_line(self, frame, kind, argument):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        self.event()  # calls, lines, returns and exceptions
-        return self.on_line
-
-    def run(self, kind, number, operation):
-        """Whether the operation was interrupted, and how many events there were."""
-        if kind == "audit" and not self.has_hook:
-            sys.addaudithook(self.on_audit)
-            self.has_hook = True
-        self.left, self.count = number, 0
-        previous = sys.gettrace()
-        gc.disable()
-        if kind == "lines":
-            sys.settrace(self.on_line)
-        self.is_on = True
-        try:
-            operation()
-        except BaseException as err:
-            if not any("interrupted by the test" in str(e) for e in (err, err.__cause__, err.__context__) if e):
-                raise
-            return True, self.count
-        finally:
-            self.is_on = False
-            sys.settrace(previous)
-            gc.enable()
-        return False, self.count
-
-
-INTERRUPTER = Interrupter()
 
 
 def content(index):
@@ -172,9 +115,9 @@ def interrupted(samples, folder, kind, change, number):
     return None if was_interrupted else count
 
 
-def interrupt_at(samples, tmp_path, kind, change, most):
-    """Interrupt a change at so many of its events, evenly chosen, or at all; how often it was."""
+def interrupt_at(samples, tmp_path, kind, change, most, times=1):
+    """Interrupt a change at so many of its events, evenly chosen, or at all, so many times; how often it was."""
     count = interrupted(samples, tmp_path / "whole", kind, change, None)
-    numbers = sorted(set(np.linspace(0, count - 1, min(most, count)).astype(int).tolist()))
+    numbers = times * evenly(count, most)
     results = [interrupted(samples, tmp_path / "part", kind, change, number) for number in numbers]
     return len(numbers), sum(result is None for result in results)

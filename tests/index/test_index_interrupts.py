@@ -31,10 +31,11 @@ def test_some_moments(samples, tmp_path, change):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most", "least"), [("audit", 10_000, 500), ("lines", 150, 1000)])
-def test_all_moments(samples, tmp_path, kind, most, least):
-    """Every audit event, and a hundred and fifty lines of each change."""
-    trials = [interrupt_at(samples, tmp_path, kind, change, most) for change in CHANGES]
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("kind", "most", "times", "least"), [("audit", 10_000, 2, 1000), ("lines", 150, 1, 1000)])
+def test_all_moments(samples, tmp_path, kind, most, times, least):
+    """Every audit event, twice with other errors, and a hundred and fifty lines of each change."""
+    trials = [interrupt_at(samples, tmp_path, kind, change, most, times) for change in CHANGES]
     num_trials, num_raised = (sum(column) for column in zip(*trials, strict=True))
     sys.stderr.write(f"\n{kind}: {num_trials} interrupts, {num_raised} seen by the caller\n")
     assert num_raised > num_trials * 0.8

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import random
 import re
 import threading
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -359,3 +361,60 @@ class TestPersisting:
         (tmp_path / "kept" / "retriever.json").write_text("{")
         with pytest.raises(ValueError, match=r"must be JSON, got an error: .* Persist the retriever again"):
             Retriever.open(tmp_path / "kept", encoder)
+
+    def test_settings_of_an_earlier_version(self, retriever, encoder, tmp_path):
+        retriever.persist(tmp_path / "kept")
+        (tmp_path / "kept" / "retriever.json").write_text('{"k": 2}')
+        opened, settings = Retriever.open(tmp_path / "kept", encoder)
+        with opened:
+            assert settings == {"k": 2}
+
+    @pytest.mark.parametrize("name", ["retriever_format", "checksum"])
+    def test_names_of_the_file(self, retriever, tmp_path, name):
+        with pytest.raises(ValueError, match=f"settings must have other keys than '{name}', got it"):
+            retriever.persist(tmp_path / "kept", {name: 1})
+        assert not (tmp_path / "kept").exists()
+
+    def test_every_bit_of_the_settings(self, retriever, tmp_path):
+        """One that is flipped is found, or changes nothing."""
+        kept = {"k": 2, "names": ["a", None], "weights": {"dense": 0.5}}
+        retriever.persist(tmp_path / "kept", kept)
+        file = tmp_path / "kept" / "retriever.json"
+        content, num_found = file.read_bytes(), 0
+        for place in range(8 * len(content)):
+            altered = bytearray(content)
+            altered[place // 8] ^= 1 << place % 8
+            file.write_bytes(altered)
+            try:
+                assert Retriever.read_settings(tmp_path / "kept") == kept
+            except ValueError as err:
+                assert str(err).endswith("Persist the retriever again.")
+                num_found += 1
+        assert num_found > 7 * len(content)
+
+    def test_bytes_of_the_encoder_beside_it(self, encoder, tmp_path):
+        """One that is flipped is found, or changes nothing: in the settings, the head, the calibration, statistics."""
+        kept = tmp_path / "kept"
+        with Retriever(encoder, kept) as retriever:
+            retriever.add(TEXTS, ids=IDS)
+            wanted = summary(retriever.search(QUERY))
+        encoder.save_sidecar(kept / "encoder" / "key_tokens")
+        model, chance, outcome = encoder.model, random.Random(0), Counter()
+        files = sorted(path for path in (kept / "encoder").rglob("*") if path.is_file())
+        assert {path.name for path in files} >= {"encoder.json", "config.json", "calibration.safetensors"}
+        for file in files:
+            content = file.read_bytes()
+            for _ in range(12):
+                altered = bytearray(content)
+                altered[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+                file.write_bytes(altered)
+                try:
+                    with Retriever(model, kept) as retriever:
+                        outcome["same"] += 1
+                        assert summary(retriever.search(QUERY)) == wanted
+                except ValueError:
+                    outcome["found"] += 1
+            file.write_bytes(content)
+        with Retriever(model, kept) as retriever:
+            assert summary(retriever.search(QUERY)) == wanted
+        assert outcome["found"] > 6 * len(files)

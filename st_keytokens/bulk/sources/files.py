@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import weakref
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from multiprocessing.spawn import get_executable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from st_keytokens.bulk.shards import arrow_errors, arrow_items, open_parquet
 from st_keytokens.bulk.sources.embedding_source import EmbeddingBatch
 from st_keytokens.shared.checks import checked_int
-from st_keytokens.shared.files import read_npy
+from st_keytokens.shared.files import parse_json, read_npy
 from st_keytokens.shared.imports import imported
 
 PARQUET, IPC = (".parquet",), (".arrow", ".feather", ".ipc")
@@ -229,92 +238,116 @@ class _IPCFile:
             return imported("pyarrow.ipc").open_file(imported("pyarrow").memory_map(str(self.path)))
 
 
-_LEAST_FAISS_BYTES = 33  # what any index begins with: its kind, dimension, numbers, whether trained, and metric
-
-
 class FaissSource:
-    """A saved FAISS index, memory-mapped where FAISS can do so.
+    """A saved FAISS index, memory-mapped where FAISS can do so, in another process, which damage may end.
 
     Vectors come out as the index holds them: those of a quantised one (PQ, SQ, PCA) are close to what went in. Ids are
     those of ``add_with_ids``, else numbers. An inverted file is read list by list.
     """
 
     def __init__(self, path: Path) -> None:
-        faiss = imported("faiss", "faiss-cpu")
+        if find_spec("faiss") is None:
+            imported("faiss", "faiss-cpu")
         self.name = str(path)
-        flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP)
-        if (size := os.path.getsize(path)) < _LEAST_FAISS_BYTES:  # FAISS itself would end the process
-            raise ValueError(f"{path} must be a FAISS index, got an error: it has {size} bytes. Save it again.")
-        try:
-            self._index: Any = faiss.read_index(self.name, flags)
-        except (RuntimeError, MemoryError) as err:
-            raise ValueError(f"{path} must be a FAISS index, got an error: {_first_line(err)}") from err
-        self._ids: NDArray[np.int64] | None = None
-        if hasattr(self._index, "id_map"):
-            self._ids = faiss.vector_to_array(self._index.id_map)
-            self._outer, self._index = self._index, faiss.downcast_index(self._index.index)
-        self._lists: Any = faiss.try_extract_index_ivf(self._index)
-        self.has_ids = self._ids is not None or self._lists is not None
-        self.rows: int = self._index.ntotal
-        self._check_counts(path)
-        self.identity: dict[str, Any] = {"kind": "faiss", "type": type(self._index).__name__, "rows": self.rows}
-        self._faiss = faiss
-
-    def _check_counts(self, path: Path) -> None:
-        """Refuse an index whose parts do not hold as many vectors as it says."""
-        held = {} if self._ids is None else {"ids": len(self._ids)}
-        if self._lists is not None:
-            lists = self._lists.invlists
-            held["vectors in its lists"] = sum(lists.list_size(number) for number in range(lists.nlist))
-        for name, count in held.items():
-            if count != self.rows:
-                raise ValueError(
-                    f"{path} is damaged: it must hold {self.rows} {name}, as it says, got {count}. Save it again."
-                )
+        self._path = os.path.abspath(path)
+        with open(self._path, "rb"):  # what cannot be read is an error of its own
+            pass
+        self._process: _FaissProcess | None = _FaissProcess(self._path, self.name)
+        self._described = self._process.description
+        self.rows: int = self._described["rows"]
+        self.has_ids: bool = self._described["has_ids"]
+        self.identity: dict[str, Any] = {"kind": "faiss", "type": self._described["type"], "rows": self.rows}
 
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
         row = row_of(position, self.rows)
-        parts = self._by_number(row, batch_size) if self._lists is None else self._by_list(row, batch_size)
-        for ids, rows in parts:
-            row += len(rows)
-            names = ids if self._ids is None else self._ids[ids]
-            yield EmbeddingBatch(list(map(str, names.tolist())) if self.has_ids else None, rows, row)
-
-    def _by_number(self, start: int, batch_size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        for first in range(start, self.rows, batch_size):
-            count = min(batch_size, self.rows - first)
-            try:
-                rows = self._index.reconstruct_n(first, count)
-            except RuntimeError as err:
-                raise ValueError(
-                    f"{self.name} must give its vectors back, but {type(self._index).__name__} cannot: "
-                    f"{_first_line(err)}"
-                ) from err
-            yield np.arange(first, first + count), rows
-
-    def _by_list(self, start: int, batch_size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        faiss, lists = self._faiss, self._lists.invlists
-        for number in range(lists.nlist):
-            size = lists.list_size(number)
-            first, start = min(start, size), max(0, start - size)
-            if first == size:
-                continue
-            ids = faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
-            for begin in range(first, size, batch_size):
-                rows = np.empty((min(batch_size, size - begin), self._lists.d), dtype=np.float32)
-                for i, row in enumerate(rows):
-                    self._lists.reconstruct_from_offset(number, begin + i, faiss.swig_ptr(row))
-                yield ids[begin : begin + len(rows)], self._original(rows)
-
-    def _original(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows as they were before a transform that the index begins with, as far as it can be reversed."""
-        if not hasattr(self._index, "reverse_chain"):
-            return rows
-        original = np.empty((len(rows), self._index.d), dtype=np.float32)
-        self._index.reverse_chain(len(rows), self._faiss.swig_ptr(rows), self._faiss.swig_ptr(original))
-        return original
+        process, self._process = self._process or _FaissProcess(self._path, self.name), None
+        try:
+            if process.description != self._described:
+                raise ValueError(f"{self.name} must stay as it is while it is read, got another index. Open it again.")
+            process.order({"row": row, "batch_size": batch_size})
+            while row < self.rows:
+                ids, rows = process.batch(min(batch_size, self.rows - row))
+                row += len(rows)
+                yield EmbeddingBatch(None if ids is None else list(map(str, ids.tolist())), rows, row)
+        finally:
+            process.end()
 
 
-def _first_line(err: RuntimeError | MemoryError) -> str:
-    return str(err).strip().partition("\n")[0]
+class _FaissProcess:
+    """A process that reads an index: some damaged files end a process within FAISS, which then is not this one."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self._name = name
+        self._errors: Any = TemporaryFile()  # closed by end()
+        self._process = subprocess.Popen(
+            [get_executable(), str(Path(__file__).with_name("faiss_process.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        self.end = weakref.finalize(self, _end, self._process, self._errors)
+        try:
+            paths = [part or os.getcwd() for part in sys.path if isinstance(part, str)]
+            self.order({"sys_path": paths, "path": path, "name": name})
+            self.description = self._answer()
+        except BaseException:
+            self.end()
+            raise
+
+    def order(self, what: dict[str, Any]) -> None:
+        """Sends an order; that the process is gone is told by its answer."""
+        stdin: Any = self._process.stdin
+        with suppress(BrokenPipeError):
+            stdin.write(json.dumps(what).encode() + b"\n")
+            stdin.flush()
+
+    def batch(self, most: int) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+        """The next rows, and their ids where there are any."""
+        size, dimension = self._answer()["rows"], self.description["dimension"]
+        if not 0 < size <= most:
+            raise self._refusal(f"{size} rows in place of {most}")
+        ids = np.frombuffer(self._bytes(8 * size), np.int64) if self.description["has_ids"] else None
+        return ids, np.frombuffer(self._bytes(4 * size * dimension), np.float32).reshape(size, dimension)
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._refusal(self._ending())
+        answer = parse_json(line, f"what FAISS said of {self._name}")
+        if "refusal" in answer:
+            raise ValueError(answer["refusal"])
+        if "fault" in answer:
+            raise self._refusal(answer["fault"])
+        return answer
+
+    def _bytes(self, count: int) -> bytearray:
+        content = bytearray(count)
+        if self._stdout.readinto(content) != count:
+            raise self._refusal(self._ending())
+        return content
+
+    @property
+    def _stdout(self) -> Any:
+        return self._process.stdout
+
+    def _ending(self) -> str:
+        """How the process ended, and what it said last."""
+        code = self._process.wait()
+        how = signal.Signals(-code).name if -code in set(signal.Signals) else f"code {code}"
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return f"one that ends FAISS by {how}" + (f": {said:.200}" if said else "")
+
+    def _refusal(self, got: str) -> ValueError:
+        return ValueError(f"{self._name} must be a FAISS index, got {got}. Save it again.")
+
+
+def _end(process: subprocess.Popen[bytes], errors: Any) -> None:
+    """Ends a process, whatever it is at, and closes all that leads to it."""
+    process.kill()
+    streams: list[Any] = [process.stdin, process.stdout, errors]
+    for stream in streams:
+        with suppress(OSError):
+            stream.close()
+    process.wait()
