@@ -124,7 +124,7 @@ def _where(models: dict[str, Any]) -> str:
     for name, model in models.items():
         env = model["env"]
         lines.append(
-            f"- {name}: {env['date']} at {env['commit']}, one core of {env['processor']} (load average "
+            f"- {name}: {env['date']} at commit {env['commit']}, one core of {env['processor']} (load average "
             f"{env['load_average']}), torch {env['versions']['torch']}; {model['clock_s'] / 60:.0f} minutes."
         )
     return "\n".join(lines)

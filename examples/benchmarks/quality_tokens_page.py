@@ -114,8 +114,8 @@ def made_again() -> list[str]:
         "python examples/benchmarks/quality_tokens_page.py",
         "```",
         "",
-        "The collections: [collections.md](../collections.md). Minutes are of the clock, on a machine that did other work too;",
-        "where none stand, they were not recorded.",
+        "The collections: [collections.md](../collections.md). Minutes are of the clock, beside other work. An",
+        "empty cell was not recorded.",
         "",
     ]
     rows = []
