@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -134,6 +135,25 @@ def test_snippets_print_what_the_page_says(page, server, tmp_path, monkeypatch):
     os.symlink(REPOSITORY / "examples", "examples")
     for printed, said in run(page):
         assert printed == said
+
+
+COMMANDS = [
+    (page.name, *block.split("\n", 1))
+    for page in pages()
+    for block in re.findall(
+        r"^```\n\$ (st-keytokens (?!.*MODEL).+?)^```$", page.read_text("utf-8").replace("\\\n", ""), re.M | re.S
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "command", "said"), COMMANDS, ids=[command[:40] for _, command, _ in COMMANDS])
+def test_commands_print_what_the_page_says(page, command, said, monkeypatch, capsys):
+    """From the beginning; a page may leave out the rest."""
+    from st_keytokens.cli import main
+
+    monkeypatch.chdir(REPOSITORY)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
