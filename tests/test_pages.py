@@ -163,6 +163,10 @@ def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
     assert printed == said
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_what_is_not_run_is_known():
     found = Counter(page.name for page in [README, *pages()] for snippet in snippets_of(page) if snippet.reason)
     assert found == NOT_RUN

@@ -129,9 +129,9 @@ def rounds(encoder: KeyTokenEncoder, texts: list[str], repeats: int) -> dict[str
         "both": lambda batch: encoder.encode(batch, batch_size=BATCH),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*parts, "decode")}
+    vectors = torch.from_numpy(encoder.embed(texts[:BATCH], batch_size=BATCH))
     for number in range(repeats + 1):
         batch = texts[number * BATCH : (number + 1) * BATCH]
-        vectors = torch.from_numpy(encoder.embed(batch, batch_size=BATCH))
         taken = {}
         for name in sorted(parts, reverse=bool(number % 2)):
             start = time.process_time()
