@@ -39,22 +39,36 @@ class Figure(NamedTuple):
 
 
 PUBLISHED = (
-    Figure("BM25, Anserini", "words", 0.6789, "castorini/anserini", "8403c48", f"{ANSERINI}.flat.md"),
+    Figure(
+        "BM25, Anserini",
+        "words",
+        0.6789,
+        "castorini/anserini",
+        "8403c4840fce43ca3ebec1e552ed1ae811d7ad8a",
+        f"{ANSERINI}.flat.md",
+    ),
     Figure(
         "SPLADE++ EnsembleDistil",
         "trained sparse",
         0.7036,
         "castorini/anserini",
-        "303a8b0",
+        "303a8b082acaa1b6211b940b5ba065278f29a9a8",
         f"{ANSERINI}.splade-pp-ed.onnx.md",
     ),
-    Figure("SPLADE-v3", "trained sparse", 0.7140, "castorini/anserini", "519687e", f"{ANSERINI}.splade-v3.onnx.md"),
+    Figure(
+        "SPLADE-v3",
+        "trained sparse",
+        0.7140,
+        "castorini/anserini",
+        "519687e9e6a5d2608c23cbe9e99bd6664bb32790",
+        f"{ANSERINI}.splade-v3.onnx.md",
+    ),
     Figure(
         "OpenSearch doc-v3-gte",
         "trained sparse, no forward pass for the query",
         0.72542,
         "embeddings-benchmark/results",
-        "5fcbf06",
+        "5fcbf06974c508e1381a72d64ddcf4947394b61e",
         "results/opensearch-project__opensearch-neural-sparse-encoding-doc-v3-gte/"
         "a8abaa916125ee512a7a8f4d706d07eb0128a8e6/SciFact.json",
     ),
@@ -63,7 +77,7 @@ PUBLISHED = (
         "dense",
         0.64366,
         "embeddings-benchmark/results",
-        "ca60899",
+        "ca60899015923f6be3a819d199a6f8414cd1f151",
         "results/BAAI__bge-m3/5617a9f61b028005a4858fdac845db406aefb181/SciFact.json",
     ),
     Figure(
@@ -71,7 +85,7 @@ PUBLISHED = (
         "dense",
         0.64508,
         "embeddings-benchmark/mtebpaper",
-        "28debbe",
+        "28debbe59f00719389cc2a42e630aa31ea8cdfee",
         "results/all-MiniLM-L6-v2/SciFact.json",
     ),
     Figure(
@@ -79,7 +93,7 @@ PUBLISHED = (
         "dense",
         0.7408,
         "castorini/anserini",
-        "227a4ae",
+        "227a4aedfeedefc12b02eb33cbff1e6e06d63c99",
         f"{ANSERINI}.bge-base-en-v1.5.flat.onnx.md",
     ),
     Figure(
@@ -87,7 +101,7 @@ PUBLISHED = (
         "dense",
         0.76776,
         "embeddings-benchmark/results",
-        "04771f2",
+        "04771f293d521ddf4e294eb37bb422819be18a79",
         "results/GritLM__GritLM-7B/13f00a0e36500c80ce12870ea513846a066004af/SciFact.json",
     ),
 )
