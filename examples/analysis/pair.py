@@ -25,7 +25,7 @@ from st_keytokens.shared.markdown import markdown_table
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
 from environment import RESULTS, made_again, write_results  # noqa: E402  # the folder is no package
-from quality import load  # noqa: E402
+from quality_tokens import load  # noqa: E402
 
 PAIRS = (
     (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.util import import_from_string, load_file_path
@@ -212,6 +213,7 @@ def open_embedder(
         Model and LM head; None for the LM head where it is the model's own, or no recipe and no backbone says.
 
     Raises:
+        OSError: If there is no such model, or a file of its weights is damaged.
         ValueError: See :func:`load_embedder`, as for all others.
     """
     name, arguments = str(name_or_path), dict(model_arguments or {})
@@ -262,6 +264,19 @@ def _model(
     arguments: dict[str, Any],
 ) -> tuple[SentenceTransformer, dict[str, str]]:
     """The model, and where each repository of its recipe is."""
+    try:
+        return _loaded(known, name, backbone, places, arguments)
+    except SafetensorError as err:
+        raise OSError(f"{name} must hold whole weights, got a damaged file: {err}. Download it again.") from err
+
+
+def _loaded(
+    known: EmbedderRecipe | None,
+    name: str,
+    backbone: Place | None,
+    places: Mapping[str, Place],
+    arguments: dict[str, Any],
+) -> tuple[SentenceTransformer, dict[str, str]]:
     if known is None:
         return load_saved(name, **arguments), {}
     if known.needs_remote_code and not arguments.get("trust_remote_code"):

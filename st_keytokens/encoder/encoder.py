@@ -83,8 +83,8 @@ class KeyTokenEncoder:
             (``st_keytokens.embedders.known_embedders``), such as ``"prompteol"`` for any causal language model.
         terms: What a term is: ``"words"``, ``"tokens"``, those of the model's tokenizer, or a
             :class:`~st_keytokens.terms.words.Words` of your own, such as one with stop words. None: as the
-            calibration has them, and without one words; tokens for ``method="nie2025"`` and where the model holds a
-            head.
+            calibration has them, and without one words; tokens for ``method="nie2025"``. A head in the model stays
+            over tokens; beside words the encoder has one of its own, with the same settings.
         language: Of the words' stemmer, one of Snowball's, such as ``"german"``, or ``"none"``: words as they are,
             in lower case. None: ``"english"``.
         calibration: First component, logit statistics and document frequencies, see :meth:`calibrate`.
@@ -186,20 +186,21 @@ class KeyTokenEncoder:
         **dims: int,
     ) -> None:
         check_method(method)
-        words = chosen_words(terms, language, head, calibration, method)
+        existing = find_head(model)
+        words = chosen_words(terms, language, existing if head is None else head, calibration, method)
         check_choice("query", query, QUERIES)
         self.model = model
         self.weighting = METHODS[method].weighting if weighting is None else weighting
         self.query: Query = query
         settings = {**without_none(backbone=backbone), **dims, **({"method": method} if METHODS[method].head else {})}
-        existing = find_head(model)
         if existing is not None:
             if extra := sorted({**without_none(head=head, calibration=calibration), **settings}):
                 raise ValueError(
                     f"model must not hold a KeyTokenHead where settings for one are given, got {', '.join(extra)}. "
                     "Change the head in the model, or remove it."
                 )
-            self.head = existing
+            existing.bind(model, needs_lm_head=False)
+            self.head = existing if words is None else existing.with_vocabulary(existing.token_vocabulary)
         else:
             if head is None:
                 lm_head = backbone
@@ -219,10 +220,8 @@ class KeyTokenEncoder:
         self.vocabulary: Vocabulary | WordVocabulary = self.head.bound_vocabulary
         if isinstance(self.vocabulary, Vocabulary):
             self.literal_terms: LiteralTokenizer | Words = LiteralTokenizer(model.tokenizer, self.vocabulary)
-            if words is not None and existing is None:
+            if words is not None:
                 self._use_words(words)
-            elif words is not None and (terms is not None or language is not None):
-                raise ValueError("terms must be 'tokens' where the model holds a KeyTokenHead, got words.")
         else:
             self.literal_terms = self.vocabulary.words
         self.forward_pass = ForwardPass(model, self.head)
@@ -234,7 +233,7 @@ class KeyTokenEncoder:
         self._outdated: Calibration | None = None  # the calibration, if the weights have changed since
         if calibration is not None:
             self.calibration = calibration
-        elif existing is None:
+        elif self.head is not existing:
             self._check_calibration(self.head.calibration)
 
     def _use_words(self, words: Words) -> None:
@@ -814,7 +813,7 @@ class KeyTokenEncoder:
         forward_pass = self.forward_pass
         if isinstance(forward_pass.before[0], FunctionEmbedder):
             return
-        is_plain = self.head not in list(self.model)
+        is_plain = find_head(self.model) is None
         model = self.model if is_plain else forward_pass.chain([*forward_pass.before, *forward_pass.after])
         model.save_pretrained(str(path))
 

@@ -31,7 +31,8 @@ class ForwardPass:
 
     Args:
         model: The SentenceTransformer.
-        head: A bound head, in the model or not; its place is right after pooling, whose vectors the LM head decodes.
+        head: A bound head, in the model or not. Its place is that of the model's head, or else right after pooling,
+            whose vectors the LM head decodes.
 
     Attributes:
         before: The modules up to pooling.
@@ -41,10 +42,10 @@ class ForwardPass:
     def __init__(self, model: SentenceTransformer, head: KeyTokenHead) -> None:
         self.model = model
         self.head = head
-        modules = list(model)
-        place = modules.index(head) if head in modules else head_place(modules)
+        modules, held = list(model), find_head(model)
+        place = head_place(modules) if held is None else modules.index(held)
         self.before = modules[:place]
-        self.after = [module for module in modules[place:] if module is not head]
+        self.after = [module for module in modules[place:] if module is not held]
         self._rows = head.bound_vocabulary.token_count
         self._unknown_token = make_usable(model, head.bound_vocabulary.token_count)
         self._to_pooled = model if place == len(modules) else self.chain(self.before)

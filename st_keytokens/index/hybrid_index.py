@@ -38,6 +38,7 @@ from st_keytokens.index.store import (
     given_settings,
     settled,
 )
+from st_keytokens.index.word_rarity import fit_query
 from st_keytokens.shared.checks import check_choice, checked_float
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.words import WordVocabulary
@@ -354,14 +355,38 @@ class HybridIndex:
             term_ids: The terms' ids; one that no document holds counts 0.
         """
         with self._store.read() as connection:
+            return self._current(connection).document_frequencies(term_ids, [0.0] * len(term_ids))
+
+    def fit_queries(self, encoder: Any, texts: Sequence[str], sparse: SparseEmbeddings) -> SparseEmbeddings:
+        """Queries' sparse vectors for this index; :meth:`search` and :meth:`explain` do it themselves for texts.
+
+        A word that is much more common here than in the texts that the encoder was calibrated on counts for less; one
+        that is at most twice as common counts as it did. Only where terms are words.
+
+        Args:
+            encoder: A ``KeyTokenEncoder``; any other changes nothing.
+            texts: The queries.
+            sparse: What the encoder gave for them, one row a query.
+
+        Returns:
+            The same rows with other weights.
+        """
+        if not isinstance(getattr(encoder, "vocabulary", None), WordVocabulary) or not len(sparse):
+            return sparse
+        if encoder.weighting.query_terms == "decoded":
+            return sparse
+        words = [np.unique(terms) for terms in encoder.literal_terms(list(texts))]
+        with self._store.read() as connection:
             snapshot = self._current(connection)
-            found = [0] * len(term_ids)
-            for number, segment in enumerate(snapshot.segments):
-                alive = snapshot.alive_in(number)
-                for place, term in enumerate(term_ids):
-                    rows = _rows_of_term(segment.postings, term)
-                    found[place] += len(rows) if alive is None else int(np.count_nonzero(alive[rows]))
-            return found
+            rows = [fit_query(snapshot, encoder, own, sparse[number]) for number, own in enumerate(words)]
+        return SparseEmbeddings.concatenate(rows)
+
+    def _embedded(self, name: str, queries: Any, *, is_hybrid: bool) -> HybridEmbeddings:
+        """Embeddings of queries, those of texts for this index."""
+        batch = embedded_queries(name, queries, self._checked_encoder, is_hybrid=is_hybrid)
+        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
+            return batch
+        return HybridEmbeddings(batch.dense, self.fit_queries(self.encoder, queries, batch.sparse))
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -432,7 +457,7 @@ class HybridIndex:
         is_single = isinstance(queries, str)
         texts: Any = [queries] if is_single else queries
         is_hybrid = plan.is_hybrid(self.embedding_dimension)
-        batch = embedded_queries("queries", texts, self._checked_encoder, is_hybrid=is_hybrid)
+        batch = self._embedded("queries", texts, is_hybrid=is_hybrid)
         results = self.ranked(batch, plan)
         return results[0] if is_single else results
 
@@ -480,7 +505,7 @@ class HybridIndex:
         """
         queries: Any = [query] if isinstance(query, str) else query
         is_hybrid = isinstance(hit, Hit) and hit.is_hybrid
-        batch = embedded_queries("query", queries, self._checked_encoder, is_hybrid=is_hybrid)
+        batch = self._embedded("query", queries, is_hybrid=is_hybrid)
         if len(batch) != 1:
             raise ValueError(f"query must be one query, got {len(batch)}.")
         names = checked_strings("hit", [hit.id if isinstance(hit, Hit) else hit])
@@ -638,15 +663,6 @@ class HybridIndex:
             if err.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG):
                 raise
             self._store.remove_made(num_made)  # the change itself needs no room
-
-
-def _rows_of_term(postings: Postings, term: int) -> NDArray[np.int64]:
-    position = int(np.searchsorted(postings.terms, term))
-    if position == len(postings.terms) or postings.terms[position] != term:
-        return np.empty(0, np.int64)
-    rows, weights = postings.of_term(position)
-    found: NDArray[np.int64] = rows[weights != 0]  # without the steps of wide gaps
-    return found
 
 
 def _close(store: Store | None, temporary: Path | None, owner: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot"]
 
+_MOST_COUNTED = 100_000  # document frequencies
 _LEAST_WORN = 1024  # dead rows, below which nothing is gained
 
 
@@ -136,6 +137,34 @@ class Snapshot:
         mask = np.ones(stop - start, np.bool_)
         mask[self.dead[first:last] - start] = False
         return mask
+
+    @cached_property
+    def _counted(self) -> dict[tuple[int, float], int]:
+        """Document frequencies that have been asked for."""
+        return {}
+
+    def document_frequencies(self, terms: Sequence[int], at_least: Sequence[float]) -> list[int]:
+        """In how many documents each term has at least some weight; remembered."""
+        if len(self._counted) > _MOST_COUNTED:
+            self._counted.clear()
+        found = []
+        for key in zip(terms, at_least, strict=True):
+            if key not in self._counted:
+                self._counted[key] = sum(self._count(number, *key) for number in range(len(self.segments)))
+            found.append(self._counted[key])
+        return found
+
+    def _count(self, number: int, term: int, at_least: float) -> int:
+        """In how many living documents of a segment a term has at least some weight."""
+        postings, alive = self.segments[number].postings, self.alive_in(number)
+        position = int(np.searchsorted(postings.terms, term))
+        if position == len(postings.terms) or postings.terms[position] != term:
+            return 0
+        rows, weights = postings.of_term(position)
+        is_counted = (weights > 0) & (weights >= at_least)  # the steps of wide gaps have a weight of 0
+        return int(
+            np.count_nonzero(is_counted if alive is None else is_counted & alive[np.minimum(rows, len(alive) - 1)])
+        )
 
     def tail(self, num_rows: int) -> range:
         """The last segments that so many new rows are written together with.

@@ -592,10 +592,9 @@ class Retriever:
         if self.encoder.needs_calibration:
             return HybridEmbeddings(None if dense is None else np.array([dense], np.float32), self._no_terms())
         if mode == "sparse" and not has_outside:
-            sparse = self.pair.sparse(names, "query")
-            if needs_known_word and not any(self._know(names)):
-                sparse = self._no_terms()
-            return HybridEmbeddings(None, _mean(sparse))
+            return HybridEmbeddings(
+                None, _mean(self._fitted(names, self.pair.sparse(names, "query"), needs_known_word))
+            )
         if has_outside or dense is not None or not names:
             parts = [self._beside_dense(text, dense, needs_known_word, shares_encoder) for text in names]
             sparse = _mean(SparseEmbeddings.concatenate(parts or [self._no_terms()]))
@@ -651,16 +650,17 @@ class Retriever:
             )
 
     def _check_encoder(self) -> None:
-        if self.encoder.fingerprint != self._fingerprint:
-            if self._is_waiting and not self.encoder.needs_calibration:  # elsewhere, meanwhile
-                with self._calibrating:
-                    if self._is_waiting:
-                        self._rebind()
+        if self.encoder.fingerprint == self._fingerprint:
+            return
+        with self._calibrating:  # another thread may be between the encoder's calibration and the new index
+            if self._is_waiting and not self.encoder.needs_calibration:  # calibrated elsewhere, meanwhile
+                self._rebind()
+            if self.encoder.fingerprint == self._fingerprint:
                 return
-            raise ValueError(
-                f"the encoder must have the fingerprint {self._fingerprint}, as when the retriever was made, got "
-                f"{self.encoder.fingerprint}. Calibrate and set it up first, and make the retriever afterwards."
-            )
+        raise ValueError(
+            f"the encoder must have the fingerprint {self._fingerprint}, as when the retriever was made, got "
+            f"{self.encoder.fingerprint}. Calibrate and set it up first, and make the retriever afterwards."
+        )
 
     def _mode(self, settings: SearchSettings, has_outside: bool) -> Mode:
         if has_outside:
@@ -678,18 +678,17 @@ class Retriever:
     def _embedded(self, queries: list[str], mode: Mode, needs_known_word: bool) -> HybridEmbeddings:
         """Queries as the mode needs them: nothing runs for a sparse search by lookup."""
         if mode == "sparse":
-            return HybridEmbeddings(
-                None, self._known_only(queries, self.pair.sparse(queries, "query"), needs_known_word)
-            )
+            return HybridEmbeddings(None, self._fitted(queries, self.pair.sparse(queries, "query"), needs_known_word))
         vectors = self.encoder.encode_query(queries, query="encode", is_hybrid=mode == "hybrid")
         if self.encoder.query == "lookup":
-            return HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
+            vectors = HybridEmbeddings(vectors.dense, self.pair.sparse(queries, "query"))
         if mode != "hybrid":
             return vectors
-        return HybridEmbeddings(vectors.dense, self._known_only(queries, vectors.sparse, needs_known_word))
+        return HybridEmbeddings(vectors.dense, self._fitted(queries, vectors.sparse, needs_known_word))
 
-    def _known_only(self, queries: list[str], sparse: SparseEmbeddings, needs_known_word: bool) -> SparseEmbeddings:
-        """Nothing for a query without a word that a document has, where that is wanted."""
+    def _fitted(self, queries: list[str], sparse: SparseEmbeddings, needs_known_word: bool) -> SparseEmbeddings:
+        """Queries as the index has their words, and nothing of a query without a known word, where that is wanted."""
+        sparse = self.index.fit_queries(self.encoder, queries, sparse)
         if not needs_known_word or all(known := self._know(queries)):
             return sparse
         none = self._no_terms()
@@ -701,9 +700,7 @@ class Retriever:
         is_decoded = encoder.query == "encode" and encoder.weighting.query_terms == "both"
         if not (is_decoded and isinstance(encoder.vocabulary, WordVocabulary)):
             return [True] * len(queries)
-        own = encoder.encode_query(queries, query="lookup").sparse
-        rows = [own.row(number)[0].tolist() for number in range(len(queries))]
-        return [any(self.index.document_frequencies(ids)) for ids in rows]
+        return [any(self.index.document_frequencies(row.tolist())) for row in encoder.literal_terms(queries)]
 
     def _beside_dense(
         self, query: str, dense: Sequence[float] | None, needs_known_word: bool, shares_encoder: bool
@@ -715,15 +712,17 @@ class Retriever:
         """
         encoder = self.encoder
         if encoder.query == "lookup" or encoder.weighting.query_terms != "both":
-            return self.pair.sparse([query], "query")
+            return self._fitted([query], self.pair.sparse([query], "query"), needs_known_word)
         sparse = None
         if dense is not None:
             sparse = self._decoded(query, dense)
         elif shares_encoder:
             sparse = self.pair.sparse([query], "query")
         if sparse is None:
-            return encoder.encode_query([query], query="lookup").sparse
-        return self._known_only([query], encoder.hybrid_query([query], sparse), needs_known_word)
+            sparse, needs_known_word = encoder.encode_query([query], query="lookup").sparse, False
+        else:
+            sparse = encoder.hybrid_query([query], sparse)
+        return self._fitted([query], sparse, needs_known_word)
 
     def _decoded(self, query: str, dense: Sequence[float]) -> SparseEmbeddings | None:
         """The sparse vector of a query whose dense one is known; None where that is not what is decoded."""

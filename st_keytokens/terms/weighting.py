@@ -140,6 +140,11 @@ class Weighting:
         if self.max_document_terms is not None:
             checked_int("max_document_terms", self.max_document_terms, minimum=1)
 
+    @property
+    def least_literal_weight(self) -> float:
+        """What a literal term that occurs once in the longest text weighs, in units of its idf."""
+        return (self.k1 + 1) / (1 + self.k1 * (1 - self.b + self.b * _LONGEST))
+
     def document(
         self, literal: Sequence[np.ndarray], decoded: SparseEmbeddings | None, vocab_size: int, corpus: Corpus
     ) -> SparseEmbeddings:

@@ -36,16 +36,48 @@ def encoder(embedder, sentences):
 class TestHeads:
     def test_a_head_in_the_model_is_used(self, embedder, sentences):
         embedder.append(KeyTokenHead.for_model(embedder, max_active_dims=5))
-        encoder = KeyTokenEncoder(embedder)
+        plain = SentenceTransformer(modules=list(embedder)[:2], device="cpu")
+        encoder = KeyTokenEncoder(embedder, terms="tokens")
         assert encoder.head is embedder[2]
         assert_same(
             encoder.encode(sentences),
-            KeyTokenEncoder(
-                SentenceTransformer(modules=list(embedder)[:2], device="cpu"), max_active_dims=5, terms="tokens"
-            ).encode(sentences),
+            KeyTokenEncoder(plain, max_active_dims=5, terms="tokens").encode(sentences),
         )
         with pytest.raises(ValueError, match=r"model must not hold a KeyTokenHead .* got head, max_active_dims"):
             KeyTokenEncoder(embedder, max_active_dims=3, head=KeyTokenHead())
+
+    def test_words_beside_a_head_in_the_model(self, embedder, sentences):
+        """The module stays over tokens, as it was; the encoder has its settings, and words for terms."""
+        plain = SentenceTransformer(modules=list(embedder)[:2], device="cpu")
+        embedder.append(KeyTokenHead.for_model(embedder, max_active_dims=5))
+        embedder.append(Normalize())
+        encoder = KeyTokenEncoder(embedder)
+        tokens = embedder.encode(sentences, output_value="key_token_ids")
+        assert encoder.vocabulary.vocab_size == 2**29
+        encoder.calibrate(sentences, show_progress_bar=False)
+        assert embedder[2].calibration is None
+        assert all(map(torch.equal, tokens, embedder.encode(sentences, output_value="key_token_ids")))
+        expected = KeyTokenEncoder(plain, max_active_dims=5)
+        expected.calibrate(sentences, show_progress_bar=False)
+        assert encoder.encode(sentences).sparse == expected.encode(sentences).sparse
+
+    def test_a_head_in_the_model_that_counts_tokens_keeps_them(self, embedder, sentences):
+        embedder.append(KeyTokenHead.for_model(embedder))
+        KeyTokenEncoder(embedder, terms="tokens").calibrate(sentences, show_progress_bar=False)
+        again = KeyTokenEncoder(embedder)
+        assert again.head is embedder[2]
+        assert again.vocabulary.vocab_size == 640
+
+    def test_a_model_saved_with_the_head_has_words(self, embedder, sentences, tmp_path):
+        embedder.append(KeyTokenHead.for_model(embedder))
+        embedder.save_pretrained(str(tmp_path / "headed"))
+        encoder = KeyTokenEncoder(tmp_path / "headed")
+        assert encoder.vocabulary.vocab_size == 2**29
+        encoder.calibrate(sentences, show_progress_bar=False)
+        encoder.save_pretrained(tmp_path / "saved")
+        loaded = KeyTokenEncoder(tmp_path / "saved")
+        assert loaded.fingerprint == encoder.fingerprint
+        assert_same(loaded.encode(sentences), encoder.encode(sentences))
 
     def test_a_head_of_ones_own(self, embedder, sentences):
         head = KeyTokenHead(correction="center", activation="log1p", max_active_dims=4, fold=False)

@@ -55,6 +55,37 @@ def check_routes(encoder, sentences, tmp_path):
         assert index.search(sentences[1], top_k=1, mode="sparse")[0].id == "1"
 
 
+class TestDamagedWeights:
+    """A download that broke midway, a shard that never came: the file, or the folder with what to do, is named."""
+
+    @pytest.fixture
+    def sharded(self, tmp_path):
+        build_llama().save_pretrained(tmp_path, max_shard_size="50KB")
+        build_byte_level_tokenizer().save_pretrained(tmp_path)
+        assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+        return tmp_path
+
+    @pytest.mark.parametrize("damage", ["half of it", "nothing of it", "another file", "one flipped length"])
+    def test_a_damaged_shard(self, sharded, damage):
+        shard = sorted(sharded.glob("model-*.safetensors"))[1]
+        content = shard.read_bytes()
+        broken = {
+            "half of it": content[: len(content) // 2],
+            "nothing of it": b"",
+            "another file": b"<html>502 Bad Gateway</html>",
+            "one flipped length": content[:7] + b"\xff" + content[8:],
+        }
+        shard.write_bytes(broken[damage])
+        with pytest.raises(OSError, match=r"must hold whole weights, got a damaged file: .*Download it again"):
+            KeyTokenEncoder(sharded, recipe="prompteol", model_arguments=CPU)
+
+    def test_a_missing_shard_is_named(self, sharded):
+        shard = sorted(sharded.glob("model-*.safetensors"))[1]
+        shard.unlink()
+        with pytest.raises(OSError, match=shard.name):
+            KeyTokenEncoder(sharded, recipe="prompteol", model_arguments=CPU)
+
+
 class TestVocabularies:
     def test_added_token_beyond_the_matrix(self, tmp_path, sentences):
         tokenizer = copy.deepcopy(build_byte_level_tokenizer())

@@ -83,7 +83,11 @@ class TestQueries:
         one, two = (encoder.encode_query(text, is_hybrid=mode == "hybrid") for text in TEXTS[:2])
         if mode == "hybrid":
             np.testing.assert_allclose(vectors.dense, (one.dense + two.dense) / 2, rtol=1e-4, atol=1e-5)
-        (first,), (second,) = one.sparse.to_dicts(), two.sparse.to_dicts()
+        one, two = (
+            retriever.index.fit_queries(encoder, [text], query.sparse)
+            for text, query in zip(TEXTS[:2], (one, two), strict=True)
+        )
+        (first,), (second,) = one.to_dicts(), two.to_dicts()
         expected = {term: (first.get(term, 0) + second.get(term, 0)) / 2 for term in first | second}
         assert vectors.sparse.to_dicts()[0] == pytest.approx(expected, rel=1e-4)
 
