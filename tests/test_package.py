@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,12 @@ class TestVersion:
 
     def test_of_the_citation(self):
         assert f"\nversion: {st_keytokens.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+    def test_of_the_changelog(self):
+        """What is not released stands first, then this version, whose date is that of the citation."""
+        sections = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+        (date,) = re.findall(r"^date-released: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+        assert sections[:2] == ["Unreleased", f"{st_keytokens.__version__} - {date}"]
 
 
 class TestNames:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import io
+import json
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -134,11 +137,34 @@ def test_snippets_print_what_the_page_says(page, server, tmp_path, monkeypatch):
         assert printed == said
 
 
+COMMANDS = [
+    (page.name, *block.split("\n", 1))
+    for page in pages()
+    for block in re.findall(
+        r"^```\n\$ (st-keytokens (?!.*MODEL).+?)^```$", page.read_text("utf-8").replace("\\\n", ""), re.M | re.S
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "command", "said"), COMMANDS, ids=[command[:40] for _, command, _ in COMMANDS])
+def test_commands_print_what_the_page_says(page, command, said, monkeypatch, capsys):
+    """From the beginning; a page may leave out the rest."""
+    from st_keytokens.cli import main
+
+    monkeypatch.chdir(REPOSITORY)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.startswith(said)
+
+
 def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(REPOSITORY / "examples", "examples")
     ((printed, said),) = run(README)
     assert printed == said
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_what_is_not_run_is_known():
@@ -244,9 +270,94 @@ def test_the_reference_has_every_public_name():
 
 def test_every_page_is_in_the_navigation():
     navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
-    listed = set(re.findall(r"[\w/-]+\.md", navigation)) - {"changelog.md"}
+    listed = set(re.findall(r"[\w/-]+\.md", navigation))
     there = {page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").rglob("*.md")}
-    assert listed == there
+    made = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "examples" / "notebooks").glob("*.ipynb")}
+    assert listed == there | made | {"changelog.md"}
+
+
+def test_a_notebook_as_a_page():
+    """With its text, its code, what that prints, and its pictures; docs/site_hooks.py makes it."""
+    pytest.importorskip("mkdocs")
+    hooks = load("docs/site_hooks.py")
+    path = REPOSITORY / "examples" / "notebooks" / "reading_an_embedding.ipynb"
+    page, pictures = hooks.notebook_page(path)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert page.startswith(
+        "# Reading an embedding\n\n*This page is a notebook: [reading_an_embedding.ipynb](../../examples/"
+    )
+    assert page.count("```python\n") == sum(cell["cell_type"] == "code" for cell in cells)
+    shown = [output for cell in cells for output in cell.get("outputs", [])]
+    assert page.count("```text\n") == sum(output["output_type"] == "stream" for output in shown)
+    assert (
+        len(pictures) == page.count("](reading_an_embedding-") == sum("image/png" in o.get("data", {}) for o in shown)
+    )
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
+    (view,) = ("".join(output["data"]["text/html"]) for output in shown if "text/html" in output.get("data", {}))
+    assert "\n\n" not in page[page.index("<div>\n<style>") : page.index("</div>", page.index("Key tokens of a pair"))]
+    assert view.split("\n")[0] in page
+
+
+def load(path):
+    """A script as a module."""
+    folder = (REPOSITORY / path).parent
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", REPOSITORY / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+RESULTS = REPOSITORY / "docs" / "results"
+MADE_AGAIN = sorted(page for page in RESULTS.glob("*.md") if "\n## Made again\n" in page.read_text(encoding="utf-8"))
+WITHOUT = {"reliability.md", "reproduction.md", "retrievers.md", "scale.md"}  # say it in other words
+
+
+def test_results_say_how_they_are_made_again():
+    assert {page.name for page in RESULTS.glob("*.md")} - {page.name for page in MADE_AGAIN} <= WITHOUT
+
+
+@pytest.mark.parametrize("page", MADE_AGAIN, ids=lambda page: page.name)
+def test_what_makes_a_page_again_is_there(page):
+    section = page.read_text(encoding="utf-8").split("\n## Made again\n")[1]
+    scripts = re.findall(r"examples/[\w/-]+\.py", section)
+    assert scripts or "st-keytokens evaluate" in section
+    assert [script for script in scripts if not (REPOSITORY / script).is_file()] == []
+    assert "commit" in section or page.name.startswith("quality-tokens-")  # these have it in the line before
+
+
+def test_pages_that_scripts_make_from_files_are_as_they_make_them():
+    for path in ("published_elsewhere", "published_models", "spectrum"):
+        text = (RESULTS / f"{path}.md").read_text(encoding="utf-8")
+        if path == "published_elsewhere":
+            made = load(f"examples/benchmarks/{path}.py").page()
+        elif path == "published_models":
+            results = json.loads((RESULTS / "published-models.json").read_text(encoding="utf-8"))
+            made = load(f"examples/benchmarks/{path}_page.py").page(results)
+        else:
+            results = json.loads((RESULTS / "spectrum.json").read_text(encoding="utf-8"))
+            script, ending = load("examples/analysis/spectrum_page.py"), load("examples/benchmarks/environment.py")
+            command = script.COMMAND.format(
+                results["collection"], results["tiny-embedder"]["texts"], results["aligned_texts"]
+            )
+            made = script.page(results, ending.made_again(command, results["env"]))
+        assert text == made, path
+
+
+def test_the_page_of_the_collections_has_their_checksums():
+    page = (REPOSITORY / "docs" / "collections.md").read_text(encoding="utf-8")
+    found = {(name, part): checksum for checksum, name, part in re.findall(r"^(\w{64})  (\S+) (\w+)$", page, re.M)}
+    script = load("examples/benchmarks/prepare_collections.py")
+    assert found == {
+        (name, part): checksum
+        for name, collection in script.COLLECTIONS.items()
+        for part, checksum in collection.checksums.items()
+    }
 
 
 LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")

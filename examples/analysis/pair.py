@@ -1,6 +1,6 @@
 """Pairs explained token by token, for the tiny embedder and, where it is installed, all-MiniLM-L6-v2.
 
-    python examples/analysis/pair.py [--data ../shared/data]
+    python examples/analysis/pair.py [--data DATA]
 
 Writes pair.json, pair.md, pair.svg, pair-embedders.svg and pair.html into docs/results. With --data, it also measures
 on sentence pairs of the STS benchmark how much of the cosine key tokens account for, beside as many random tokens.
@@ -24,7 +24,7 @@ from st_keytokens.shared.markdown import markdown_table
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
-from environment import RESULTS, write_results  # noqa: E402  # the folder is no package
+from environment import RESULTS, made_again, write_results  # noqa: E402  # the folder is no package
 from quality_tokens import load  # noqa: E402
 
 PAIRS = (
@@ -98,8 +98,8 @@ def page(comparisons: list, sparse: list, measured: dict[str, list[dict]], envir
         "are made orthonormal symmetrically (Löwdin), and a token accounts for the product of the two texts' "
         "coordinates. *Common part* is what a correction takes away before decoding (here the first component), "
         "*other directions* what no key token of the two texts points to. The parts of a line sum to its similarity "
-        "exactly. Six key tokens of each text. Calibrated on the first sentences of 1,000 arXiv abstracts. Made by "
-        "`examples/analysis/pair.py`; [pair.html](pair.html) is the view of the first pair.\n\n![The first "
+        "exactly. Six key tokens of each text. Calibrated on the first sentences of 1,000 arXiv abstracts. "
+        "[pair.html](pair.html) is the view of the first pair.\n\n![The first "
         "pair](pair.svg)\n\n![By embedder](pair-embedders.svg)\n"
     ]
     for comparison, scored in zip(comparisons, sparse, strict=True):
@@ -113,10 +113,7 @@ def page(comparisons: list, sparse: list, measured: dict[str, list[dict]], envir
         for name, rows in measured.items():
             head = [column.replace("_", " ") for column in rows[0]]
             blocks.append(f"### {name}\n\n{markdown_table(head, [list(row.values()) for row in rows])}")
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    blocks.append(
-        f"Measured {environment['date']} on {environment['processor']}, Python {environment['python']}, {versions}.\n"
-    )
+    blocks.append(made_again("python examples/analysis/pair.py --data DATA", environment))
     return "\n".join(blocks)
 
 

@@ -1,6 +1,6 @@
 """Key-token overlap beside dense cosine against human judgements of relatedness and similarity.
 
-    python examples/analysis/relatedness.py --data ../shared/data
+    python examples/analysis/relatedness.py --data DATA
 
 For the tiny embedder and, where it is installed, all-MiniLM-L6-v2. The judged pairs are read from --data and never
 copied. Writes relatedness.json, relatedness.md and relatedness.svg into docs/results.
@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pair import RESULTS, load_encoders, write_results
+from pair import RESULTS, load_encoders, made_again, write_results
 
 from st_keytokens.analysis.plots import plot_relatedness, save_figure
 from st_keytokens.analysis.relatedness import Relatedness, compare_with_judgements
@@ -91,15 +91,12 @@ def write(found: dict[str, Relatedness]) -> None:
         "decoded key tokens, up to 256 a text; *sparse cosine* the vectors that search uses, literal terms "
         "included; *literal Jaccard* the texts' own tokens alone, without a model. *pairs at 0* is the share of "
         "pairs for which a measure finds nothing in common. *raw*: decoded by the LM head as it is; *corrected*: "
-        "without the first component, standardised over the first sentences of 1,000 arXiv abstracts. Made by "
-        "`examples/analysis/relatedness.py`.\n\n![Correlations, corrected](relatedness.svg)\n"
+        "without the first component, standardised over the first sentences of 1,000 arXiv abstracts.\n\n"
+        "![Correlations, corrected](relatedness.svg)\n"
     ]
     blocks.append(findings({name: result.to_dict() for name, result in found.items()}))
     blocks += [f"## {name}\n\n{result.pairs:,} pairs.\n\n{result.table()}" for name, result in found.items()]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    blocks.append(
-        f"Measured {environment['date']} on {environment['processor']}, Python {environment['python']}, {versions}.\n"
-    )
+    blocks.append(made_again("python examples/analysis/relatedness.py --data DATA", environment))
     text = "\n".join(blocks)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
 

