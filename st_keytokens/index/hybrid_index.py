@@ -38,7 +38,7 @@ from st_keytokens.index.store import (
     given_settings,
     settled,
 )
-from st_keytokens.index.word_rarity import fit_query
+from st_keytokens.index.word_rarity import fit_queries, own_words
 from st_keytokens.shared.checks import check_choice, checked_float
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.words import WordVocabulary
@@ -371,22 +371,11 @@ class HybridIndex:
         Returns:
             The same rows with other weights.
         """
-        if not isinstance(getattr(encoder, "vocabulary", None), WordVocabulary) or not len(sparse):
+        words = own_words(encoder, texts)
+        if words is None:
             return sparse
-        if encoder.weighting.query_terms == "decoded":
-            return sparse
-        words = [np.unique(terms) for terms in encoder.literal_terms(list(texts))]
         with self._store.read() as connection:
-            snapshot = self._current(connection)
-            rows = [fit_query(snapshot, encoder, own, sparse[number]) for number, own in enumerate(words)]
-        return SparseEmbeddings.concatenate(rows)
-
-    def _embedded(self, name: str, queries: Any, *, is_hybrid: bool) -> HybridEmbeddings:
-        """Embeddings of queries, those of texts for this index."""
-        batch = embedded_queries(name, queries, self._checked_encoder, is_hybrid=is_hybrid)
-        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
-            return batch
-        return HybridEmbeddings(batch.dense, self.fit_queries(self.encoder, queries, batch.sparse))
+            return fit_queries(self._current(connection), encoder, words, sparse)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is formally a Sequence[str]
@@ -457,8 +446,8 @@ class HybridIndex:
         is_single = isinstance(queries, str)
         texts: Any = [queries] if is_single else queries
         is_hybrid = plan.is_hybrid(self.embedding_dimension)
-        batch = self._embedded("queries", texts, is_hybrid=is_hybrid)
-        results = self.ranked(batch, plan)
+        batch = embedded_queries("queries", texts, self._checked_encoder, is_hybrid=is_hybrid)
+        results = self._ranked(batch, plan, self._words(texts))
         return results[0] if is_single else results
 
     def ranked(self, queries: HybridEmbeddings, plan: SearchPlan) -> list[list[Hit]]:
@@ -474,8 +463,18 @@ class HybridIndex:
         Raises:
             ValueError: See :meth:`search`.
         """
+        return self._ranked(queries, plan, None)
+
+    def _words(self, queries: Any) -> list[list[int]] | None:
+        """The words of queries that are texts, where they are weighed by this index."""
+        is_given = isinstance(queries, (HybridEmbeddings, SparseEmbeddings))
+        return None if is_given else own_words(self.encoder, queries)
+
+    def _ranked(self, queries: HybridEmbeddings, plan: SearchPlan, words: list[list[int]] | None) -> list[list[Hit]]:
         with self._store.read() as connection:
             snapshot = self._current(connection)
+            if words is not None:
+                queries = HybridEmbeddings(queries.dense, fit_queries(snapshot, self.encoder, words, queries.sparse))
             vocab_size, dimension = snapshot.settings["vocab_size"], snapshot.settings["embedding_dimension"]
             plan = plan.settled(queries, vocab_size=vocab_size, embedding_dimension=dimension, encoder=self.encoder)
             mask = snapshot.alive
@@ -505,7 +504,7 @@ class HybridIndex:
         """
         queries: Any = [query] if isinstance(query, str) else query
         is_hybrid = isinstance(hit, Hit) and hit.is_hybrid
-        batch = self._embedded("query", queries, is_hybrid=is_hybrid)
+        batch = embedded_queries("query", queries, self._checked_encoder, is_hybrid=is_hybrid)
         if len(batch) != 1:
             raise ValueError(f"query must be one query, got {len(batch)}.")
         names = checked_strings("hit", [hit.id if isinstance(hit, Hit) else hit])
@@ -515,7 +514,10 @@ class HybridIndex:
             (key,) = self._store.documents.known_keys(connection, names).values()
             check_sizes("query", batch, snapshot.settings["vocab_size"], None, needs_dense=False)
             segment, row = snapshot.place(key)
-            matched = matched_terms(segment.postings, row, batch.sparse, strings)
+            words, sparse = self._words(queries), batch.sparse
+            if words is not None:
+                sparse = fit_queries(snapshot, self.encoder, words, sparse)
+            matched = matched_terms(segment.postings, row, sparse, strings)
             (document,) = self._store.documents.get(connection, [key])
         return self._as_written(matched, query if isinstance(query, str) else "", document[1] or "")
 

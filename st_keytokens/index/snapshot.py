@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot"]
 
-_MOST_COUNTED = 100_000  # document frequencies
+_MOST_WORDS = 100_000  # that are remembered
 _LEAST_WORN = 1024  # dead rows, below which nothing is gained
 
 
@@ -139,20 +139,23 @@ class Snapshot:
         return mask
 
     @cached_property
-    def _counted(self) -> dict[tuple[int, float], int]:
-        """Document frequencies that have been asked for."""
-        return {}
+    def _factors(self) -> dict[str, Any]:
+        """For which calibration factors of words are remembered, and those."""
+        return {"calibration": None, "factors": {}}
+
+    def word_factors(self, calibration: Any) -> dict[int, float]:
+        """What is remembered of words for a calibration, to be added to; see ``word_rarity``."""
+        if self._factors["calibration"] is not calibration or len(self._factors["factors"]) > _MOST_WORDS:
+            self._factors.update(calibration=calibration, factors={})
+        remembered: dict[int, float] = self._factors["factors"]
+        return remembered
 
     def document_frequencies(self, terms: Sequence[int], at_least: Sequence[float]) -> list[int]:
-        """In how many documents each term has at least some weight; remembered."""
-        if len(self._counted) > _MOST_COUNTED:
-            self._counted.clear()
-        found = []
-        for key in zip(terms, at_least, strict=True):
-            if key not in self._counted:
-                self._counted[key] = sum(self._count(number, *key) for number in range(len(self.segments)))
-            found.append(self._counted[key])
-        return found
+        """In how many documents each term has at least some weight."""
+        return [
+            sum(self._count(number, term, least) for number in range(len(self.segments)))
+            for term, least in zip(terms, at_least, strict=True)
+        ]
 
     def _count(self, number: int, term: int, at_least: float) -> int:
         """In how many living documents of a segment a term has at least some weight."""

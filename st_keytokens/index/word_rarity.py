@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_keytokens.terms.term_values import TermValues
+from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.words import WordVocabulary
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from st_keytokens.encoder.encoder import KeyTokenEncoder
     from st_keytokens.index.snapshot import Snapshot
-    from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 _CHANCE = np.log(2)  # a word that is twice as common as it was counted is left as it is
 _PRIOR = 10.0  # documents as the calibration knows them, which a small index counts beside its own
@@ -47,11 +47,27 @@ def rarity_factors(snapshot: Snapshot, encoder: KeyTokenEncoder, words: NDArray[
     return factors
 
 
-def fit_query(
-    snapshot: Snapshot, encoder: KeyTokenEncoder, words: NDArray[np.int64], query: SparseEmbeddings
+def own_words(encoder: Any, texts: Sequence[str]) -> list[list[int]] | None:
+    """Ids of the words of each query, once each; None where an index does not weigh them."""
+    vocabulary = getattr(encoder, "vocabulary", None)
+    if not isinstance(vocabulary, WordVocabulary) or encoder.weighting.query_terms == "decoded":
+        return None
+    return [list(set(terms.tolist())) for terms in encoder.literal_terms(list(texts))]
+
+
+def fit_queries(
+    snapshot: Snapshot, encoder: Any, words: Sequence[Sequence[int]], sparse: SparseEmbeddings
 ) -> SparseEmbeddings:
-    """One query's sparse vector, with the weights of its own words by :func:`rarity_factors`."""
-    factors = rarity_factors(snapshot, encoder, words)
-    if not (factors < 1).any():
-        return query
-    return query.with_values(query.values * TermValues(words, factors, 1.0)[query.indices])
+    """Queries' sparse vectors with the weights of their own words by :func:`rarity_factors`, which are remembered."""
+    known = snapshot.word_factors(encoder.calibration)
+    if unknown := sorted({word for own in words for word in own if word not in known}):
+        known.update(zip(unknown, rarity_factors(snapshot, encoder, np.array(unknown)).tolist(), strict=True))
+    if all(known[word] == 1 for own in words for word in own):
+        return sparse
+    rows = []
+    for number, own in enumerate(words):
+        terms, weights = sparse.row(number)
+        factors = {word: known[word] for word in own}
+        kept = np.array([factors.get(term, 1.0) for term in terms.tolist()], dtype=np.float32)
+        rows.append(sparse[number].with_values(weights * kept))
+    return SparseEmbeddings.concatenate(rows)
