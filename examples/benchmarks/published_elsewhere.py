@@ -17,7 +17,11 @@ from st_keytokens.shared.markdown import preformatted_table
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 GITHUB = "https://github.com"
 ANSERINI = "docs/regressions/regressions-beir-v1.0.0-scifact"
-MODELS = {"all-minilm-l6-v2": "all-MiniLM-L6-v2", "tiny-embedder": "the tiny embedder"}
+MODELS = {
+    "all-minilm-l6-v2": "all-MiniLM-L6-v2",
+    "smollm2-embedder": "the SmolLM2 embedder",
+    "tiny-embedder": "the tiny embedder",
+}
 METHODS = {  # what a row is called, and its kind
     "dense": ("{}", "dense"),
     "bm25-stemmed": ("BM25, bm25s", "words"),
