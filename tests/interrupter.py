@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import linecache
 import sys
 from pathlib import Path
 
@@ -35,9 +36,15 @@ class Interrupter:
             self.event()
 
     def on_line(self, frame, kind, argument):
+        """Calls, lines, returns and exceptions, but for lines that begin a ``with``.
+
+        Such a line comes again after its body, before ``__exit__`` is called. No signal is delivered between the two.
+        """
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        self.event()  # calls, lines, returns and exceptions
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if kind != "line" or not line.lstrip().startswith("with "):
+            self.event()
         return self.on_line
 
     def run(self, kind, number, operation):

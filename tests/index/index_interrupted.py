@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from index_samples import hybrid_rows
@@ -85,8 +86,9 @@ def interrupted(samples, folder, kind, change, number):
         before, before_copy = content(index), state(folder)
         names_before = {entry.name for entry in folder.iterdir()}
         was_interrupted, count = INTERRUPTER.run(kind, number, lambda: change(index, folder))
-        with HybridIndex(folder / "index", timeout=0) as other:
+        with HybridIndex(folder / "index", timeout=0) as other, ThreadPoolExecutor(1) as thread:
             other.delete(["nope"])  # the lock is free
+            assert thread.submit(len, index).result(timeout=60) == len(index)  # of threads, too
         middle = content(index)
         copy_index(samples / "index", folder / "untouched")
         copied = state(folder)
