@@ -7,10 +7,12 @@
 
 A run has quality, time to build, time of a query through the framework's own call, and time to open again. Every round
 asks all contenders the same query in turn, each time another one first; no query is asked twice, and each contender
-has an encoder, and so a cache, of its own. Builds are timed over the first documents, which every contender embeds
-itself; what is asked afterwards is made of all documents with vectors that were embedded once. ``features`` finds out
-what each can do by doing it (``retriever_probes.py``, ``retriever_kinds.py``). ``docs/results/retrievers.json`` keeps
-all runs, one for each embedder and collection, and ``retrievers_page.py`` makes the page.
+has an encoder, and so a cache, of its own. With ``--timed`` only the first queries are asked so, and the rest, for
+quality, of contenders that share an encoder and so a forward pass. Builds are timed over the first documents, which
+every contender embeds itself; what is asked afterwards is made of all documents with vectors that were embedded once.
+``features`` finds out what each can do by doing it (``retriever_probes.py``, ``retriever_kinds.py``).
+``docs/results/retrievers.json`` keeps all runs, one for each embedder and collection, and ``retrievers_page.py`` makes
+the page.
 
 Needs, beside the two adapters, llama-index-retrievers-bm25, langchain-classic, langchain-community, rank-bm25 and
 faiss-cpu.
@@ -58,7 +60,7 @@ PACKAGES = (
 )
 WARM_UP = 3
 OPENINGS = 7
-BUILT = 200  # documents of which builds are timed
+BUILT = 100  # documents of which builds are timed
 CALIBRATED = 300  # abstracts that the features' encoder learns from
 
 
@@ -109,7 +111,7 @@ def ask(
     """Milliseconds, (contenders, queries), and the first ten of each query."""
     times = np.zeros((len(sides), len(queries)))
     rankings: list[dict[str, list[str]]] = [{} for _ in sides]
-    for warm_up in range(WARM_UP):
+    for warm_up in range(WARM_UP if queries else 0):
         for side, retriever in zip(sides, retrievers, strict=True):
             side.search(retriever, f"warm-up question {warm_up}")
     for turn, (query_id, query) in enumerate(tqdm(queries.items(), desc="queries")):
@@ -141,19 +143,29 @@ def open_again(sides: list[Contender], retrievers: list[Any]) -> list[float | No
 
 
 def measure(
-    sides: list[Contender],
+    own: list[Contender],
+    shared: list[Contender],
     passages: list[Passage],
     vectors: np.ndarray,
     queries: dict[str, str],
     qrels: Any,
-    model: torch.nn.Module,
+    timed_queries: int,
 ) -> list[dict[str, Any]]:
-    """A row for each contender."""
-    rows = time_builds(sides, passages[:BUILT], model)
+    """A row for each contender: times of those with an encoder of their own; those that share one ask the rest."""
+    encoder = next(side.encoder for side in own if side.encoder is not None)
+    rows = time_builds(own, passages[:BUILT], encoder.model[0])
+    names = list(queries)
+    first, rest = names[:timed_queries], names[timed_queries:]
     with tempfile.TemporaryDirectory() as folder:
-        retrievers = whole(sides, passages, vectors, Path(folder))
-        times, rankings = ask(sides, retrievers, queries)
-        openings = open_again(sides, retrievers)
+        retrievers = whole(own, passages, vectors, Path(folder))
+        times, rankings = ask(own, retrievers, {name: queries[name] for name in first})
+        openings = open_again(own, retrievers)
+    if rest:
+        del retrievers
+        with tempfile.TemporaryDirectory() as folder:
+            retrievers = whole(shared, passages, vectors, Path(folder))
+            _, others = ask(shared, retrievers, {name: queries[name] for name in rest})
+        rankings = [{**ranking, **other} for ranking, other in zip(rankings, others, strict=True)]
     reference = [(row["framework"], row["name"]) for row in rows].index(REFERENCE)
     for number, row in enumerate(rows):
         values = measure_queries(qrels, rankings[number], {"nDCG@10": "nDCG@10"})["nDCG@10"]
@@ -192,8 +204,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     documents = [passage.text for passage in passages]
     vectors = embedded(first, collection.name, documents, options.cache)
     _, calibration_s, _ = timed(lambda: first.calibrate(documents, embeddings=vectors, show_progress_bar=False))
-    sides = contenders(lambda **how: KeyTokenEncoder(first.model, calibration=first.calibration, **how))
-    rows = measure(sides, passages, vectors, queries, qrels, first.model[0])
+    own = contenders(lambda **how: KeyTokenEncoder(first.model, calibration=first.calibration, **how))
+    one = {
+        query: KeyTokenEncoder(first.model, calibration=first.calibration, query=query)
+        for query in ("encode", "lookup")
+    }
+    shared = contenders(lambda query="encode": one[query])
+    timed_queries = len(queries) if options.timed is None else min(options.timed, len(queries))
+    rows = measure(own, shared, passages, vectors, queries, qrels, timed_queries)
     parameters = sum(parameter.numel() for parameter in first.model.parameters())
     return {
         "env": environment(),
@@ -203,6 +221,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "documents": len(passages),
         "queries": len(queries),
         "queries_of": len(collection.query_ids),
+        "timed_queries": timed_queries,
         "built_documents": min(BUILT, len(passages)),
         "threads": torch.get_num_threads(),
         "calibration_processor_s": round(calibration_s, 1),
@@ -256,6 +275,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents, as st-keytokens evaluate does")
     parser.add_argument("--documents", type=int, help="the first so many documents, for a trial")
     parser.add_argument("--queries", type=int, help="so many queries, the first by the SHA-256 of their ids")
+    parser.add_argument(
+        "--timed", type=int, help="of these, so many with an encoder for each contender, for the times"
+    )
     parser.add_argument("--name", default="retrievers", help="of the file in docs/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
