@@ -12,15 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import Stemmer
+from bm25s.stopwords import STOPWORDS_EN
 from langchain_classic.retrievers import EnsembleRetriever
 from langchain_core.documents import Document
 from langchain_keytokens import KeyTokensEmbeddings, KeyTokensHybridRetriever, KeyTokensRetriever
+from llama_index.core import VectorStoreIndex
+from llama_index.core.llms import MockLLM
+from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from llama_index.retrievers import keytokens
 from llama_index.retrievers.bm25 import BM25Retriever as LlamaIndexBM25
 
 from st_keytokens import KeyTokenEncoder
+from st_keytokens.retrieval import Retriever
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # langchain-community says that it is being sunset
@@ -58,6 +65,11 @@ class Passage:
     id: str
     text: str
     group: str = "a"
+    more: dict[str, Any] = field(default_factory=dict)  # metadata beside the group
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {"group": self.group, **self.more}
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Found:
     """A hit in the same words for both frameworks; ``details`` is what came with it besides text and score."""
 
     id: str
+    text: str
     group: str | None
     score: float | None
     details: dict[str, Any]
@@ -75,12 +88,22 @@ class Contender(ABC):
     """A way to make a retriever, and the calls of its framework."""
 
     name: str
-    make: Callable[..., Any]
+    make: Callable[..., Any]  # of passages
+    make_known: Callable[..., Any] | None = None  # of passages and their dense vectors; None: it knows no vectors
+    make_over: Callable[..., Any] | None = None  # of an index or a store of the framework, where it takes one
     encoder: KeyTokenEncoder | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # other than the defaults, for the probe that keeps them
     explaining: dict[str, Any] = field(default_factory=dict)  # what makes hits say why, where something does
     shares: Contender | None = None  # whose index is opened with this encoder, in place of one of its own
     framework = ""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith("KeyTokens")
+
+    def known(self, passages: Sequence[Passage], vectors: np.ndarray, k: int = 10) -> Any:
+        """A retriever over documents whose dense vectors are known."""
+        return self.make(passages, k=k) if self.make_known is None else self.make_known(passages, vectors, k)
 
     @abstractmethod
     def search(self, retriever: Any, query: str) -> list[Found]: ...
@@ -106,8 +129,7 @@ class Contender(ABC):
     @contextmanager
     def held(self, retriever: Any, hold: Callable[[], None]) -> Iterator[None]:
         """Calls a function in the middle of every search: in each forward pass, and wherever words are made."""
-        sides = retriever.retrievers if isinstance(retriever, EnsembleRetriever) else [retriever]
-        for side in sides:
+        for side in sides_of(retriever):
             if isinstance(side, LangChainBM25):
                 words = side.preprocess_func
                 side.preprocess_func = lambda text, words=words: (hold(), words(text))[1]
@@ -119,6 +141,13 @@ class Contender(ABC):
         yield
         for handle in handles:
             handle.remove()
+
+
+def sides_of(retriever: Any) -> list[Any]:
+    """The retrievers that one of the frameworks fuses; the retriever itself where it fuses none."""
+    if isinstance(retriever, EnsembleRetriever):
+        return list(retriever.retrievers)
+    return list(retriever._retrievers) if isinstance(retriever, QueryFusionRetriever) else [retriever]
 
 
 class _HeldStemmer:
@@ -183,22 +212,28 @@ class LlamaIndex(Contender):
 
 
 def as_documents(passages: Sequence[Passage]) -> list[Document]:
-    return [Document(id=p.id, page_content=p.text, metadata={"group": p.group}) for p in passages]
+    return [Document(id=p.id, page_content=p.text, metadata=p.metadata) for p in passages]
 
 
-def as_nodes(passages: Sequence[Passage]) -> list[TextNode]:
+def as_nodes(passages: Sequence[Passage], vectors: np.ndarray | None = None) -> list[TextNode]:
+    rows = [None] * len(passages) if vectors is None else vectors.tolist()
     return [
-        TextNode(id_=p.id, text=p.text, metadata={"group": p.group}, excluded_embed_metadata_keys=["group"])
-        for p in passages
+        TextNode(id_=p.id, text=p.text, metadata=p.metadata, embedding=row, excluded_embed_metadata_keys=[*p.metadata])
+        for p, row in zip(passages, rows, strict=True)
     ]
 
 
 def _documents(documents: Sequence[Document]) -> list[Found]:
-    return [Found(d.id, d.metadata.get("group"), d.metadata.get("score"), dict(d.metadata)) for d in documents]
+    return [
+        Found(d.id, d.page_content, d.metadata.get("group"), d.metadata.get("score"), dict(d.metadata))
+        for d in documents
+    ]
 
 
 def _nodes(hits: Sequence[Any]) -> list[Found]:
-    return [Found(h.node.node_id, h.node.metadata.get("group"), h.score, dict(vars(h))) for h in hits]
+    return [
+        Found(h.node.node_id, h.node.get_content(), h.node.metadata.get("group"), h.score, dict(vars(h))) for h in hits
+    ]
 
 
 def lower_cased_words(text: str) -> list[str]:
@@ -206,16 +241,45 @@ def lower_cased_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+STEMMER = Stemmer.Stemmer("english")
+
+
+def stemmed_words(text: str) -> list[str]:
+    """What LlamaIndex's BM25Retriever does by itself: stop words left out, the others stemmed."""
+    return STEMMER.stemWords([word for word in lower_cased_words(text) if word not in STOPWORDS_EN])
+
+
 def _langchain_bm25(passages: Sequence[Passage], k: int = 10, **settings: Any) -> LangChainBM25:
     return LangChainBM25.from_documents(as_documents(passages), k=k, **settings)
 
 
-def _ensemble(encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10) -> EnsembleRetriever:
+def _ensemble(
+    encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10, vectors: np.ndarray | None = None, **given: Any
+) -> EnsembleRetriever:
     """BM25 and dense, each as deep as ours; it returns all that both found, whatever ``k``."""
-    depth = min(DEPTH, len(passages))
-    store = FAISS.from_documents(as_documents(passages), KeyTokensEmbeddings(encoder), normalize_L2=True)
-    words = _langchain_bm25(passages, depth, preprocess_func=lower_cased_words)
-    return EnsembleRetriever(retrievers=[words, store.as_retriever(search_kwargs={"k": depth})], weights=[0.5, 0.5])
+    depth, documents = min(DEPTH, len(passages)), as_documents(passages)
+    embeddings = KeyTokensEmbeddings(encoder)
+    if vectors is None:
+        store = FAISS.from_documents(documents, embeddings, normalize_L2=True)
+    else:
+        pairs = list(zip((d.page_content for d in documents), vectors.tolist(), strict=True))
+        metadatas, ids = [d.metadata for d in documents], [d.id for d in documents]
+        store = FAISS.from_embeddings(pairs, embeddings, metadatas=metadatas, ids=ids, normalize_L2=True)
+    words = _langchain_bm25(passages, depth, preprocess_func=stemmed_words, **given)
+    dense = store.as_retriever(search_kwargs={"k": depth, **given})
+    return EnsembleRetriever(retrievers=[words, dense], weights=[0.5, 0.5])
+
+
+def _llama_index_bm25(passages: Sequence[Passage], k: int = 10, **settings: Any) -> LlamaIndexBM25:
+    return LlamaIndexBM25.from_defaults(nodes=as_nodes(passages), similarity_top_k=k, **settings)
+
+
+def _query_fusion(index: VectorStoreIndex, k: int = 10, depth: int = DEPTH, **given: Any) -> QueryFusionRetriever:
+    """BM25 and dense of one index, joined by their scores, without questions that a language model makes up."""
+    dense = index.as_retriever(similarity_top_k=depth, **given)
+    words = LlamaIndexBM25.from_defaults(index=index, similarity_top_k=depth, **given)
+    how = {"mode": "relative_score", "num_queries": 1, "use_async": False, "llm": MockLLM()}
+    return QueryFusionRetriever([words, dense], similarity_top_k=k, **how)
 
 
 def contenders(new_encoder: Callable[..., KeyTokenEncoder]) -> list[Contender]:
@@ -223,50 +287,88 @@ def contenders(new_encoder: Callable[..., KeyTokenEncoder]) -> list[Contender]:
     made: list[Contender] = []
 
     def ours(
-        side: type[Contender], name: str, kind: type, settings: dict[str, Any], explaining: dict[str, Any]
+        side: type[Contender],
+        name: str,
+        kind: type,
+        settings: dict[str, Any],
+        explaining: dict[str, Any],
+        *,
+        has_lookup: bool = False,
     ) -> None:
         def make(encoder: KeyTokenEncoder, passages: Sequence[Passage], k: int = 10, **given: Any) -> Any:
             if side is LangChain:
                 return kind.from_documents(as_documents(passages), encoder, k=k, score_key="score", **given)
             return kind(encoder, as_nodes(passages), similarity_top_k=k, **given)
 
-        for query, label in (("encode", name), ("lookup", f"{name}, lookup")):
+        def make_known(encoder: KeyTokenEncoder, passages: Sequence[Passage], vectors: np.ndarray, k: int) -> Any:
+            if side is LlamaIndex:
+                return kind(encoder, as_nodes(passages, vectors), similarity_top_k=k)
+            inner = Retriever(encoder, has_dense=kind is KeyTokensHybridRetriever)
+            texts, ids = [p.text for p in passages], [p.id for p in passages]
+            inner.add(texts, ids=ids, metadata=[p.metadata for p in passages], embeddings=vectors)
+            return kind(retriever=inner, k=k, score_key="score")
+
+        def make_over(encoder: KeyTokenEncoder, source: Any, k: int = 10) -> Any:
+            if side is LlamaIndex:
+                return kind.from_defaults(index=source, encoder=encoder, similarity_top_k=k)
+            if kind is KeyTokensRetriever:
+                raise Missing("a sparse retriever takes no vector store")
+            return kind.from_vectorstore(source, encoder, k=k, score_key="score")
+
+        for query, label in [("encode", name)] + [("lookup", f"{name}, lookup")] * has_lookup:
             encoder = new_encoder(query=query)
+            known, over = partial(make_known, encoder), partial(make_over, encoder)
             shares = made[-1] if query == "lookup" else None
-            made.append(side(label, partial(make, encoder), encoder, settings, explaining, shares))
+            made.append(side(label, partial(make, encoder), known, over, encoder, settings, explaining, shares))
 
     sparse, hybrid = "KeyTokensRetriever", "KeyTokensHybridRetriever"
     weights = {"weights": {"dense": 1.0, "sparse": 2.0}}
     group = {"filter": {"group": "a"}}
-    ours(LangChain, sparse, KeyTokensRetriever, group, {"matches_key": "matches"})
+    ours(LangChain, sparse, KeyTokensRetriever, group, {"matches_key": "matches"}, has_lookup=True)
     ours(LangChain, hybrid, KeyTokensHybridRetriever, {**group, **weights}, {"matches_key": "matches"})
     group = {"filters": MetadataFilters(filters=[MetadataFilter(key="group", value="a")])}
-    ours(LlamaIndex, sparse, keytokens.KeyTokensRetriever, group, {"explain": True})
+    ours(LlamaIndex, sparse, keytokens.KeyTokensRetriever, group, {"explain": True}, has_lookup=True)
     ours(LlamaIndex, hybrid, keytokens.KeyTokensHybridRetriever, {**group, **weights}, {"explain": True})
-    made += [
-        LangChain("BM25Retriever", _langchain_bm25, settings={"preprocess_func": str.split}),
-        LangChain(
-            "BM25Retriever, lower-cased words",
-            lambda passages, k=10, **settings: _langchain_bm25(
-                passages, k, **{"preprocess_func": lower_cased_words, **settings}
-            ),
-        ),
-    ]
+
+    for name, words in (("lower-cased words", lower_cased_words), ("stemmed words", stemmed_words)):
+        made.append(
+            LangChain(
+                f"BM25Retriever, {name}",
+                lambda passages, k=10, words=words, **settings: _langchain_bm25(
+                    passages, k, **{"preprocess_func": words, **settings}
+                ),
+            )
+        )
+    made.append(LangChain("BM25Retriever", _langchain_bm25, settings={"preprocess_func": str.split}))
     encoder = new_encoder()
     made.append(
         LangChain(
-            "EnsembleRetriever: BM25Retriever, lower-cased words + dense, FAISS",
+            "EnsembleRetriever: BM25Retriever, stemmed words + dense, FAISS",
             partial(_ensemble, encoder),
-            encoder,
+            lambda passages, vectors, k, encoder=encoder: _ensemble(encoder, passages, k, vectors),
+            encoder=encoder,
         )
     )
     made.append(
         LlamaIndex(
             REFERENCE[1],
-            lambda passages, k=10, **settings: LlamaIndexBM25.from_defaults(
-                nodes=as_nodes(passages), similarity_top_k=k, **settings
-            ),
+            _llama_index_bm25,
+            make_over=lambda index, k=10: LlamaIndexBM25.from_defaults(index=index, similarity_top_k=k),
             settings={"skip_stemming": True},
+        )
+    )
+    encoder = new_encoder()
+
+    def index_of(passages: Sequence[Passage], vectors: np.ndarray | None = None) -> VectorStoreIndex:
+        return VectorStoreIndex(as_nodes(passages, vectors), embed_model=keytokens.KeyTokensEmbedding(encoder))
+
+    made.append(
+        LlamaIndex(
+            "QueryFusionRetriever: BM25Retriever + dense, VectorStoreIndex",
+            lambda passages, k=10, **given: _query_fusion(index_of(passages), k, min(DEPTH, len(passages)), **given),
+            lambda passages, vectors, k: _query_fusion(index_of(passages, vectors), k, min(DEPTH, len(passages))),
+            lambda index, k=10: _query_fusion(index, k, min(DEPTH, len(index.docstore.docs))),
+            encoder=encoder,
         )
     )
     return made

@@ -1,12 +1,13 @@
-"""docs/results/retrievers.md from the JSON files that retrievers.py wrote, the first one in full.
+"""docs/results/retrievers.md from the JSON file that retrievers.py wrote.
 
-python examples/benchmarks/retrievers_page.py retrievers retrievers-cranfield
+python examples/benchmarks/retrievers_page.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from typing import Any
 
 from environment import RESULTS
@@ -15,126 +16,220 @@ from st_keytokens.shared.markdown import preformatted_table
 
 OURS = "KeyTokens"
 SPARSE, HYBRID, LOOKUP = "KeyTokensRetriever", "KeyTokensHybridRetriever", "KeyTokensRetriever, lookup"
+BM25 = "LlamaIndex", "BM25Retriever"
+Row = dict[str, Any]
+Runs = list[dict[str, Any]]
 
 TOP = """# Retrievers side by side
 
-Measured by `examples/benchmarks/retrievers.py`, one run for each collection, and written down by `retrievers_page.py`.
-Embedder: {embedder}, calibrated on the documents beforehand.
-
-{where}
+Measured by `examples/benchmarks/retrievers.py`, one run for each embedder and collection, and written down by
+`retrievers_page.py`. All runs are in `{name}.json`, with the versions, and with what was seen for each cell.
 
 What is lost, first:
 """
-MORE = """
-## {collection}
+QUALITY = """
+## {embedder}
+
+{parameters:.0f} million parameters, calibrated on the documents beforehand, which takes {calibration} s of the
+processor with vectors that are there. nDCG@10 of the first ten hits, each asked through its framework's own call:
+"""
+TIMES = """
+What it takes. *Build*: seconds of the processor for a hundred documents, embedding and all, median of the collections,
+over the first {built} of each. *Query*: the median over {timed} queries of the time beside that of LlamaIndex's
+`BM25Retriever` for the same query, a moment apart, which itself takes {bm25} ms. *Open again*: from the folder to the
+first answer, beside the same of that retriever.
+"""
+HOW = """
+## How it was measured
 
 {where}
-"""
-WHERE = """{collection}: {documents:,} documents, {queries:,} queries. {processor}, {threads} thread, Python {python},
-{date}; versions are in `{name}.json`. Load average of the {cores} cores at the end: {load_average}."""
-TIMES = """
-Every retriever is asked through its framework's own call for ten hits, all of them for one query in turn, each time
-another one first. A query that is embedded takes one forward pass, and none is asked twice. The machine was shared
-with other work, so milliseconds are those of this run and no others: a build is in seconds of the processor, and
-*ratio* is the median over the queries of the time beside that of LlamaIndex's `BM25Retriever` for the same query, a
-moment apart. *Open again* is the median of seven, from the folder to the first answer. *Lookup*: sparse queries
-without a forward pass, on the same index. BM25 retrievers are as they come: LlamaIndex's stems English words and
-leaves out stop words (bm25s), LangChain's splits at white space (rank-bm25) and leaves the rest to its user;
-*lower-cased words* gives it `\\w+` of the lower-cased text. Its EnsembleRetriever fuses these and an exact FAISS index
-of the same dense vectors, a hundred hits of each, as the hybrid retrievers do.
 
-What each can do. Every cell was found out by doing it, through the calls that the framework has for it; what was seen
-is in `{name}.json`.
+Every retriever is asked for ten hits, all of them for one query in turn, each time another one first. A query that is
+embedded takes one forward pass, and none is asked twice. Builds are timed over the first documents, which each one
+embeds itself; then all are made of the whole collection with vectors that were embedded once. The machine has {cores}
+cores and was shared with other work (load average at the end of a run: {load}), so only ratios of times count.
+No difference of quality is tested for significance here; [quality.md](quality.md) does that.
+
+*Lookup*: sparse queries without a forward pass, on the same index; a hybrid's sparse side is that anyway. BM25
+retrievers are as they come: LlamaIndex's stems English words and leaves out stop words (bm25s), LangChain's splits at
+white space (rank-bm25) and leaves the rest to its user. *Lower-cased words* gives it `\\w+` of the lower-cased text;
+*stemmed words* leaves out the same stop words and stems by PyStemmer, as LlamaIndex's does. EnsembleRetriever fuses
+the latter and an exact FAISS index of the same dense vectors, with equal weights; QueryFusionRetriever, without
+generated questions, adds the relative scores of LlamaIndex's BM25Retriever and a VectorStoreIndex of them. Both take a
+hundred hits of each side, as our hybrid retrievers do.
+
+## What each can do
+
+Every cell was found out by doing it, with the tiny embedder, through the calls that the framework has for it; a call
+that it has not is a no.
 """
-END = """
+KINDS = """
 *Persist with settings*: the same answers after loading, with settings that are not the defaults. *Async*: the event
 loop goes on wherever a search computes. *Chinese*: the right text first, alone, for six words of six texts, with
 nothing installed or set for Chinese. *Explanation*: with a hit come tokens whose numbers sum to one of its scores.
+
+What an application needs over time, in five kinds of some checks each; a number is how many of them hold, and `-`
+stands for a retriever that embeds nothing:
+"""
+END = """
+A filter holds if no hit is one that it stops: LlamaIndex's `BM25Retriever`, given filters when it is made, fills up
+with nodes that they stop, at a score of 0, where fewer than it is asked for have words of the query.
 """
 
 
-def losses(results: dict[str, Any]) -> list[str]:
-    """What ours do worse than what there was, as figures; a line only where they do."""
-    rows = {(row["framework"], row["name"]): row for row in results["retrievers"]}
-    sparse, hybrid, lookup = (rows["LlamaIndex", name] for name in (SPARSE, HYBRID, LOOKUP))
-    bm25 = rows["LlamaIndex", "BM25Retriever"]
-    best = max((row for row in rows.values() if not row["name"].startswith(OURS)), key=lambda row: row["ndcg@10"])
-    times = sparse["build_processor_s"] / bm25["build_processor_s"]
-    share = sparse["passes_processor_s"] / sparse["build_processor_s"]
+def rows_of(run: dict[str, Any]) -> dict[tuple[str, str], Row]:
+    """The rows of a run by framework and name."""
+    return {(row["framework"], row["name"]): row for row in run["retrievers"]}
+
+
+def between(values: list[float], form: str = ".0f") -> str:
+    """The smallest and the largest as text; one where they read the same."""
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def losses(runs: Runs, features: dict[str, Any]) -> list[str]:
+    """What ours do worse than what there is, as figures; a line only where they do."""
+    sparse, hybrid, lookup, bm25 = (
+        [rows_of(run)[key] for run in runs]
+        for key in (("LlamaIndex", SPARSE), ("LlamaIndex", HYBRID), ("LlamaIndex", LOOKUP), BM25)
+    )
+    builds = [a["build_processor_s"] / b["build_processor_s"] for a, b in zip(sparse, bm25, strict=True)]
+    shares = [100 * row["passes_processor_s"] / row["build_processor_s"] for row in sparse]
     lines = [
-        f"- **A build embeds every document**: {times:.0f} times the processor time of LlamaIndex's BM25. The "
-        f"transformer, of 7 million parameters here, takes {share:.0%} of it, which grows with the model. The "
-        f"calibration before it, which no row counts, takes {results['calibration_processor_s']:.0f} s more."
+        f"- **A build embeds every document**: {between(builds)} times the processor time of LlamaIndex's BM25, of "
+        f"which the transformer takes {between(shares)}%. The calibration before it is in no row."
     ]
-    if sparse["median_ratio"] > 1:
+    ratios = [[row["median_ratio"] for row in rows] for rows in (sparse, hybrid, lookup)]
+    if max(map(max, ratios)) > 1:
         lines.append(
-            f"- **A query that takes a forward pass** takes {sparse['median_ratio']:.1f} times as long as in "
-            f"LlamaIndex's BM25, a hybrid one {hybrid['median_ratio']:.1f} times, one by lookup "
-            f"{lookup['median_ratio']:.1f} times."
+            f"- **A query that takes a forward pass** takes {between(ratios[0])} times as long as in LlamaIndex's "
+            f"BM25, a hybrid one {between(ratios[1])} times, one by lookup {between(ratios[2], '.1f')} times."
         )
-    if sparse["open_s"] > bm25["open_s"]:
-        lines.append(f"- **Opening again** takes {sparse['open_s'] / bm25['open_s']:.1f} times as long.")
-    for row in (sparse, hybrid, lookup):
-        if row["ndcg@10"] < best["ndcg@10"]:
-            lines.append(
-                f"- **`{row['name']}`** finds less than {best['framework']}'s {best['name']}: nDCG@10 "
-                f"{row['ndcg@10']:.3f} against {best['ndcg@10']:.3f}."
-            )
-    if hybrid["ndcg@10"] < sparse["ndcg@10"]:
-        lines.append(
-            f"- **The hybrid loses to its own sparse side**, {hybrid['ndcg@10']:.3f} against {sparse['ndcg@10']:.3f}: "
-            "this embedder's dense vectors are weak. How it is with a stronger one is in [quality.md](quality.md)."
-        )
-    for feature in results["features"]:
+    openings = [a["open_s"] / b["open_s"] for a, b in zip(sparse, bm25, strict=True)]
+    if max(openings) > 1:
+        lines.append(f"- **Opening again** takes {between(openings, '.1f')} times as long.")
+    for name, rows in ((SPARSE, sparse), (LOOKUP, lookup), (HYBRID, hybrid)):
+        found = []
+        for run, row in zip(runs, rows, strict=True):
+            best = max((r for r in run["retrievers"] if not r["name"].startswith(OURS)), key=lambda r: r["ndcg@10"])
+            if row["ndcg@10"] < best["ndcg@10"]:
+                found.append(
+                    f"{run['collection']} with {run['embedder']}, {row['ndcg@10']:.3f} against {best['ndcg@10']:.3f} "
+                    f"of {best['framework']}'s {best['name'].split(':')[0]}"
+                )
+        if found:
+            lines.append(f"- **`{name}`** finds less than the best of the others on {'; '.join(found)}.")
+    behind = [
+        f"{run['collection']} with {run['embedder']}, {row['ndcg@10']:.3f} against {best:.3f}"
+        for run, row, a, b in zip(runs, hybrid, sparse, lookup, strict=True)
+        if row["ndcg@10"] < (best := max(a["ndcg@10"], b["ndcg@10"]))
+    ]
+    if behind:
+        lines.append(f"- **The hybrid finds less than its sparse side alone** on {'; '.join(behind)}.")
+    for feature in features["contenders"]:
         missing = [name for name, seen in feature["probes"].items() if seen["cell"] == "no"]
+        for seen in feature["kinds"].values():
+            missing += [
+                f"{name} ({check['evidence']})" for name, check in seen["checks"].items() if check["cell"] == "no"
+            ]
         if feature["name"].startswith(OURS) and missing:
             lines.append(f"- **`{feature['name']}`** of {feature['framework']} cannot: {', '.join(missing)}.")
     return lines
 
 
-def times(results: dict[str, Any]) -> list[str]:
-    """Quality and times as a table, worst quality first."""
-    head = ["framework", "retriever", "nDCG@10", "build, s", "query, median ms", "p95 ms", "ratio", "open again, s"]
+def quality(runs: Runs) -> list[str]:
+    """nDCG@10 of one embedder, a column for each collection, the worst mean first."""
+    keys = sorted(rows_of(runs[0]), key=lambda key: statistics.fmean(rows_of(run)[key]["ndcg@10"] for run in runs))
+    rows = [[*key, *(f"{rows_of(run)[key]['ndcg@10']:.3f}" for run in runs)] for key in keys]
+    head = ["framework", "retriever", *(run["collection"] for run in runs)]
+    return preformatted_table(head, rows, left=2).splitlines()
+
+
+def times(runs: Runs) -> list[str]:
+    """What a build, a query and an opening take with one embedder."""
     rows = []
-    for row in sorted(results["retrievers"], key=lambda row: row["ndcg@10"]):
-        again = "cannot" if row["open_s"] is None else f"{row['open_s']:.3f}"
-        build = "the same" if row["build_s"] is None else f"{row['build_processor_s']:.1f}"
-        query = [f"{row[key]:.1f}" for key in ("median_ms", "p95_ms", "median_ratio")]
-        rows.append([row["framework"], row["name"], f"{row['ndcg@10']:.3f}", build, *query, again])
-    return ["", *preformatted_table(head, rows, left=2).splitlines()]
+    for key in sorted(rows_of(runs[0]), key=lambda key: rows_of(runs[0])[key]["median_ratio"]):
+        found, bm25 = [rows_of(run)[key] for run in runs], [rows_of(run)[BM25] for run in runs]
+        build, again = "the same", "cannot"
+        if found[0]["build_s"] is not None:
+            pairs = zip(found, runs, strict=True)
+            seconds = statistics.median(100 * row["build_processor_s"] / run["built_documents"] for row, run in pairs)
+            build = f"{seconds:.2f}"
+        if found[0]["open_s"] is not None:
+            ratios = [row["open_s"] / other["open_s"] for row, other in zip(found, bm25, strict=True)]
+            again = f"{statistics.median(ratios):.1f}"
+        rows.append([*key, build, *(f"{row['median_ratio']:.1f}" for row in found), again])
+    head = ["framework", "retriever", "build, s", *(f"query, {run['collection']}" for run in runs), "open again"]
+    return preformatted_table(head, rows, left=2).splitlines()
 
 
-def features(results: dict[str, Any]) -> list[str]:
-    """What each can do, as a table."""
-    names = list(results["features"][0]["probes"])
+def features_table(features: dict[str, Any], what: str) -> list[str]:
+    """The cells of all probes or kinds."""
+    names = list(features["contenders"][0][what])
     rows = [
-        [feature["framework"], feature["name"], *(feature["probes"][name]["cell"] for name in names)]
-        for feature in results["features"]
+        [feature["framework"], feature["name"], *(feature[what][name]["cell"] for name in names)]
+        for feature in features["contenders"]
     ]
     return preformatted_table(["framework", "retriever", *names], rows, left=None).splitlines()
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown: the first collection in full, and what the others change."""
-    first, *others = [{**each["env"], **each} for each in results]
-    where = [WHERE.format(**each) for each in (first, *others)]
-    lines = [TOP.format(**first, where=where[0]), *losses(first), *times(first), TIMES.format(**first)]
-    lines += [*features(first), END]
-    for each, here in zip(others, where[1:], strict=True):
-        lines += [MORE.format(**each, where=here), *losses(each), *times(each), ""]
-    return "\n".join(lines)
+def kinds_explained(features: dict[str, Any]) -> list[str]:
+    """What the checks of each kind are, for both frameworks."""
+    lines = [""]
+    for kind in features["contenders"][0]["kinds"]:
+        names: dict[str, set[str]] = {}
+        for feature in features["contenders"]:
+            for name in feature["kinds"][kind]["checks"]:
+                names.setdefault(name, set()).add(feature["framework"])
+        parts = [name if len(where) > 1 else f"{name} ({min(where)})" for name, where in names.items()]
+        lines.append(f"- *{kind[0].upper()}{kind[1:]}*: {'; '.join(parts)}.")
+    return lines
+
+
+def where(runs: Runs) -> str:
+    """The collections and the machine."""
+    seen = {}
+    for run in runs:
+        queries = f"{run['queries']:,}"
+        if run["queries"] < run["queries_of"]:
+            queries += f" of {run['queries_of']:,} queries, the first by the SHA-256 of their ids"
+        else:
+            queries += " queries"
+        seen[run["collection"]] = f"{run['collection']}, {run['documents']:,} documents, {queries}"
+    env = runs[-1]["env"]
+    dates = sorted({run["env"]["date"] for run in runs})
+    machine = f"{env['processor']}, {runs[0]['threads']} thread, Python {env['python']}, {' and '.join(dates)}"
+    return f"{'; '.join(seen.values())}. {machine}."
+
+
+def page(results: dict[str, Any], name: str) -> str:
+    """The results as Markdown."""
+    runs, features = results["runs"], results["features"]
+    embedders = list(dict.fromkeys(run["embedder"] for run in runs))
+    lines = [TOP.format(name=name), *losses(runs, features)]
+    for embedder in embedders:
+        of = [run for run in runs if run["embedder"] == embedder]
+        bm25 = [rows_of(run)[BM25]["median_ms"] for run in of]
+        calibration = between([run["calibration_processor_s"] for run in of])
+        parameters = of[0]["parameters"] / 1e6
+        lines += [QUALITY.format(embedder=embedder, parameters=parameters, calibration=calibration), *quality(of)]
+        built = between([run["built_documents"] for run in of])
+        timed = between([run.get("timed_queries", run["queries"]) for run in of])
+        lines += [TIMES.format(built=built, timed=timed, bm25=between(bm25, ".1f")), *times(of)]
+    loads = [run["env"]["load_average"] for run in runs]
+    lines += [HOW.format(where=where(runs), cores=runs[0]["env"]["cores"], load=between(loads, ".1f"))]
+    lines += [*features_table(features, "probes"), KINDS, *features_table(features, "kinds")]
+    return "\n".join([*lines, *kinds_explained(features), END])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["retrievers"], help="of the files in docs/results")
+    parser.add_argument("name", nargs="?", default="retrievers", help="of the file in docs/results")
     options = parser.parse_args()
-    results = []
-    for name in options.names:
-        read = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        results.append({**read, "name": name})
-    path = RESULTS / f"{options.names[0]}.md"
-    path.write_text(page(results), encoding="utf-8")
+    results = json.loads((RESULTS / f"{options.name}.json").read_text(encoding="utf-8"))
+    path = RESULTS / f"{options.name}.md"
+    path.write_text(page(results, options.name), encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
 
 

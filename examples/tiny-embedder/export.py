@@ -29,6 +29,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
             "pad_token": PAD,
             "padding_side": "right",
             "model_max_length": MAX_SEQ_LENGTH,
+            "add_prefix_space": True,  # transformers 4 takes it from here alone, whatever tokenizer.json says
             "clean_up_tokenization_spaces": False,
         },
         "modules.json": [
