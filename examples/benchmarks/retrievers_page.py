@@ -31,7 +31,7 @@ QUALITY = """
 ## {embedder}
 
 {parameters:.0f} million parameters, calibrated on the documents beforehand, which takes {calibration} s of the
-processor with vectors that are there. {missing}nDCG@10 of the first ten hits, each asked through its framework's own call:
+processor with vectors that are there. {missing}nDCG@10, each asked through its framework's own call for ten hits:
 """
 TIMES = """
 What it takes. *Build*: seconds of the processor for a hundred documents, embedding and all, median of the collections,
@@ -49,7 +49,7 @@ embedded takes one forward pass, and none is asked twice. Builds are timed over 
 embeds itself; then all are made of the whole collection with vectors that were embedded once. The machine has {cores}
 cores and was shared with other work (load average at the end of a run: {load}), so only ratios of times count.
 A long call is interrupted more often than a short one there, so the ratio of a query with a forward pass is an upper
-bound: on an idle machine, on 2026-11-22, it was 10 with the tiny embedder on cranfield.
+bound: at a load of 1.2, on 2026-11-22, it was 10 with the tiny embedder on cranfield.
 No difference of quality is tested for significance here; [quality.md](quality.md) does that.
 
 *Lookup*: sparse queries without a forward pass, on the same index; a hybrid's sparse side is that anyway. BM25
