@@ -325,7 +325,8 @@ def contenders(new_encoder: Callable[..., KeyTokenEncoder]) -> list[Contender]:
     weights = {"weights": {"dense": 1.0, "sparse": 2.0}}
     group = {"filter": {"group": "a"}}
     ours(LangChain, sparse, KeyTokensRetriever, group, {"matches_key": "matches"}, has_lookup=True)
-    ours(LangChain, hybrid, KeyTokensHybridRetriever, {**group, **weights}, {"matches_key": "matches"})
+    explaining = {"matches_key": "matches", "scores_key": "scores"}
+    ours(LangChain, hybrid, KeyTokensHybridRetriever, {**group, **weights}, explaining)
     group = {"filters": MetadataFilters(filters=[MetadataFilter(key="group", value="a")])}
     ours(LlamaIndex, sparse, keytokens.KeyTokensRetriever, group, {"explain": True}, has_lookup=True)
     ours(LlamaIndex, hybrid, keytokens.KeyTokensHybridRetriever, {**group, **weights}, {"explain": True})
