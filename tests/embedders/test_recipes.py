@@ -74,7 +74,7 @@ def check(model, texts, expected, lm_head, *, task="document", biased=False):
     encode = model.encode_query if task == "query" else model.encode_document
     for batch_size in (1, len(texts)):
         np.testing.assert_allclose(encode(texts, batch_size=batch_size), expected, rtol=1e-3, atol=1e-4)
-    encoder = KeyTokenEncoder(model)
+    encoder = KeyTokenEncoder(model, terms="tokens")  # the head in the model itself
     vectors = torch.as_tensor(np.asarray(expected)).float()
     scores = encoder.head.decode_scores(vectors)
     with torch.inference_mode():
