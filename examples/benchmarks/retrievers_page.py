@@ -52,7 +52,7 @@ A long call is interrupted more often than a short one there, so the ratio of a 
 bound: at a load of 1.2, on 2026-11-22, it was 10 with the tiny embedder on cranfield.
 No difference of quality is tested for significance here; [quality.md](quality.md) does that.
 
-*Lookup*: sparse queries without a forward pass, on the same index; a hybrid's sparse side is that anyway. BM25
+*Lookup*: sparse queries without a forward pass, on the same index. BM25
 retrievers are as they come: LlamaIndex's stems English words and leaves out stop words (bm25s), LangChain's splits at
 white space (rank-bm25) and leaves the rest to its user. *Lower-cased words* gives it `\\w+` of the lower-cased text;
 *stemmed words* leaves out the same stop words and stems by PyStemmer, as LlamaIndex's does. EnsembleRetriever fuses
