@@ -200,7 +200,8 @@ class KeyTokenEncoder:
                     "Change the head in the model, or remove it."
                 )
             existing.bind(model, needs_lm_head=False)
-            self.head = existing if words is None else existing.with_vocabulary(existing.token_vocabulary)
+            is_used = words is None or isinstance(existing.bound_vocabulary, WordVocabulary)
+            self.head = existing if is_used else existing.with_vocabulary(existing.token_vocabulary)
         else:
             if head is None:
                 lm_head = backbone

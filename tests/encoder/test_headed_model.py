@@ -68,6 +68,17 @@ class TestHeads:
         assert again.head is embedder[2]
         assert again.vocabulary.vocab_size == 640
 
+    def test_a_head_in_the_model_that_counts_words_is_used(self, encoder, embedder, sentences, tmp_path):
+        embedder.append(
+            KeyTokenHead.for_model(embedder, encoder.calibration, max_active_dims=20, query_max_active_dims=6)
+        )
+        embedder.save_pretrained(str(tmp_path / "headed"))
+        for model in (embedder, tmp_path / "headed"):
+            again = KeyTokenEncoder(model)
+            assert again.calibration.document_count == 50
+            assert_same(again.encode(sentences), encoder.encode(sentences))
+        assert KeyTokenEncoder(embedder).head is embedder[2]
+
     def test_a_model_saved_with_the_head_has_words(self, embedder, sentences, tmp_path):
         embedder.append(KeyTokenHead.for_model(embedder))
         embedder.save_pretrained(str(tmp_path / "headed"))
