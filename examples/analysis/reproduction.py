@@ -39,16 +39,11 @@ from st_keytokens.evaluation.methods import run_methods
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES / "benchmarks"))
 from environment import RESULTS, environment  # noqa: E402 - beside the other scripts
-from instructions import TEXTS  # noqa: E402
+from instructions import INSTRUCTIONS, TEXTS  # noqa: E402
 from reproduction_page import filled  # noqa: E402
 
 CONTENT = 0.1  # content terms are those of at most a tenth of the texts
 COLLECTIONS = ("cranfield", "dbpedia-entity-sub")
-INSTRUCTIONS = {
-    "sentiment": "Classify the sentiment of this review as positive or negative: ",
-    "topic": "Identify the topic of this text: ",
-    "control": "The table in the kitchen has four legs and a drawer: ",
-}
 SENTIMENT = frozenset(
     "good bad great best worst better worse nice poor fine positive negative happy sad love hate like dislike joy fun "
     "terrible horrible awful wonderful excellent amazing fantastic disappointing disappointed boring dull brilliant "

@@ -264,28 +264,20 @@ def _model(
     arguments: dict[str, Any],
 ) -> tuple[SentenceTransformer, dict[str, str]]:
     """The model, and where each repository of its recipe is."""
+    where: dict[str, str] = {}
+    if known is not None:
+        if known.needs_remote_code and not arguments.get("trust_remote_code"):
+            raise ValueError(
+                f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at "
+                "that code, and pass {'trust_remote_code': True} if you trust it."
+            )
+        where = _places(known, name, backbone, places)
     try:
-        return _loaded(known, name, backbone, places, arguments)
+        if known is None or known.is_saved_whole:
+            return load_saved(name, **arguments), where
+        return _built(known, where, name, arguments), where
     except SafetensorError as err:
         raise OSError(f"{name} must hold whole weights, got a damaged file: {err}. Download it again.") from err
-
-
-def _loaded(
-    known: EmbedderRecipe | None,
-    name: str,
-    backbone: Place | None,
-    places: Mapping[str, Place],
-    arguments: dict[str, Any],
-) -> tuple[SentenceTransformer, dict[str, str]]:
-    if known is None:
-        return load_saved(name, **arguments), {}
-    if known.needs_remote_code and not arguments.get("trust_remote_code"):
-        raise ValueError(
-            f"model_arguments must say that code of the repository may run for {known.name}, got none. Look at that "
-            "code, and pass {'trust_remote_code': True} if you trust it."
-        )
-    where = _places(known, name, backbone, places)
-    return load_saved(name, **arguments) if known.is_saved_whole else _built(known, where, name, arguments), where
 
 
 def _lm_head(holder: Place, name: str, arguments: Mapping[str, Any], tensor_name: str | None = None) -> LMHead:

@@ -139,15 +139,16 @@ class Snapshot:
         return mask
 
     @cached_property
-    def _factors(self) -> dict[str, Any]:
-        """For which calibration factors of words are remembered, and those."""
-        return {"calibration": None, "factors": {}}
+    def _factors(self) -> dict[Any, dict[int, float]]:
+        """Factors of words that are remembered, for the last calibration that was asked for."""
+        return {}
 
     def word_factors(self, calibration: Any) -> dict[int, float]:
         """What is remembered of words for a calibration, to be added to; see ``word_rarity``."""
-        if self._factors["calibration"] is not calibration or len(self._factors["factors"]) > _MOST_WORDS:
-            self._factors.update(calibration=calibration, factors={})
-        remembered: dict[int, float] = self._factors["factors"]
+        remembered = self._factors.get(calibration)
+        if remembered is None or len(remembered) > _MOST_WORDS:
+            self._factors.clear()
+            remembered = self._factors[calibration] = {}
         return remembered
 
     def document_frequencies(self, terms: Sequence[int], at_least: Sequence[float]) -> list[int]:
@@ -164,10 +165,8 @@ class Snapshot:
         if position == len(postings.terms) or postings.terms[position] != term:
             return 0
         rows, weights = postings.of_term(position)
-        is_counted = (weights > 0) & (weights >= at_least)  # the steps of wide gaps have a weight of 0
-        return int(
-            np.count_nonzero(is_counted if alive is None else is_counted & alive[np.minimum(rows, len(alive) - 1)])
-        )
+        rows = rows[(weights > 0) & (weights >= at_least)]  # the steps of wide gaps have a weight of 0
+        return len(rows) if alive is None else int(np.count_nonzero(alive[rows]))
 
     def tail(self, num_rows: int) -> range:
         """The last segments that so many new rows are written together with.

@@ -32,12 +32,12 @@ def rarity_factors(snapshot: Snapshot, encoder: KeyTokenEncoder, words: NDArray[
         words: Ids of literal terms, int64, shape ``(n,)``.
 
     Returns:
-        float32, shape ``(n,)``, above 0 and at most 1; 1 for a word at most twice as common as it was counted, where
-        terms are not words, and without a calibration that counted them.
+        float32, shape ``(n,)``, above 0 and at most 1; 1 for a word at most twice as common as it was counted, and
+        without a calibration that counted them.
     """
     calibration = encoder.calibration
     counted = None if calibration is None else calibration.document_frequencies
-    if calibration is None or counted is None or not isinstance(encoder.vocabulary, WordVocabulary) or not len(words):
+    if calibration is None or counted is None:
         return np.ones(len(words), dtype=np.float32)
     weights = encoder.weighting.least_literal_weight * calibration.idf_values[words].astype(np.float64)
     total, share = len(snapshot) + _PRIOR, counted[words] / max(1, calibration.document_count)
