@@ -53,10 +53,17 @@ def page(results: dict[str, Any]) -> str:
         lines += _filters(parts["filters"])
     made = {name: part.get("made", env) for name, part in parts.items()}
     runs = ", ".join(f"{name} at {run['commit']} (load {run['load_average']})" for name, run in made.items())
+    minutes = sum(part["seconds"] for part in parts.values()) / 60
     lines += [
         "",
-        f"Made by `examples/benchmarks/reliability.py` on {env['cores']} cores of {env['processor']}, beside other "
-        f"work, up to {env['date']}: {runs}. All figures: reliability.json.",
+        "## Made again",
+        "",
+        "```bash",
+        "python examples/benchmarks/reliability.py",
+        "```",
+        "",
+        f"Made on {env['cores']} cores of {env['processor']} in {minutes:.0f} minutes beside other work, up to "
+        f"{env['date']}, each part at a commit: {runs}. All figures: [reliability.json](reliability.json).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -76,6 +76,22 @@ stands for a retriever that embeds nothing:
 END = """
 A filter holds if no hit is one that it stops: LlamaIndex's `BM25Retriever`, given filters when it is made, fills up
 with nodes that they stop, at a score of 0, where fewer than it is asked for have words of the query.
+
+## Made again
+
+For each collection and each embedder, then once for what each can do, and for the page. The collections:
+[collections.md](../collections.md).
+
+```bash
+pip install -c constraints.txt -e ".[numba,evaluation]" -e integrations/langchain-keytokens \\
+  -e integrations/llama-index-retrievers-keytokens \\
+  langchain-classic langchain-community llama-index-retrievers-bm25 faiss-cpu
+python examples/benchmarks/retrievers.py run --collection DATA/collections/cranfield --embedder MODEL --called NAME
+python examples/benchmarks/retrievers.py features
+python examples/benchmarks/retrievers_page.py
+```
+
+Made on {date} at commit {commit}. {took}.
 """
 
 
@@ -226,7 +242,11 @@ def page(results: dict[str, Any], name: str) -> str:
     loads = [run["env"]["load_average"] for run in runs]
     lines += [HOW.format(where=where(runs), cores=runs[0]["env"]["cores"], load=between(loads, ".1f"))]
     lines += [*features_table(features, "probes"), KINDS, *features_table(features, "kinds")]
-    return "\n".join([*lines, *kinds_explained(features), END])
+    environments = [run["env"] for run in runs]
+    seconds = [env.get("took_s") for env in environments]
+    took = f"{sum(seconds) / 60:.0f} minutes" if all(seconds) else "How long it took was not recorded"
+    made = {name: " and ".join(sorted({env[name] for env in environments})) for name in ("date", "commit")}
+    return "\n".join([*lines, *kinds_explained(features), END.format(**made, took=took)])
 
 
 def main() -> None:

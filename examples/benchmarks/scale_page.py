@@ -16,6 +16,7 @@ from scale_picture import NAMES, draw
 from st_keytokens.shared.markdown import preformatted_table
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+FILES = ("scale", "scale-10m", "scale-filters")
 PERCENT = "one of 100 numbers"  # the kind of scale-filters.json that is a filter of 1 %
 NOISE = 1.3  # a rival that is better by less than this factor is not told from ours
 MIB = 1 << 20
@@ -123,10 +124,9 @@ def with_new_filters(sizes: list[dict[str, Any]], filtered: list[dict[str, Any]]
 
 
 def main() -> None:
-    found = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))
-    alone = json.loads((RESULTS / "scale-10m.json").read_text(encoding="utf-8"))["sizes"]
-    filtered = json.loads((RESULTS / "scale-filters.json").read_text(encoding="utf-8"))["sizes"]
-    sizes, alone, env = with_new_filters(found["sizes"], filtered), with_new_filters(alone, filtered), found["env"]
+    files = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in FILES}
+    found, env, filtered = files["scale"], files["scale"]["env"], files["scale-filters"]["sizes"]
+    sizes, alone = (with_new_filters(files[name]["sizes"], filtered) for name in ("scale", "scale-10m"))
     largest = sizes[-1]
     statistics = largest["data"]
     template = Path(__file__).with_name("scale_page.md").read_text(encoding="utf-8")
@@ -150,6 +150,10 @@ def main() -> None:
         advice=advice(sizes + alone),
         filters="\n".join(line for size in filtered for line in filter_table(size)).rstrip(),
         column=number(largest["sides"]["index"]["new"]["first_cpu_ms"]),
+        made="; ".join(
+            f"[{name}.json]({name}.json) on {file['env']['date']} at commit {file['env']['commit']}"
+            for name, file in files.items()
+        ),
     )
     (RESULTS / "scale.md").write_text(page, encoding="utf-8")
     draw(sizes, RESULTS / "scale.svg")
