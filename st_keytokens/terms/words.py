@@ -271,6 +271,8 @@ class WordVocabulary:
         names: Words by term, see :meth:`WordNames.best`.
 
     Attributes:
+        names: As given.
+        token_names: A token for each term that is one, once :attr:`terms` was asked for.
         vocab_size: Number of terms, far more than occur.
         hash: Of the words.
         fold: True: all forms of a word are one term.
@@ -282,6 +284,7 @@ class WordVocabulary:
     def __init__(self, words: Words, tokens: Vocabulary | None = None, names: Mapping[int, str] | None = None) -> None:
         self.words, self.tokens, self.names = words, tokens, dict(names or {})
         self.vocab_size, self.hash = words.vocab_size, words.hash
+        self.token_names: dict[int, str] = {}
         self.strings = _Strings(self)
 
     @property
@@ -295,15 +298,19 @@ class WordVocabulary:
         terms = np.zeros(self.token_count, dtype=np.int64)
         if self.tokens is None:
             return terms
-        shortest: dict[int, str] = {}
+        forms: dict[int, list[str]] = {}  # tokens of a term, the most frequent first, as tokenizers number them
         for row in np.flatnonzero(self.tokens.begins_word & ~self.tokens.is_masked).tolist():
             string = self.tokens.strings[row]
             spans = self.words.spans(string)
             if len(spans) == 1 and spans[0].end - spans[0].start == len(string):
-                terms[row] = term = spans[0].term
-                shortest[term] = min(string.lower(), shortest.get(term, string.lower()), key=len)
-        self.names = {**shortest, **self.names}
+                terms[row] = spans[0].term
+                forms.setdefault(spans[0].term, []).append(string.lower())
+        self.token_names = {term: self._name(held) for term, held in forms.items()}
         return terms
+
+    def _name(self, forms: Sequence[str]) -> str:
+        """The first form that is a word: not a piece of other forms, as "telescop" is, which has no plural in "s"."""
+        return next((form for form in forms if form + "s" in forms or form != self.words.stem(form)), forms[0])
 
     @cached_property
     def is_masked(self) -> NDArray[np.bool_]:
@@ -319,13 +326,14 @@ class WordVocabulary:
 
 
 class _Strings:
-    """Readable words by term: as texts have them, or as they were last seen."""
+    """Readable words by term: as the calibration's texts have them, as they were last seen, or a token."""
 
     def __init__(self, vocabulary: WordVocabulary) -> None:
         self._vocabulary = vocabulary
 
     def __getitem__(self, term: int) -> str:
-        name = self._vocabulary.names.get(int(term)) or self._vocabulary.words.seen.get(int(term))
+        term, vocabulary = int(term), self._vocabulary
+        name = vocabulary.names.get(term) or vocabulary.words.seen.get(term) or vocabulary.token_names.get(term)
         return f"<{term}>" if name is None else name
 
 

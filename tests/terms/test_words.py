@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from st_keytokens.terms.words import Words
+from st_keytokens.terms.vocabulary import Vocabulary
+from st_keytokens.terms.words import Words, WordVocabulary
 
 ENGLISH, PLAIN = Words("english"), Words()
 
@@ -117,3 +118,22 @@ def test_threads_and_pickle():
     assert all(np.array_equal(a, b) for each in results for a, b in zip(each, expected, strict=True))
     again = pickle.loads(pickle.dumps(words))
     assert again.hash == words.hash and np.array_equal(again(texts)[7], expected[7])
+
+
+class TestTokensAsWords:
+    def vocabulary(self) -> WordVocabulary:
+        tokens = ["Ġtelescop", "Ġlight", "Ġtelescopes", "Ġtelescope", "Ġlights", "Ġimag", "Ġimage", "Ġof", "scope"]
+        vocabulary = WordVocabulary(Words("english"), Vocabulary(tokens, kind="byte-level"))
+        assert np.count_nonzero(vocabulary.terms) == 8
+        return vocabulary
+
+    def test_a_word_is_shown_not_a_piece_of_words(self):
+        vocabulary = self.vocabulary()
+        terms = dict.fromkeys(vocabulary.terms.tolist())
+        assert [vocabulary.strings[term] for term in terms if term] == ["telescopes", "light", "image", "of"]
+
+    def test_what_a_text_has_comes_before_tokens(self):
+        vocabulary = self.vocabulary()
+        vocabulary.words(["The telescope made an image of the lights."])
+        terms = dict.fromkeys(vocabulary.terms.tolist())
+        assert [vocabulary.strings[term] for term in terms if term] == ["telescope", "lights", "image", "of"]
