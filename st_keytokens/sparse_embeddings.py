@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -335,7 +335,7 @@ class SparseEmbeddings:
         return len(self.indptr) - 1
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        return (self.row(row) for row in range(len(self)))
+        return ((self.indices[start:stop], self.values[start:stop]) for start, stop in pairwise(self.indptr.tolist()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_rows={len(self)}, vocab_size={self.vocab_size}, nnz={self.nnz})"

@@ -43,7 +43,7 @@ class Database:
         self.directory, self.file = directory, directory.file
         self.read_only, self.is_durable, self.timeout = read_only, is_durable, timeout
         self._idle: list[sqlite3.Connection] = []
-        self._running: weakref.WeakSet[Transaction] = weakref.WeakSet()
+        self._running: set[weakref.ref[Transaction]] = set()  # a WeakSet would cost a search more time
         self._is_closed = False
         self._frozen: FileState | None = None  # what the file was when it was found that nobody can be writing to it
         with _pools:
@@ -74,7 +74,7 @@ class Database:
             if self._frozen is not None and self._frozen != self._state():
                 self._close_idle()
                 self._frozen = None
-            self._running.add(transaction)
+            self._running.add(transaction.reference)
             transaction.frozen = self._frozen
             if self._idle:
                 return self._idle.pop()
@@ -82,7 +82,7 @@ class Database:
 
     def _taken_back(self, transaction: Transaction, connection: sqlite3.Connection | None) -> None:
         with _pools:
-            self._running.discard(transaction)
+            self._running.discard(transaction.reference)
             if connection is not None:
                 if transaction.frozen == self._frozen and not connection.in_transaction:
                     self._idle.append(connection)
@@ -165,12 +165,14 @@ class Transaction:
     Attributes:
         is_reading: Whether nothing is to be written.
         frozen: State of the file when it was found that nobody can be writing to it, None where somebody can.
+        reference: A weak reference to it, which the database holds while it runs.
     """
 
-    __slots__ = ("__weakref__", "_begin", "_database", "connection", "frozen", "is_reading")
+    __slots__ = ("__weakref__", "_begin", "_database", "connection", "frozen", "is_reading", "reference")
 
     def __init__(self, database: Database, begin: str = "BEGIN") -> None:
         self._database, self._begin = database, begin
+        self.reference = weakref.ref(self, database._running.discard)
         self.is_reading = begin == "BEGIN"
         self.frozen: FileState | None = None
         self.connection: sqlite3.Connection | None = None
@@ -206,7 +208,7 @@ class Transaction:
     @property
     def is_running(self) -> bool:
         """Whether it was begun and not ended, and not by a process that was forked since."""
-        return self in self._database._running
+        return self.reference in self._database._running
 
     def close(self) -> None:
         """End the transaction where it was not ended."""
@@ -243,7 +245,7 @@ def _after_fork_in_child() -> None:
     for database in list(_databases):
         database.directory.close_file()
         if database._running:
-            _inherited.extend(database._running)
+            _inherited.extend(running for reference in database._running if (running := reference()) is not None)
             database._running.clear()
             _unsafe_files.add(database.directory.number)
     _pools.release()
