@@ -67,7 +67,8 @@ def contributions(
     """What the first component feeds, beside how often terms occur in the texts."""
     found = measure_contribution(encoder, texts, embeddings=vectors, component=component, examples=SHOWN)
     save(plot_contribution(found, text=1, title=title), f"contribution-{name}-text")
-    frequencies = document_frequencies(encoder.literal_terms(texts), len(encoder.vocabulary))
+    tokens = encoder.over_tokens()
+    frequencies = document_frequencies(tokens.literal_terms(texts), len(tokens.vocabulary))
     return {**found.to_dict(), "frequency_correlations": found.frequency_correlations(frequencies)}
 
 
