@@ -88,7 +88,7 @@ def keyphrases(groups: dict, folder: Path, limit: int) -> dict:
     for group, encoders in groups.items():
         for name, encoder in encoders.items():
             label = f"{group}, {name}" if len(encoders) > 1 else group
-            embeddings = encoder.embed(texts)
+            encoder, embeddings = encoder.over_tokens(), encoder.embed(texts)
             for variant, settings in VARIANTS.items():
                 rankings[f"key tokens, {variant}, {label}"] = rank_by_key_tokens(
                     encoder, texts, candidates, embeddings=embeddings, settings=settings
