@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 # Of a query's decoded terms in a hybrid, at a trust of 1. Chosen on docs/results/quality.md's collections from 0, 1/4,
 # 1/3, 1/2 and 1: more helps a strong embedder and costs a weaker one, whose dense vectors already say too much.
 _HYBRID_SHARE = 0.25
-SCORING_VERSION = 3  # counts up whenever the same settings give other scores than before
+SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 4  # count up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
 Terms = Literal["tokens", "words"]
@@ -371,7 +371,7 @@ class KeyTokenEncoder:
         """All settings that change a score, as they are now; cheap, so that it can be compared before each use."""
         model, calibration, forward_pass = self.model, self.calibration, self.forward_pass
         return (
-            SCORING_VERSION,
+            SCORING_VERSION if self.weighting.max_document_terms is None else PRUNED_SCORING_VERSION,
             [getattr(self.head, name) for name in self.head.config_keys],
             self.weighting,
             None if calibration is None else calibration.hash,

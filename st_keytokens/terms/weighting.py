@@ -22,10 +22,11 @@ from st_keytokens.shared.checks import checked_float, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
 
-# Found on those of docs/results/quality-tokens.md, where .1 to .2, .5 to .75 and 1.5 to 3 differ by under 1 %.
+# The first two were found on the collections of docs/results/quality-tokens.md, where .1 to .2 and .5 to .75 differ by
+# under 1 %, the third on those of docs/results/quality.md, from 2, 2.5 and 3.
 _EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
 _RARITY = 0.6  # of idf: rare terms are asked for less often than their weight makes them count
-_LACKING = 2.0  # a query has many more decoded terms than literal ones, so each is more often asked for
+_LACKING = 2.5  # a query has many more decoded terms than literal ones, so each is more often asked for
 
 
 def term_importance(
@@ -33,17 +34,20 @@ def term_importance(
     literal: SparseEmbeddings,
     decoded: SparseEmbeddings,
     idf: NDArray[np.float32] | TermValues | None,
+    query_decoded_weight: float = 1.0,
 ) -> NDArray[np.float32]:
     """How much a term is worth keeping: its weight, divided by powers of its idf and of its place in the text.
 
     A weight says what a term is worth once a query asks for it, and this how often that may be. What a text is about
-    stands at its beginning. A term that the text lacks has the place of its middle.
+    stands at its beginning. A term that the text lacks has the place of its middle, and is asked for as far as queries
+    have decoded terms.
 
     Args:
         texts: Literal terms of each text in order, with repetition.
         literal: Their weights, to which their decoded weights are added.
         decoded: Weights of the decoded terms that the texts lack.
         idf: Inverse document frequency of each term; None: all alike.
+        query_decoded_weight: Length of a query's decoded vector, whose literal terms weigh 1.
 
     Returns:
         float32, a value for each weight of ``literal.add(decoded)``.
@@ -55,7 +59,7 @@ def term_importance(
     places = np.concatenate([np.unique(terms, return_index=True)[1] for terms in texts]) + 1.0 if len(texts) else 1.0
     middles = np.repeat([max(1.0, len(terms) / 2) for terms in texts], decoded.active_dims)
     early = literal.with_values(literal.values / places**_EARLINESS)
-    total = early.add(decoded.with_values(_LACKING * decoded.values / middles**_EARLINESS))
+    total = early.add(_with(decoded, _LACKING * query_decoded_weight * decoded.values / middles**_EARLINESS))
     values = total.values if idf is None else total.values / idf[total.indices] ** _RARITY
     return values.astype(np.float32, copy=False)
 
@@ -178,7 +182,9 @@ class Weighting:
         both = _joined(literal_part, lacking)
         if self.max_document_terms is None:
             return both
-        importance = term_importance(literal, literal_part.add(_without(decoded, lacking)), lacking, corpus.idf)
+        known = literal_part.add(_without(decoded, lacking))
+        asked = self.query_decoded_weight * corpus.decoded_trust
+        importance = term_importance(literal, known, lacking, corpus.idf, asked)
         return both.prune(self.max_document_terms, by=importance)
 
     def query(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,12 @@ class TestPruning:
     def test_what_is_kept(self, text, decoded, kept):
         weighting = Weighting(max_document_terms=1)
         (document,) = weighting.document([text], rows(decoded), VOCAB, self.corpus).to_dicts()
+        assert list(document) == [kept]
+
+    @pytest.mark.parametrize(("trust", "kept"), [(0.1, 4), (2.0, 1)])
+    def test_what_the_text_lacks_is_kept_as_far_as_queries_ask_for_it(self, trust, kept):
+        corpus = replace(self.corpus, decoded_trust=trust)
+        (document,) = Weighting(max_document_terms=1).document([terms(4)], rows({1: 1.0}), VOCAB, corpus).to_dicts()
         assert list(document) == [kept]
 
     def test_decoded_documents_keep_their_strongest(self):
