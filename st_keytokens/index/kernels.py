@@ -28,6 +28,17 @@ KernelName = Literal["auto", "numba", "torch", "scipy"]
 Ranking = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
 Accumulate = Callable[["Postings", "NDArray[np.int32]", "NDArray[np.float32]", "NDArray[np.float32]"], None]
 Select = Callable[["NDArray[np.float32]", "NDArray[np.bool_] | None", int], Ranking]
+SearchOne = Callable[
+    [
+        "Postings",
+        "NDArray[np.int32]",
+        "NDArray[np.float32]",
+        "NDArray[np.float32]",
+        "NDArray[np.bool_] | None",
+        int,
+    ],
+    Ranking,
+]
 
 
 @dataclass(frozen=True)
@@ -38,11 +49,13 @@ class Kernel:
         name: ``"numba"``, ``"torch"`` or ``"scipy"``.
         accumulate: Adds a query's products with one segment's postings to that segment's part of the scores.
         select: The best ``limit`` rows with a score above 0 and inside the mask, and their scores.
+        search_one: :meth:`best` of one segment, where that is faster than one after the other; else None.
     """
 
     name: str
     accumulate: Accumulate
     select: Select
+    search_one: SearchOne | None = None
 
     def best(
         self,
@@ -66,6 +79,8 @@ class Kernel:
         Returns:
             Rows and scores, best first, ties by row.
         """
+        if self.search_one is not None and len(segments) == 1:
+            return self.search_one(segments[0], terms, weights, scores, mask, limit)
         scores.fill(0)
         start = 0
         for postings in segments:
@@ -129,7 +144,20 @@ def _numba_kernel() -> Kernel:
         bytes_mask = no_mask if mask is None else mask.view(np.uint8)
         return numba_kernels.select(scores, bytes_mask, limit)  # type: ignore[no-any-return]
 
-    return Kernel("numba", accumulate, select)
+    def search_one(
+        postings: Postings,
+        terms: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+        limit: int,
+    ) -> Ranking:
+        bytes_mask = no_mask if mask is None else mask.view(np.uint8)
+        parts, num_rows = (postings.terms, postings.indptr, postings.gaps, postings.weights), postings.num_rows
+        found = numba_kernels.search(*parts, terms, weights, scores, num_rows, bytes_mask, min(limit, num_rows))
+        return found  # type: ignore[no-any-return]
+
+    return Kernel("numba", accumulate, select, search_one)
 
 
 def _torch_accumulate(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -56,6 +57,7 @@ __all__ = [
 
 _CHOICES = {"similarity": ("cosine", "dot"), "dense_dtype": ("float32", "float16")}
 _SMALLEST = {"vocab_size": 1, "embedding_dimension": 0}
+_FEW = 64  # weights of a query, which Python checks in half the time of numpy
 
 
 class Encoder(Protocol):
@@ -144,9 +146,7 @@ def check_sizes(
             f"{name} must have vocab_size {vocab_size}, as the index has, got {embeddings.sparse.vocab_size}. "
             "Use the encoder that the index was made with."
         )
-    values = embeddings.sparse.values
-    is_fine = not len(values) or (0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)
-    if not is_fine:  # also where one is NaN
+    if not _are_weights(embeddings.sparse.values):
         embeddings.sparse.check_weights(name)
     if not needs_dense:
         return
@@ -156,6 +156,16 @@ def check_sizes(
         raise ValueError(
             f"{name} must have dense rows of dimension {embedding_dimension}, got {found} (0 stands for none)."
         )
+
+
+def _are_weights(values: NDArray[np.float32]) -> bool:
+    """Whether all are finite, above zero and not too large."""
+    if not len(values):
+        return True
+    if len(values) > _FEW:
+        return bool(0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)  # false for NaN too
+    weights: list[float] = values.tolist()
+    return 0 < min(weights) and max(weights) <= MAX_WEIGHT and sum(weights) < math.inf  # which tells NaN
 
 
 def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> HybridEmbeddings:

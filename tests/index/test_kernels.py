@@ -105,6 +105,17 @@ class TestBest:
         assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
+class TestPlace:
+    @pytest.mark.parametrize("spread", [1, 3, 5_000, 2**22])
+    def test_is_that_of_a_binary_search(self, spread):
+        rng = np.random.default_rng(spread)
+        terms = np.cumsum(rng.integers(1, spread + 1, 400), dtype=np.int64).astype(np.int32)
+        lumps = np.concatenate([terms[:200], terms[200:] + 2**29])  # far from even
+        for held in (terms, lumps, terms[:1], terms[:0]):
+            asked = np.concatenate([held, held - 1, held + 1, np.array([0, 2**31 - 1])]).astype(np.int32)
+            assert [numba_kernels.place(held, term) for term in asked] == np.searchsorted(held, asked).tolist()
+
+
 class TestAgreement:
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 600), st.integers(1, 40))
