@@ -75,8 +75,8 @@ def contributions(
 def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str], aligned: int, cache: Path) -> dict:
     """Everything that an embedder and its backbone allow."""
     check_comparable(embedder, backbone)
-    tuned, _ = pooled_vectors(embedder, texts, path=cache / "embedder", show_progress_bar=True)
-    before, _ = pooled_vectors(backbone, texts, path=cache / "backbone", show_progress_bar=True)
+    tuned, tuned_s = pooled_vectors(embedder, texts, path=cache / "embedder", show_progress_bar=True)
+    before, before_s = pooled_vectors(backbone, texts, path=cache / "backbone", show_progress_bar=True)
     few = measure_variation(tuned[:100], before[:100])
     variation = measure_variation(tuned, before)
     own = measure_spectrum(tuned)
@@ -98,6 +98,7 @@ def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str],
             sweeps[f"{name}, {kind} terms"] = found.to_dict() | {"table": found.table()}
     return {
         "texts": len(texts),
+        "embedding_s": tuned_s + before_s,
         "variation": {"100": few.to_dict(), "all": variation.to_dict()},
         "tables": {"100": few.table(), "all": variation.table(), "backbone": variation.spectrum.table(5)},
         "embedder_spectrum": own.to_dict(),
@@ -118,10 +119,15 @@ def pair(embedder: KeyTokenEncoder, backbone: KeyTokenEncoder, texts: list[str],
 
 def single(encoder: KeyTokenEncoder, texts: list[str], aligned: int, path: Path, name: str) -> dict:
     """What a model without its backbone allows."""
-    vectors, _ = pooled_vectors(encoder, texts, path=path, show_progress_bar=True)
+    vectors, seconds = pooled_vectors(encoder, texts, path=path, show_progress_bar=True)
     spectrum = measure_spectrum(vectors)
     measured = contributions(encoder, texts[:aligned], vectors[:aligned], spectrum, name.lower(), name)
-    return {"texts": len(texts), "spectrum": spectrum.to_dict(), "contribution": measured}
+    return {
+        "texts": len(texts),
+        "embedding_s": seconds,
+        "spectrum": spectrum.to_dict(),
+        "contribution": measured,
+    }
 
 
 def main() -> None:
@@ -151,6 +157,8 @@ def main() -> None:
     path = write_results("spectrum", results)
     command = COMMAND.format(arguments.collection.name, len(texts), results["aligned_texts"])
     ending = made_again(command, json.loads(path.read_text(encoding="utf-8"))["env"])
+    minutes = sum(found["embedding_s"] for found in results.values() if isinstance(found, dict)) / 60
+    ending += f"\nEmbeddings that are in the cache are not made again: they took {minutes:.0f} minutes.\n"
     path.with_suffix(".md").write_text(page(results, ending), encoding="utf-8")
 
 
