@@ -105,6 +105,23 @@ def _smallest(keys: Any, count: int) -> Any:
     return keys[:count]
 
 
+def _bound(values: Any, count: int) -> Any:
+    """The ``count``-th largest of non-negative values: the root of a heap of the largest ones so far."""
+    heap = np.zeros(count, np.int32)
+    for value in values:
+        if value > heap[0]:
+            place, child = 0, 1
+            while child < count:
+                if child + 1 < count and heap[child + 1] < heap[child]:
+                    child += 1
+                if heap[child] >= value:
+                    break
+                heap[place] = heap[child]
+                place, child = child, 2 * child + 1
+            heap[place] = value
+    return heap[0]
+
+
 def _select(scores: Any, mask: Any, limit: int) -> Any:
     """The best ``limit`` rows above 0 and inside the mask, best first, ties by row, and their scores."""
     # The limit-th best of the blocks' maxima is a bound that so many rows reach. Floats that are not negative order as
@@ -125,15 +142,15 @@ def _select(scores: Any, mask: Any, limit: int) -> Any:
             for row in range(BLOCK):
                 best = max(best, rows[row])
         maxima[block] = best
-    bound = np.int64(1)  # the bits of the smallest float above 0
+    least = np.int32(1)  # the bits of the smallest float above 0
     if num_blocks > limit:
-        bound = max(bound, -smallest(-maxima.astype(np.int64), limit).max())
-    keys = np.empty(np.sum(maxima >= bound) * BLOCK, np.int64)
+        least = max(least, bound(maxima, limit))
+    keys = np.empty(np.sum(maxima >= least) * BLOCK, np.int64)
     count = 0
     for block in range(num_blocks):
-        if maxima[block] >= bound:
+        if maxima[block] >= least:
             for row in range(block * BLOCK, (block + 1) * BLOCK):
-                if bits[row] >= bound and (not has_mask or mask[row]):
+                if bits[row] >= least and (not has_mask or mask[row]):
                     keys[count] = -np.int64(bits[row]) << 32 | row
                     count += 1
     found = np.sort(smallest(keys[:count], min(count, limit))) & 0xFFFFFFFF
@@ -178,6 +195,7 @@ accumulate = _compiled(
     _accumulate,
 )
 smallest = _compiled(types.int64[::1](types.int64[::1], types.int64), _smallest)
+bound = _compiled(types.int32(types.int32[::1], types.int64), _bound)
 _ranking = types.Tuple((types.int64[::1], types.float32[::1]))
 select = _compiled(_ranking(_scores, _input(types.uint8), types.int64), _select)
 search = _compiled(
