@@ -173,6 +173,7 @@ class Transaction:
     def __init__(self, database: Database, begin: str = "BEGIN") -> None:
         self._database, self._begin = database, begin
         self.reference = weakref.ref(self, database._running.discard)
+        hash(self.reference)  # which it keeps, and is discarded by when this is gone
         self.is_reading = begin == "BEGIN"
         self.frozen: FileState | None = None
         self.connection: sqlite3.Connection | None = None
