@@ -20,7 +20,7 @@ class Interrupter:
     """Counts events, and raises once, at the one of a number. Its hook stays, as Python cannot remove one."""
 
     def __init__(self):
-        self.left, self.count, self.is_on = None, 0, False
+        self.kind, self.left, self.count, self.is_on = "", None, 0, False
         self.has_hook = False
         self._errors = itertools.cycle(ERRORS)
 
@@ -32,7 +32,7 @@ class Interrupter:
                 raise next(self._errors)("interrupted by the test")
 
     def on_audit(self, name, arguments):
-        if self.is_on and name != "sys.settrace":
+        if self.is_on and self.kind == "audit":  # not those of the tracing of lines, such as of linecache
             self.event()
 
     def on_line(self, frame, kind, argument):
@@ -52,7 +52,7 @@ class Interrupter:
         if kind == "audit" and not self.has_hook:
             sys.addaudithook(self.on_audit)
             self.has_hook = True
-        self.left, self.count = number, 0
+        self.kind, self.left, self.count = kind, number, 0
         previous = sys.gettrace()
         gc.disable()
         if kind == "lines":
