@@ -157,8 +157,6 @@ def main() -> None:
     path = write_results("spectrum", results)
     command = COMMAND.format(arguments.collection.name, len(texts), results["aligned_texts"])
     ending = made_again(command, json.loads(path.read_text(encoding="utf-8"))["env"])
-    minutes = sum(found["embedding_s"] for found in results.values() if isinstance(found, dict)) / 60
-    ending += f"\nEmbeddings that are in the cache are not made again: they took {minutes:.0f} minutes.\n"
     path.with_suffix(".md").write_text(page(results, ending), encoding="utf-8")
 
 
