@@ -133,6 +133,9 @@ def _numba_kernel() -> Kernel:
 
     no_mask = np.empty(0, np.uint8)
 
+    def bytes_of(mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        return no_mask if mask is None else mask.view(np.uint8)
+
     def accumulate(
         postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> None:
@@ -141,8 +144,7 @@ def _numba_kernel() -> Kernel:
         )
 
     def select(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> Ranking:
-        bytes_mask = no_mask if mask is None else mask.view(np.uint8)
-        return numba_kernels.select(scores, bytes_mask, limit)  # type: ignore[no-any-return]
+        return numba_kernels.select(scores, bytes_of(mask), limit)  # type: ignore[no-any-return]
 
     def search_one(
         postings: Postings,
@@ -152,9 +154,8 @@ def _numba_kernel() -> Kernel:
         mask: NDArray[np.bool_] | None,
         limit: int,
     ) -> Ranking:
-        bytes_mask = no_mask if mask is None else mask.view(np.uint8)
         parts, num_rows = (postings.terms, postings.indptr, postings.gaps, postings.weights), postings.num_rows
-        found = numba_kernels.search(*parts, terms, weights, scores, num_rows, bytes_mask, min(limit, num_rows))
+        found = numba_kernels.search(*parts, terms, weights, scores, num_rows, bytes_of(mask), min(limit, num_rows))
         return found  # type: ignore[no-any-return]
 
     return Kernel("numba", accumulate, select, search_one)

@@ -28,14 +28,13 @@ def _place(terms: Any, term: Any) -> Any:
         return 0
     if term > terms[last]:
         return last + 1
-    low, high = 0, last  # terms[low] < term <= terms[high]
-    step = 8
+    high, step = last, 8  # term <= terms[high]
     guess = int(last * ((term - terms[0]) / (terms[last] - terms[0])))
     while terms[guess] >= term:  # as the first is smaller, this ends
         high = guess
         guess = max(guess - step, 0)
         step *= 4
-    low = guess
+    low = guess  # terms[low] < term
     while low + step < high:
         if terms[low + step] >= term:
             high = low + step

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -36,7 +35,7 @@ from st_keytokens.index.directory import (
 from st_keytokens.index.documents import DocumentTable
 from st_keytokens.index.segments import SEGMENT_FILES, Files, segment_files_of, sync_directory
 from st_keytokens.shared.checks import check_choice, checked_int
-from st_keytokens.sparse_embeddings import MAX_WEIGHT, HybridEmbeddings, SparseEmbeddings
+from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +56,6 @@ __all__ = [
 
 _CHOICES = {"similarity": ("cosine", "dot"), "dense_dtype": ("float32", "float16")}
 _SMALLEST = {"vocab_size": 1, "embedding_dimension": 0}
-_FEW = 64  # weights of a query, which Python checks in half the time of numpy
 
 
 class Encoder(Protocol):
@@ -146,8 +144,7 @@ def check_sizes(
             f"{name} must have vocab_size {vocab_size}, as the index has, got {embeddings.sparse.vocab_size}. "
             "Use the encoder that the index was made with."
         )
-    if not _are_weights(embeddings.sparse.values):
-        embeddings.sparse.check_weights(name)
+    embeddings.sparse.check_weights(name)
     if not needs_dense:
         return
     found = 0 if embeddings.dense is None else embeddings.dense.shape[1]
@@ -156,16 +153,6 @@ def check_sizes(
         raise ValueError(
             f"{name} must have dense rows of dimension {embedding_dimension}, got {found} (0 stands for none)."
         )
-
-
-def _are_weights(values: NDArray[np.float32]) -> bool:
-    """Whether all are finite, above zero and not too large."""
-    if not len(values):
-        return True
-    if len(values) > _FEW:
-        return bool(0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)  # false for NaN too
-    weights: list[float] = values.tolist()
-    return 0 < min(weights) and max(weights) <= MAX_WEIGHT and sum(weights) < math.inf  # which tells NaN
 
 
 def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> HybridEmbeddings:
