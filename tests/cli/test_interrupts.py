@@ -144,8 +144,9 @@ class TestInterrupts:
     @pytest.mark.timeout(1800)
     @pytest.mark.parametrize("command", COMMANDS)
     def test_at_many_moments(self, words_of, folder, command):
-        words = words_of(command)
-        for seconds in np.linspace(0.2, 6, 20):
+        words, began = words_of(command), time.perf_counter()
+        start("--version", cwd=folder).communicate(timeout=120)
+        for seconds in np.linspace(2 * (time.perf_counter() - began), 6, 20):  # Python itself starts before it listens
             process = start(*words, cwd=folder)
             time.sleep(seconds)
             process.send_signal(signal.SIGINT)
