@@ -28,6 +28,7 @@ from st_keytokens.sparse_embeddings import SparseEmbeddings
 TERMS, NEIGHBOURS, NOISE = 64, 16, 0.1
 QUERY_TERMS = 12
 CHUNK = 25_000
+_PART = 1 << 24  # terms that are counted at a time, as numpy makes 64 bits of each
 EMBEDDER = Path(__file__).resolve().parents[1] / "tiny-embedder" / "embedder"
 
 
@@ -75,7 +76,7 @@ def children(parents: Parents, count: int, rng: np.random.Generator) -> SparseEm
         place = slice(start, min(start + CHUNK, count))
         terms[place], weights[place] = _crossed(parents, place.stop - place.start, rng)
     indptr = np.arange(0, count * TERMS + 1, TERMS, dtype=np.int64)
-    return SparseEmbeddings(indptr, terms.reshape(-1), weights.reshape(-1), parents.vocab_size)
+    return SparseEmbeddings.trusted(indptr, terms.reshape(-1), weights.reshape(-1), parents.vocab_size)  # not copied
 
 
 def _crossed(parents: Parents, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -109,7 +110,8 @@ def statistics_of(
     documents: SparseEmbeddings, parents: Parents, queries: dict[str, SparseEmbeddings]
 ) -> dict[str, Any]:
     """How far the documents are like their parents, and what the queries touch."""
-    mine = np.bincount(documents.indices, minlength=parents.vocab_size) / len(documents)
+    parts = (documents.indices[start : start + _PART] for start in range(0, documents.nnz, _PART))
+    mine = sum(np.bincount(part, minlength=parents.vocab_size) for part in parts) / len(documents)
     theirs = np.bincount(parents.terms.reshape(-1), minlength=parents.vocab_size) / len(parents.terms)
     return {
         "abstracts": len(parents.terms),
