@@ -52,11 +52,10 @@ from st_keytokens.terms.words import Words, WordVocabulary
 
 logger = logging.getLogger(__name__)
 
-# At a trust of 1: the dense side's weight in a hybrid, and the share of a query's decoded terms in its sparse side. Chosen
-# on docs/results/quality.md's collections, where their neighbours do as well: with more of both, the embedder is heard
-# twice, which a strong one can bear.
-_DENSE_WEIGHT, _HYBRID_SHARE = 0.8, 0.1
-SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 4  # count up whenever the same settings give a text other vectors
+# Of a query's decoded terms in a hybrid, at a trust of 1. Chosen on docs/results/quality.md's collections from 0, 1/4,
+# 1/3, 1/2 and 1: more helps a strong embedder and costs a weaker one, whose dense vectors already say too much.
+_HYBRID_SHARE = 0.25
+SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 4  # count up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
 Terms = Literal["tokens", "words"]
@@ -386,11 +385,11 @@ class KeyTokenEncoder:
     def fusion_weights(self) -> dict[str, float]:
         """How much each side of a hybrid search counts, by ``"dense"`` and ``"sparse"``.
 
-        1 for the sparse side, and for the dense one 0.8 times the calibration's ``decoded_trust``, which says how far
-        the embedder finds documents beside literal terms; 1 where there is none.
+        1 for the sparse side, and for the dense one the calibration's ``decoded_trust``, which says how far the
+        embedder finds documents beside literal terms; 1 where there is none.
         """
         trust = None if self.calibration is None else self.calibration.decoded_trust
-        return {"dense": 1.0 if trust is None else _DENSE_WEIGHT * trust, "sparse": 1.0}
+        return {"dense": 1.0 if trust is None else trust, "sparse": 1.0}
 
     @property
     def can_embed(self) -> bool:
@@ -510,7 +509,7 @@ class KeyTokenEncoder:
     def hybrid_query(self, texts: list[str], sparse: SparseEmbeddings) -> SparseEmbeddings:
         """Queries' sparse vectors for a search by both vectors: with less of their decoded terms.
 
-        What the embedding says is in the dense vector as well. Decoded terms have a tenth of their weight, times the
+        What the embedding says is in the dense vector as well. Decoded terms have a quarter of their weight, times the
         calibration's ``decoded_trust``, and none without one; see ``docs/results/quality.md``. A weighting for decoded
         or for literal terms only stays as it is.
 

@@ -184,18 +184,12 @@ def _by_lm_head(encoder: KeyTokenEncoder) -> KeyTokenEncoder:
 
 def _hybrid(part: str, fusion: FusionName) -> ComparedMethod:
     def run(runs: MethodRuns) -> Run:
-        weights = _weights(runs.encoded.encoder, part) if fusion == "adaptive" else None
+        weights = runs.encoded.encoder.fusion_weights if fusion == "adaptive" else None
         return fused_run(
             runs["dense"], runs[part], FUSIONS[fusion], runs.encoded.ties, runs.depth, runs.fusion_depth, weights
         )
 
     return ComparedMethod(f"dense and {part} fused by {_FUSED_BY[fusion]}", run)
-
-
-def _weights(encoder: KeyTokenEncoder, part: str) -> dict[str, float]:
-    """Ours, but beside BM25 the whole trust, which is better there: nothing in BM25 comes from the embedder."""
-    trust = None if encoder.calibration is None else encoder.calibration.decoded_trust
-    return encoder.fusion_weights if trust is None or not part.startswith("bm25") else {"dense": trust, "sparse": 1.0}
 
 
 _FUSED_BY: dict[FusionName, str] = {

@@ -213,7 +213,7 @@ class TestLookup:
         assert batches == []
         assert encoder.encode_query("wolves", query="encode").dense.shape == (1, 32)
 
-    @pytest.mark.parametrize(("trust", "share"), [(None, 0.0), (0.4, 0.04), (2.0, 0.2)])
+    @pytest.mark.parametrize(("trust", "share"), [(None, 0.0), (0.4, 0.1), (2.0, 0.5)])
     def test_hybrid_queries_have_less_of_their_decoded_terms(self, encoder, trust, share):
         texts = ["wolves hunt deer", " ", "a deer"]
         encoder.calibration.decoded_trust = trust
