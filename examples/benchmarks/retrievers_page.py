@@ -91,7 +91,7 @@ python examples/benchmarks/retrievers.py features
 python examples/benchmarks/retrievers_page.py
 ```
 
-Made on {date} at commit {commit}. {took}.
+Made on {date} at commit {commit}, in {took} minutes.
 """
 
 
@@ -243,8 +243,7 @@ def page(results: dict[str, Any], name: str) -> str:
     lines += [HOW.format(where=where(runs), cores=runs[0]["env"]["cores"], load=between(loads, ".1f"))]
     lines += [*features_table(features, "probes"), KINDS, *features_table(features, "kinds")]
     environments = [run["env"] for run in runs]
-    seconds = [env.get("took_s") for env in environments]
-    took = f"{sum(seconds) / 60:.0f} minutes" if all(seconds) else "How long it took was not recorded"
+    took = f"{sum(env['took_s'] for env in environments) / 60:.0f}"
     made = {name: " and ".join(sorted({env[name] for env in environments})) for name in ("date", "commit")}
     return "\n".join([*lines, *kinds_explained(features), END.format(**made, took=took)])
 
