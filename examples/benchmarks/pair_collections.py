@@ -15,6 +15,8 @@ import lzma
 import random
 from pathlib import Path
 
+from prepare_collections import Content, write
+
 QUERIES = 400
 DOCUMENTS = {"medquad": 2000, "scitldr-a": 1500, "openstax": 2000, "blog-18f": 1500, "factbook": 2000}
 
@@ -37,20 +39,10 @@ def main() -> None:
         for query, text in pairs:
             if len(query_of) < DOCUMENTS[source]:
                 query_of.setdefault(text, query)
-        write(arguments.folder / source, query_of)
-
-
-def write(folder: Path, query_of: dict[str, str]) -> None:
-    """All texts, and the queries of the first of them."""
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    queries = list(query_of.values())[:QUERIES]
-    texts = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(query_of)]
-    asked = [{"_id": f"q{number}", "text": query} for number, query in enumerate(queries)]
-    for name, records in (("corpus", texts), ("queries", asked)):
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    judged = "".join(f"q{number}\td{number}\t1\n" for number in range(len(queries)))
-    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+        corpus = [(f"d{number}", "", text) for number, text in enumerate(query_of)]
+        queries = [(f"q{number}", query) for number, query in enumerate(query_of.values())][:QUERIES]
+        judgements = [(f"q{number}", f"d{number}", "1") for number in range(len(queries))]
+        write(arguments.folder / source, Content(corpus, queries, judgements))
 
 
 if __name__ == "__main__":
