@@ -347,6 +347,8 @@ class SparseEmbeddings:
         return len(self.indptr) - 1
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        if len(self.indptr) == 2:  # one row, as of a query: all there is
+            return iter([(self.indices, self.values)])
         return ((self.indices[start:stop], self.values[start:stop]) for start, stop in pairwise(self.indptr.tolist()))
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from st_keytokens.engines.records import Records
 from st_keytokens.engines.retrying import Retry
 from st_keytokens.index.dense import Similarity, checked_dense
-from st_keytokens.index.documents import Hit, checked_strings, ranked_hits
+from st_keytokens.index.documents import Hit, checked_strings
 from st_keytokens.index.filters import Condition
 from st_keytokens.index.fusion import FUSIONS, FusionFunction
 from st_keytokens.index.search import SIDES, Mode, SearchPlan, Side, embedded_queries
@@ -369,9 +369,11 @@ class Engine(ABC):
 
 def _fused_hits(plan: SearchPlan, *rankings: list[Hit]) -> list[Hit]:
     """The hits of both sides in one ranking, with what each side gave to a hit."""
-    known = {hit.id: (hit.id, hit.text, hit.metadata) for ranking in rankings for hit in ranking}
+    known = {hit.id: hit for ranking in rankings for hit in ranking}
     pairs: dict[str, list[tuple[str, float]]] = {
         side: [(hit.id, hit.score) for hit in ranking] for side, ranking in zip(SIDES, rankings, strict=True)
     }
-    fused = plan.fused(pairs)
-    return ranked_hits([known[hit.id] for hit in fused], [(hit.score, hit.components) for hit in fused], True)
+    return [
+        Hit(hit.id, hit.score, rank, known[hit.id].text, known[hit.id].metadata, hit.components, is_hybrid=True)
+        for rank, hit in enumerate(plan.fused(pairs), 1)
+    ]

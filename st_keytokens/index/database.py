@@ -12,7 +12,7 @@ from types import TracebackType
 
 from st_keytokens.index.directory import IndexDirectory
 
-__all__ = ["Database", "Transaction"]
+__all__ = ["Database", "Lease", "WriteTransaction"]
 
 
 FileState = tuple[int, int, int]
@@ -21,7 +21,7 @@ FileState = tuple[int, int, int]
 # SQLite would take the parent's locks for its own. So idle ones are closed before a fork, and opened anew after it.
 _pools = threading.RLock()  # held over a fork, so that none is opened meanwhile
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_inherited: list[Transaction] = []  # kept, so that their connections are not closed
+_inherited: list[Lease] = []  # kept, so that their connections are not closed
 _unsafe_files: set[tuple[int, int]] = set()
 _PATIENCE = 0.1  # seconds that SQLite waits at once: a signal is only seen in between
 
@@ -42,8 +42,8 @@ class Database:
     def __init__(self, directory: IndexDirectory, *, read_only: bool, is_durable: bool, timeout: float) -> None:
         self.directory, self.file = directory, directory.file
         self.read_only, self.is_durable, self.timeout = read_only, is_durable, timeout
-        self._idle: list[sqlite3.Connection] = []
-        self._running: set[weakref.ref[Transaction]] = set()  # a WeakSet would cost a search more time
+        self._idle: list[Lease] = []
+        self._running: set[weakref.ref[Lease]] = set()  # a WeakSet would cost a search more time
         self._is_closed = False
         self._frozen: FileState | None = None  # what the file was when it was found that nobody can be writing to it
         with _pools:
@@ -66,38 +66,54 @@ class Database:
             while self._idle:
                 self._idle.pop().close()
 
-    def _lent(self, transaction: Transaction) -> sqlite3.Connection:
+    def lend(self, is_reading: bool = True) -> Lease:
+        """A connection for one transaction.
+
+        Raises:
+            OSError: If the file cannot be opened.
+            ValueError: If the index is closed or damaged, or the path leads to another one now.
+        """
         with _pools:
             if self._is_closed:
                 raise ValueError(f"{self._index} is closed. Open it again.")
-            self.directory.check_file() if transaction.is_reading else self.directory.check()
+            self.directory.check_file() if is_reading else self.directory.check()
             if self._frozen is not None and self._frozen != self._state():
                 self._close_idle()
                 self._frozen = None
-            self._running.add(transaction.reference)
-            transaction.frozen = self._frozen
-            if self._idle:
-                return self._idle.pop()
-        return self._connected(transaction)
+            lease = self._idle.pop() if self._idle else Lease(self)
+            lease.frozen = self._frozen
+            lease.count += 1
+            self._running.add(lease.reference)
+        if lease.connection is None:
+            try:
+                lease.open(self._connected(lease))
+            except BaseException as err:
+                lease.end()
+                if isinstance(err, sqlite3.Error):
+                    raise self.clear_error(err) from err
+                raise
+        return lease
 
-    def _taken_back(self, transaction: Transaction, connection: sqlite3.Connection | None) -> None:
+    def take_back(self, lease: Lease) -> None:
+        """The end of :meth:`lend`."""
         with _pools:
-            self._running.discard(transaction.reference)
+            self._running.discard(lease.reference)
+            connection = lease.connection
             if connection is not None:
-                if transaction.frozen == self._frozen and not connection.in_transaction:
-                    self._idle.append(connection)
+                if lease.frozen == self._frozen and not connection.in_transaction:
+                    self._idle.append(lease)
                 else:
-                    connection.close()
+                    lease.close()
             if self._is_closed:
                 self.close()
 
-    def _connected(self, transaction: Transaction) -> sqlite3.Connection:
+    def _connected(self, lease: Lease) -> sqlite3.Connection:
         if _unsafe_files and self.directory.number in _unsafe_files:
             raise RuntimeError(
                 f"{self._index} must not be in use when a process is forked, but it was, by a search or a change. "
                 "Fork at another time, or start processes by spawn."
             )
-        connection = self._connected_read_only(transaction) if self.read_only else self._opened("mode=rw")
+        connection = self._connected_read_only(lease) if self.read_only else self._opened("mode=rw")
         try:
             self.directory.check()  # so what was opened is the file that was there before and is there after
             if not self.read_only:
@@ -112,8 +128,8 @@ class Database:
             connection.close()
             raise
 
-    def _connected_read_only(self, transaction: Transaction) -> sqlite3.Connection:
-        if transaction.frozen is None:
+    def _connected_read_only(self, lease: Lease) -> sqlite3.Connection:
+        if lease.frozen is None:
             state = self._state()
             connection = self._opened("mode=ro")
             try:
@@ -124,7 +140,7 @@ class Database:
                 if state[2]:
                     raise
             with _pools:
-                transaction.frozen = self._frozen = state
+                lease.frozen = self._frozen = state
         return self._opened("mode=ro&immutable=1")
 
     def _state(self) -> FileState:
@@ -152,44 +168,110 @@ class Database:
         return ValueError(f"{self._index} is damaged: {message}. Restore it from a copy.")
 
 
-class Transaction:
-    """A context that lends a connection in a transaction, which is rolled back at the end if it was not committed.
+class Lease:
+    """A connection that is lent, and a context that reads what one commit holds; lent again when it is left.
 
-    The errors come when it is entered or left. A class, as a generator would cost a search more time. An interrupt
-    within ``__exit__`` leaves it open until :meth:`close`, or until nothing refers to it.
-
-    Args:
-        database: Lends the connection.
-        begin: The statement that begins the transaction.
+    A search takes one, so it is an object that is made once, not a generator. An interrupt within ``__exit__`` leaves
+    it open until nothing refers to it.
 
     Attributes:
-        is_reading: Whether nothing is to be written.
+        connection: What is lent.
+        count: How often it was lent.
+        cursor: What begins and ends its transactions; making one takes as long as that.
         frozen: State of the file when it was found that nobody can be writing to it, None where somebody can.
-        reference: A weak reference to it, which the database holds while it runs.
+        reference: A weak reference to it, which the database holds while it is lent.
     """
 
-    __slots__ = ("__weakref__", "_begin", "_database", "connection", "frozen", "is_reading", "reference")
+    __slots__ = ("__weakref__", "_database", "connection", "count", "cursor", "frozen", "reference")
 
-    def __init__(self, database: Database, begin: str = "BEGIN") -> None:
-        self._database, self._begin = database, begin
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self.reference = weakref.ref(self, database._running.discard)
         hash(self.reference)  # which it keeps, and is discarded by when this is gone
-        self.is_reading = begin == "BEGIN"
+        self.count = 0
         self.frozen: FileState | None = None
         self.connection: sqlite3.Connection | None = None
+        self.cursor: sqlite3.Cursor
+
+    def open(self, connection: sqlite3.Connection) -> None:
+        """Takes a connection."""
+        self.connection, self.cursor = connection, connection.cursor()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is lent, and not by a process that was forked since."""
+        return self.reference in self._database._running
+
+    def end(self) -> None:
+        """Rolls back what was not committed, and gives the connection back."""
+        if self.is_running:
+            connection = self.connection
+            try:
+                if connection is not None and connection.in_transaction:
+                    self.cursor.execute("ROLLBACK")
+            finally:
+                self._database.take_back(self)
 
     def __enter__(self) -> sqlite3.Connection:
         try:
-            connection = self.connection = self._database._lent(self)
-            if self.is_reading:
-                connection.execute("BEGIN")
-            else:
-                self._wait(connection)
-            return connection
+            self.cursor.execute("BEGIN")
+            return self.cursor.connection
         except BaseException as err:
-            self.close()
-            if isinstance(err, sqlite3.Error):
-                raise self._database.clear_error(err) from err
+            self.__exit__(type(err), err, None)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+        if isinstance(err, sqlite3.Error):
+            raise self._database.clear_error(err) from err
+
+    def __del__(self) -> None:
+        if getattr(self, "connection", None) is not None:  # an interrupt in __init__ leaves none
+            with suppress(sqlite3.Error):
+                self.close()
+
+
+class WriteTransaction:
+    """A context that lends a connection with the write lock; what was not committed is rolled back at the end.
+
+    The errors come when it is entered or left. An interrupt within ``__exit__`` leaves it open until :meth:`close`, or
+    until nothing refers to it.
+
+    Args:
+        database: Lends the connection.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lease: Lease | None = None
+        self._count = 0  # of the lease, which may be lent to somebody else by now
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was begun and not ended, and not by a process that was forked since."""
+        return self._lease is not None and self._lease.is_running and self._lease.count == self._count
+
+    @property
+    def connection(self) -> sqlite3.Connection | None:
+        """What is lent; None where it :attr:`is_running` no longer."""
+        return self._lease.connection if self._lease is not None and self.is_running else None
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            lease = self._database.lend(is_reading=False)
+            self._lease, self._count = lease, lease.count
+            self._wait(lease.cursor.connection)
+            return lease.cursor.connection
+        except BaseException as err:
+            self.__exit__(type(err), err, None)
             raise
 
     def _wait(self, connection: sqlite3.Connection) -> None:
@@ -199,28 +281,17 @@ class Transaction:
             left = max(0.0, min(_PATIENCE, end - time.monotonic()))
             connection.execute(f"PRAGMA busy_timeout = {round(left * 1000)}")
             try:
-                connection.execute(self._begin)
+                connection.execute("BEGIN IMMEDIATE")
                 break
             except sqlite3.OperationalError as err:
                 if time.monotonic() >= end or ("locked" not in str(err) and "busy" not in str(err)):
                     raise
         connection.execute(f"PRAGMA busy_timeout = {round(self._database.timeout * 1000)}")
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it was begun and not ended, and not by a process that was forked since."""
-        return self.reference in self._database._running
-
     def close(self) -> None:
         """End the transaction where it was not ended."""
-        connection = self.connection
-        if self.is_running:
-            try:
-                if connection is not None and connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            finally:
-                self.connection = None
-                self._database._taken_back(self, connection)
+        if self._lease is not None and self.is_running:
+            self._lease.end()
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
@@ -228,12 +299,6 @@ class Transaction:
         self.close()
         if isinstance(err, sqlite3.Error):
             raise self._database.clear_error(err) from err
-
-    def __del__(self) -> None:
-        connection = getattr(self, "connection", None)  # an interrupt in __init__ leaves none
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
 
 
 def _before_fork() -> None:

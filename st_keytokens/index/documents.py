@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Document", "DocumentTable", "Hit", "MatchedTerm", "checked_strings", "packed_metadata", "ranked_hits"]
+from st_keytokens.index.known_documents import KnownDocuments, PackedFields
+
+__all__ = ["Document", "DocumentTable", "Hit", "MatchedTerm", "checked_strings", "packed_metadata"]
 
 
 _MAX_DEPTH = 100
@@ -70,18 +72,6 @@ class MatchedTerm:
     query_weight: float
     document_weight: float
     contribution: float
-
-
-def ranked_hits(
-    fields: Sequence[tuple[str, str | None, dict[str, Any]]],
-    scored: Sequence[tuple[float, dict[str, float]]],
-    is_hybrid: bool,
-) -> list[Hit]:
-    """Hits from found documents' ids, texts and metadata, and their scores and those behind them, best first."""
-    return [
-        Hit(name, score, rank, text, metadata, scores, is_hybrid)
-        for rank, ((name, text, metadata), (score, scores)) in enumerate(zip(fields, scored, strict=True), 1)
-    ]
 
 
 def checked_strings(name: str, values: Collection[str], length: int | None = None) -> list[str]:
@@ -158,23 +148,13 @@ def _check_json(value: Any, depth: int, where: str) -> None:
 
 
 Fields = tuple[str, str | None, dict[str, Any]]
-PackedFields = tuple[str, str | None, str | None]
 
 _SELECT = "SELECT d.key, id, text, metadata FROM documents d LEFT JOIN texts t ON t.key = d.key"
 _CHUNK = 500  # parameters of one statement
-_MAX_KNOWN_CHARACTERS = 1 << 22  # of the documents that are kept, where these are not all
-_MAX_CHARACTERS = 1 << 25  # of all documents, where all are kept
-_MAX_FILE = 1 << 24  # bytes of a database whose documents are all kept
-_FIELDS_OVERHEAD = 200  # of a known document, in characters
-_MISSES = 64  # once one in so many documents was read, all are, where they fit
 
 
 class DocumentTable:
-    """The documents, and the last ones read: SQLite takes longer for ten than a search of some ten thousand rows.
-
-    A key is never given to another document, so what was read stays true. Where the database has less
-    than 16 MiB, all are read at once as soon as a few have been.
-    """
+    """The tables of documents, and what was read of them."""
 
     SCHEMA = (
         "CREATE TABLE documents (key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, metadata TEXT)",
@@ -183,10 +163,7 @@ class DocumentTable:
     CHECKSUMS = "CREATE TABLE checksums (key INTEGER PRIMARY KEY, checksum BLOB NOT NULL)"
 
     def __init__(self) -> None:
-        self._known: dict[int, PackedFields] = {}
-        self._num_known_characters = self._num_missed = 0
-        self._most = _MAX_KNOWN_CHARACTERS
-        self._due = _MISSES  # misses until it is asked whether all are to be read
+        self._known = KnownDocuments()
 
     def keys(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
         """Keys of those ids that exist."""
@@ -229,63 +206,66 @@ class DocumentTable:
         Raises:
             ValueError: If one is not there.
         """
-        known = self._known
-        try:
-            packed = list(map(known.__getitem__, keys))
-        except KeyError:
-            packed = self._read(connection, keys)
         return [
-            (name, text, {} if metadata is None else json.loads(metadata))  # anew, as the caller may alter it
-            for name, text, metadata in packed
+            (name, text, {} if metadata is None else json.loads(metadata))
+            for name, text, metadata in self._packed(connection, keys)
         ]
 
-    def _read(self, connection: sqlite3.Connection, keys: Sequence[int]) -> list[PackedFields]:
-        known = self._known
-        unknown = [key for key in keys if key not in known]
-        self._num_missed += len(unknown)
-        if self._num_missed >= self._due and self._is_small(connection):
-            self._known, self._num_known_characters, self._most = {}, 0, _MAX_CHARACTERS
-            found = self._rows(connection, _SELECT)
-        else:
-            found = {key: known[key] for key in keys if key in known}
-            for start in range(0, len(unknown), _CHUNK):
-                chunk = unknown[start : start + _CHUNK]
-                found |= self._rows(connection, f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})", chunk)
+    def hits(
+        self,
+        connection: sqlite3.Connection,
+        keys: Sequence[int],
+        scores: Sequence[float],
+        components: Sequence[dict[str, float]],
+        is_hybrid: bool,
+    ) -> list[Hit]:
+        """Found documents by key, best first, with their scores and those behind these.
+
+        Raises:
+            ValueError: If one is not there.
+        """
+        known: Any = self._known.fields
+        try:  # one document after the other, each from end to end
+            return _hits(map(known.__getitem__, keys), scores, components, is_hybrid)
+        except (LookupError, TypeError):  # the latter of None, which is no document
+            return _hits(self._packed(connection, keys), scores, components, is_hybrid)
+
+    def _packed(self, connection: sqlite3.Connection, keys: Sequence[int]) -> list[PackedFields]:
+        """What is kept of documents, in the order of their keys; those that are not known are read."""
+        found = self._known.among(keys)
+        if len(found) < len(keys):
+            unknown = [key for key in keys if key not in found]
+            if self._known.is_due(len(unknown)) and self._fits(connection):
+                self._known.begin(is_whole=True)
+                found = self._rows(connection, _SELECT)
+            else:
+                for start in range(0, len(unknown), _CHUNK):
+                    chunk = unknown[start : start + _CHUNK]
+                    found |= self._rows(connection, f"{_SELECT} WHERE d.key IN ({','.join('?' * len(chunk))})", chunk)
         try:
             return [found[key] for key in keys]
         except KeyError as err:
             raise ValueError(f"the index is damaged: its document {err} is missing. Restore it from a copy.") from err
 
-    def _is_small(self, connection: sqlite3.Connection) -> bool:
-        """Whether enough was read one by one, and all documents may be kept."""
+    def _fits(self, connection: sqlite3.Connection) -> bool:
+        """Whether all documents may be known."""
         ((next_key,),) = connection.execute("SELECT next_key FROM state")
-        self._due = max(_MISSES, next_key // _MISSES)
-        if self._num_missed < self._due:
-            return False
-        self._num_missed = 0
         ((num_pages,),), ((size,),) = connection.execute("PRAGMA page_count"), connection.execute("PRAGMA page_size")
-        num_bytes = num_pages * size
-        return bool(num_bytes <= _MAX_FILE and num_bytes + next_key * _FIELDS_OVERHEAD <= _MAX_CHARACTERS)
+        return self._known.fits(next_key, num_pages * size)
 
     def _rows(
         self, connection: sqlite3.Connection, statement: str, keys: Sequence[int] = ()
     ) -> dict[int, PackedFields]:
-        """The rows of a statement by key, which are remembered."""
+        """The rows of a statement by key, which are known from then on."""
         read: dict[int, PackedFields] = {}
-        num_characters = 0
         for key, packed_name, packed_text, metadata in connection.execute(statement, keys):
             try:
                 name = packed_name.decode("utf-8", "surrogatepass")
                 text = None if packed_text is None else packed_text.decode("utf-8", "surrogatepass")
             except (AttributeError, UnicodeDecodeError) as err:
                 raise ValueError(f"the index is damaged: its document {key} cannot be read.") from err
-            num_characters += len(name) + len(text or "") + len(metadata or "")
             read[key] = name, text, metadata
-        self._num_known_characters += num_characters + _FIELDS_OVERHEAD * len(read)
-        if self._num_known_characters > self._most:
-            self._known, self._num_known_characters, self._most = {}, 0, _MAX_KNOWN_CHARACTERS
-        else:
-            self._known.update(read)
+        self._known.add(read)
         return read
 
     def all(self, connection: sqlite3.Connection) -> Iterator[tuple[int, Fields]]:
@@ -329,6 +309,19 @@ class DocumentTable:
             if _checksum(key, name, metadata, text) != checksum:
                 return int(key)
         return None
+
+
+def _hits(
+    packed: Iterable[PackedFields],
+    scores: Sequence[float],
+    components: Sequence[dict[str, float]],
+    is_hybrid: bool,
+) -> list[Hit]:
+    return [
+        # metadata anew, as the caller may alter them
+        Hit(name, score, rank, text, {} if metadata is None else json.loads(metadata), parts, is_hybrid)
+        for rank, ((name, text, metadata), score, parts) in enumerate(zip(packed, scores, components, strict=True), 1)
+    ]
 
 
 def _checksum(key: int, name: object, metadata: object, text: object) -> bytes:

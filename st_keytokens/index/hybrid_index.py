@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st_keytokens.index.dense import Similarity, checked_dense
-from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata, ranked_hits
+from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, FilterMasks, metadata_types, parse_filter
 from st_keytokens.index.fusion import FusionFunction, FusionName
 from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
-from st_keytokens.index.search import Mode, SearchPlan, embedded_queries, matched_terms, ranked_rows
+from st_keytokens.index.search import Mode, SearchPlan, embedded_queries, fused_rows, matched_terms, ranked_sides
 from st_keytokens.index.segments import Postings, Segment, verify_segment, write_segment
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.index.store import (
@@ -482,9 +482,20 @@ class HybridIndex:
                 mask = self._filter_masks.mask(connection, snapshot, plan.filter)
             if not len(snapshot):
                 return [[] for _ in range(len(queries))]
-            ranked = ranked_rows(plan, snapshot, queries, mask, *self._sparse_tools(snapshot))
-            get, is_hybrid = self._store.documents.get, plan.mode == "hybrid"
-            return [ranked_hits(get(connection, snapshot.keys(rows)), scored, is_hybrid) for rows, scored in ranked]
+            sides = ranked_sides(plan, snapshot, queries, mask, *self._sparse_tools(snapshot))
+            hits, results = self._store.documents.hits, []
+            if plan.mode == "hybrid":
+                for fused in fused_rows(plan, sides):
+                    keys = snapshot.keys(np.array([hit.id for hit in fused], np.int64))
+                    scores, components = [hit.score for hit in fused], [hit.components for hit in fused]
+                    results.append(hits(connection, keys, scores, components, True))
+                return results
+            for side, rankings in sides.items():  # the one that there is
+                for rows, found in rankings:
+                    scores = found.tolist()
+                    components = [{side: score} for score in scores]
+                    results.append(hits(connection, snapshot.keys(rows), scores, components, False))
+            return results
 
     def explain(self, query: str | Embeddings, hit: Hit | str) -> list[MatchedTerm]:
         """Tell which terms a query shares with a document.

@@ -154,9 +154,19 @@ def _numba_kernel() -> Kernel:
         mask: NDArray[np.bool_] | None,
         limit: int,
     ) -> Ranking:
-        parts, num_rows = (postings.terms, postings.indptr, postings.gaps, postings.weights), postings.num_rows
-        found = numba_kernels.search(*parts, terms, weights, scores, num_rows, bytes_of(mask), min(limit, num_rows))
-        return found  # type: ignore[no-any-return]
+        num_rows = postings.num_rows
+        return numba_kernels.search(  # type: ignore[no-any-return]
+            postings.terms,
+            postings.indptr,
+            postings.gaps,
+            postings.weights,
+            terms,
+            weights,
+            scores,
+            num_rows,
+            bytes_of(mask),
+            min(limit, num_rows),
+        )
 
     return Kernel("numba", accumulate, select, search_one)
 

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from st_keytokens.index.segments import Postings
     from st_keytokens.index.snapshot import Snapshot
 
-__all__ = ["SIDES", "Mode", "SearchPlan", "Side", "embedded_queries", "matched_terms", "ranked_rows"]
+__all__ = ["SIDES", "Mode", "SearchPlan", "Side", "embedded_queries", "fused_rows", "matched_terms", "ranked_sides"]
 
 Mode = Literal["hybrid", "sparse", "dense"]
 Side = Literal["dense", "sparse"]
-Scored = tuple[float, dict[str, float]]
 
 SIDES: tuple[Side, Side] = ("dense", "sparse")
 _MODES: tuple[Mode, ...] = ("hybrid", "sparse", "dense")
@@ -196,15 +195,15 @@ def embedded_queries(
     return encoder(name).encode_query(texts, is_hybrid=is_hybrid)
 
 
-def ranked_rows(
+def ranked_sides(
     plan: SearchPlan,
     snapshot: Snapshot,
     queries: HybridEmbeddings,
     mask: NDArray[np.bool_] | None,
     kernel: Kernel,
     scores: NDArray[np.float32],
-) -> Iterator[tuple[NDArray[np.int64], list[Scored]]]:
-    """Rank the rows of a snapshot for each query.
+) -> dict[Side, Iterator[Ranking]]:
+    """Rank the rows of a snapshot by the sides of a mode, dense first; for each of them a ranking for each query.
 
     Args:
         plan: A settled plan.
@@ -214,14 +213,11 @@ def ranked_rows(
         kernel: What computes sparse scores.
         scores: Its work space, padded.
 
-    Yields:
-        The best rows of each query, and for each the score and those of the sides behind it.
-
     Raises:
-        ValueError: If a dense value is not finite, or see :meth:`SearchPlan.fused`.
+        ValueError: If a dense value is not finite.
     """
     mode, limit = plan.mode, plan.depth if plan.mode == "hybrid" else plan.top_k
-    sides: dict[str, Iterator[Ranking]] = {}
+    sides: dict[Side, Iterator[Ranking]] = {}
     if mode != "sparse" and queries.dense is not None:
         rows = np.arange(snapshot.num_rows) if mask is None else np.flatnonzero(mask[: snapshot.num_rows])
         parts = [segment.dense for segment in snapshot.segments if segment.dense is not None]
@@ -230,14 +226,14 @@ def ranked_rows(
     if mode != "dense":
         best, postings = kernel.best, snapshot.postings
         sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
-    if mode is not None and mode != "hybrid":
-        for rows, found in sides[mode]:
-            yield rows, [(score, {mode: score}) for score in found.tolist()]
-        return
+    return sides
+
+
+def fused_rows(plan: SearchPlan, sides: Mapping[Side, Iterator[Ranking]]) -> Iterator[list[FusedHit[int]]]:
+    """The rows of both sides in one ranking, for each query; see :meth:`SearchPlan.fused`."""
     for rankings in zip(*sides.values(), strict=True):
         pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
-        fused = plan.fused(dict(zip(sides, pairs, strict=True)))
-        yield np.array([hit.id for hit in fused], np.int64), [(hit.score, hit.components) for hit in fused]
+        yield plan.fused(dict(zip(sides, pairs, strict=True)))
 
 
 def matched_terms(

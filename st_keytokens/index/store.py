@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from st_keytokens.index.database import Database, Transaction
+from st_keytokens.index.database import Database, Lease, WriteTransaction
 from st_keytokens.index.directory import (
     DATABASE,
     SEGMENTS,
@@ -274,7 +274,7 @@ class Store:
         if not num_tables and self._has_remains():
             raise self._damage(f"{self._database.file} holds nothing, but there are segments")
         if is_blank and not self.read_only:
-            with closing(Transaction(self._database, "BEGIN IMMEDIATE")) as transaction, transaction as connection:
+            with closing(WriteTransaction(self._database)) as transaction, transaction as connection:
                 if number("schema_version") == 0:  # no other process was faster
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     for statement in _OLDER_SCHEMA:
@@ -310,9 +310,9 @@ class Store:
         """Close every connection."""
         self._database.close()
 
-    def read(self) -> Transaction:
+    def read(self) -> Lease:
         """A connection that sees the state of one commit."""
-        return Transaction(self._database)
+        return self._database.lend()
 
     def write(self) -> Change:
         """A connection that holds the write lock, and whose changes are committed together at the end, or not at all.
@@ -577,7 +577,7 @@ class Change:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._transaction = Transaction(store._database, "BEGIN IMMEDIATE")
+        self._transaction = WriteTransaction(store._database)
         self._before: set[str] = set()
         self._replaced: set[str] = set()
         self._is_committing = self._has_begun = False
@@ -605,7 +605,7 @@ class Change:
 
     def _commit(self) -> None:
         connection = self._transaction.connection
-        if connection is None or not self._transaction.is_running:  # the process was forked in between
+        if connection is None:  # the process was forked in between
             return
         after = self._store.end_change(connection)
         self._is_committing = True
@@ -736,13 +736,13 @@ def _check_replaceable(target: Path) -> None:
 
 def _copy(source: Path, new: Path) -> None:
     database = Database(IndexDirectory(source), read_only=False, is_durable=True, timeout=_COPY_TIMEOUT)
-    writing, reading = Transaction(database, "BEGIN IMMEDIATE"), Transaction(database)
+    writing = WriteTransaction(database)
     try:
         with (
             closing(database),
             closing(writing),
             writing as writer,  # nobody changes segments meanwhile
-            reading as reader,
+            database.lend() as reader,
             closing(sqlite3.connect(new / DATABASE)) as copy,
         ):
             (new / SEGMENTS).mkdir()

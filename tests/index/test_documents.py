@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from st_keytokens import HybridIndex, SparseEmbeddings
-from st_keytokens.index import documents
+from st_keytokens.index import known_documents
 
 COUNT = 3000
 ROWS = SparseEmbeddings.from_dicts([{number: 1.0} for number in range(COUNT)], vocab_size=COUNT)
@@ -48,7 +48,7 @@ def test_all_after_a_few(index):
 
 
 def test_only_what_is_asked_for_where_there_is_too_much(index, monkeypatch):
-    monkeypatch.setattr(documents, "_MAX_CHARACTERS", COUNT * 220)
+    monkeypatch.setattr(known_documents, "_MAX_CHARACTERS", COUNT * 220)
     assert reads(index, range(500)) > 490
 
 
@@ -62,7 +62,7 @@ def test_later_changes(index):
 
 
 def test_again_after_many_were_added(index, monkeypatch):
-    monkeypatch.setattr(documents, "_MAX_CHARACTERS", COUNT * 700)  # less than all of them twice
+    monkeypatch.setattr(known_documents, "_MAX_CHARACTERS", COUNT * 700)  # less than all of them twice
     reads(index, range(500))
     for start in range(0, COUNT, 300):
         numbers = range(start, start + 300)
@@ -71,3 +71,13 @@ def test_again_after_many_were_added(index, monkeypatch):
         index.add(list(map(str, numbers)), texts, embeddings=ROWS[start : start + 300], metadata=_metadata(numbers))
         assert reads(index, numbers) <= 2 * 64
     assert reads(index, range(COUNT)) == 0
+
+
+def test_one_that_was_deleted_is_there_for_who_began_before(index):
+    with index._store.read() as earlier:
+        earlier.execute("SELECT generation FROM state").fetchone()  # from here on it sees this commit
+        index.delete(["7"])
+        reads(index, range(100, 500))  # after which all others are known
+        assert reads(index, range(8, COUNT)) == 0
+        (hit,) = index._store.documents.hits(earlier, [7], [1.0], [{"sparse": 1.0}], False)
+    assert (hit.id, hit.text, hit.metadata) == ("7", "text 7 \u00e9 \ud800", {"number": 7})
