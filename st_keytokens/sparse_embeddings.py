@@ -126,7 +126,8 @@ def _are_weights(values: NDArray[np.float32]) -> bool:
     if len(values) > _FEW:
         return bool(0 < np.minimum.reduce(values) and np.maximum.reduce(values) <= MAX_WEIGHT)  # false for NaN too
     weights: list[float] = values.tolist()
-    return 0 < min(weights) and max(weights) <= MAX_WEIGHT and sum(weights) < math.inf  # which tells NaN
+    total = sum(weights)  # NaN if one is, which compares as false
+    return 0 < min(weights) and (total <= MAX_WEIGHT or (total < math.inf and max(weights) <= MAX_WEIGHT))
 
 
 MAX_VOCAB_SIZE = 2**31 - 1  # token ids are int32

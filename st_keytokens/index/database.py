@@ -94,19 +94,6 @@ class Database:
                 raise
         return lease
 
-    def take_back(self, lease: Lease) -> None:
-        """The end of :meth:`lend`."""
-        with _pools:
-            self._running.discard(lease.reference)
-            connection = lease.connection
-            if connection is not None:
-                if lease.frozen == self._frozen and not connection.in_transaction:
-                    self._idle.append(lease)
-                else:
-                    lease.close()
-            if self._is_closed:
-                self.close()
-
     def _connected(self, lease: Lease) -> sqlite3.Connection:
         if _unsafe_files and self.directory.number in _unsafe_files:
             raise RuntimeError(
@@ -210,13 +197,22 @@ class Lease:
 
     def end(self) -> None:
         """Rolls back what was not committed, and gives the connection back."""
-        if self.is_running:
-            connection = self.connection
-            try:
-                if connection is not None and connection.in_transaction:
-                    self.cursor.execute("ROLLBACK")
-            finally:
-                self._database.take_back(self)
+        database, connection = self._database, self.connection
+        if self.reference not in database._running:
+            return
+        try:
+            if connection is not None and connection.in_transaction:
+                self.cursor.execute("ROLLBACK")
+        finally:
+            with _pools:
+                database._running.discard(self.reference)
+                if connection is not None:
+                    if self.frozen == database._frozen and not connection.in_transaction:
+                        database._idle.append(self)
+                    else:
+                        self.close()
+                if database._is_closed:
+                    database.close()
 
     def __enter__(self) -> sqlite3.Connection:
         try:

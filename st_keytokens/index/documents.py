@@ -211,24 +211,17 @@ class DocumentTable:
             for name, text, metadata in self._packed(connection, keys)
         ]
 
-    def hits(
-        self,
-        connection: sqlite3.Connection,
-        keys: Sequence[int],
-        scores: Sequence[float],
-        components: Sequence[dict[str, float]],
-        is_hybrid: bool,
-    ) -> list[Hit]:
-        """Found documents by key, best first, with their scores and those behind these.
+    def hits(self, connection: sqlite3.Connection, keys: Sequence[int], scores: Sequence[float], by: str) -> list[Hit]:
+        """Found documents by key, best first, with their scores and what these are by.
 
         Raises:
             ValueError: If one is not there.
         """
         known: Any = self._known.fields
         try:  # one document after the other, each from end to end
-            return _hits(map(known.__getitem__, keys), scores, components, is_hybrid)
+            return _hits(map(known.__getitem__, keys), scores, by)
         except (LookupError, TypeError):  # the latter of None, which is no document
-            return _hits(self._packed(connection, keys), scores, components, is_hybrid)
+            return _hits(self._packed(connection, keys), scores, by)
 
     def _packed(self, connection: sqlite3.Connection, keys: Sequence[int]) -> list[PackedFields]:
         """What is kept of documents, in the order of their keys; those that are not known are read."""
@@ -311,16 +304,11 @@ class DocumentTable:
         return None
 
 
-def _hits(
-    packed: Iterable[PackedFields],
-    scores: Sequence[float],
-    components: Sequence[dict[str, float]],
-    is_hybrid: bool,
-) -> list[Hit]:
+def _hits(packed: Iterable[PackedFields], scores: Sequence[float], by: str) -> list[Hit]:
     return [
         # metadata anew, as the caller may alter them
-        Hit(name, score, rank, text, {} if metadata is None else json.loads(metadata), parts, is_hybrid)
-        for rank, ((name, text, metadata), score, parts) in enumerate(zip(packed, scores, components, strict=True), 1)
+        Hit(name, score, rank, text, {} if metadata is None else json.loads(metadata), {by: score})
+        for rank, ((name, text, metadata), score) in enumerate(zip(packed, scores, strict=True), 1)
     ]
 
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from os import PathLike
@@ -25,8 +25,16 @@ from st_keytokens.index.dense import Similarity, checked_dense
 from st_keytokens.index.documents import Document, Hit, MatchedTerm, checked_strings, packed_metadata
 from st_keytokens.index.filters import Filter, FilterMasks, metadata_types, parse_filter
 from st_keytokens.index.fusion import FusionFunction, FusionName
-from st_keytokens.index.kernels import Kernel, KernelName, padded, sparse_kernel
-from st_keytokens.index.search import Mode, SearchPlan, embedded_queries, fused_rows, matched_terms, ranked_sides
+from st_keytokens.index.kernels import Kernel, KernelName, Ranking, padded, sparse_kernel
+from st_keytokens.index.search import (
+    Mode,
+    SearchPlan,
+    Side,
+    dense_rankings,
+    embedded_queries,
+    fused_rankings,
+    matched_terms,
+)
 from st_keytokens.index.segments import Postings, Segment, verify_segment, write_segment
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.index.store import (
@@ -443,6 +451,8 @@ class HybridIndex:
         if isinstance(queries, (list, tuple)) and not queries:
             return []
         plan = SearchPlan.checked(mode=mode, top_k=top_k, filter=filter, fusion=fusion, weights=weights, depth=depth)
+        if isinstance(queries, (HybridEmbeddings, SparseEmbeddings)):
+            return self._ranked(as_hybrid("queries", queries), plan, None)
         is_single = isinstance(queries, str)
         texts: Any = [queries] if is_single else queries
         is_hybrid = plan.is_hybrid(self.embedding_dimension)
@@ -482,19 +492,24 @@ class HybridIndex:
                 mask = self._filter_masks.mask(connection, snapshot, plan.filter)
             if not len(snapshot):
                 return [[] for _ in range(len(queries))]
-            sides = ranked_sides(plan, snapshot, queries, mask, *self._sparse_tools(snapshot))
-            hits, results = self._store.documents.hits, []
-            if plan.mode == "hybrid":
-                for fused in fused_rows(plan, sides):
-                    keys = snapshot.keys(np.array([hit.id for hit in fused], np.int64))
-                    scores, components = [hit.score for hit in fused], [hit.components for hit in fused]
-                    results.append(hits(connection, keys, scores, components, True))
-                return results
-            for side, rankings in sides.items():  # the one that there is
-                for rows, found in rankings:
-                    scores = found.tolist()
-                    components = [{side: score} for score in scores]
-                    results.append(hits(connection, snapshot.keys(rows), scores, components, False))
+            hits, limit = self._store.documents.hits, plan.depth if plan.mode == "hybrid" else plan.top_k
+            sides: dict[Side, Iterable[Ranking]] = {}
+            if plan.mode != "sparse" and queries.dense is not None:
+                sides["dense"] = dense_rankings(snapshot, queries.dense, mask, limit)
+            if plan.mode != "dense":
+                sides["sparse"] = self._sparse_rankings(snapshot, queries.sparse, mask, limit)
+            if plan.mode != "hybrid":
+                return [
+                    hits(connection, snapshot.keys(rows), found.tolist(), side)
+                    for side, rankings in sides.items()
+                    for rows, found in rankings
+                ]
+            results = []
+            for fused in fused_rankings(plan, sides):
+                keys = snapshot.keys(np.array([hit.id for hit in fused], np.int64))
+                results.append(hits(connection, keys, [hit.score for hit in fused], "hybrid"))
+                for hit, its in zip(results[-1], fused, strict=True):
+                    hit.scores, hit.is_hybrid = its.components, True
             return results
 
     def explain(self, query: str | Embeddings, hit: Hit | str) -> list[MatchedTerm]:
@@ -618,14 +633,17 @@ class HybridIndex:
         check_settings({"fingerprint": self.encoder.fingerprint}, self._given, "the encoder has now")
         return self.encoder
 
-    def _sparse_tools(self, snapshot: Snapshot) -> tuple[Kernel, np.ndarray[Any, np.dtype[np.float32]]]:
-        """The kernel, chosen at the first search as the compiled one takes time to load, and this thread's scores."""
+    def _sparse_rankings(
+        self, snapshot: Snapshot, queries: SparseEmbeddings, mask: NDArray[np.bool_] | None, limit: int
+    ) -> list[Ranking]:
+        """The best rows for each query by the sum of the products of weights, and their scores."""
         if self._kernel is None:
-            self._kernel = sparse_kernel("auto")
-        scores = getattr(self._local, "scores", None)
+            self._kernel = sparse_kernel("auto")  # at the first search, as the compiled one takes time to load
+        scores = getattr(self._local, "scores", None)  # this thread's
         if scores is None or len(scores) != padded(snapshot.num_rows):
             scores = self._local.scores = np.empty(padded(snapshot.num_rows), np.float32)
-        return self._kernel, scores
+        best, postings = self._kernel.best, snapshot.postings
+        return [best(postings, terms, weights, scores, mask, limit) for terms, weights in queries]
 
     def _current(self, connection: sqlite3.Connection) -> Snapshot:
         """The snapshot of a transaction, begun anew where a writer removed a segment before it could be opened."""

@@ -28,9 +28,9 @@ KernelName = Literal["auto", "numba", "torch", "scipy"]
 Ranking = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
 Accumulate = Callable[["Postings", "NDArray[np.int32]", "NDArray[np.float32]", "NDArray[np.float32]"], None]
 Select = Callable[["NDArray[np.float32]", "NDArray[np.bool_] | None", int], Ranking]
-SearchOne = Callable[
+Best = Callable[
     [
-        "Postings",
+        Sequence["Postings"],
         "NDArray[np.int32]",
         "NDArray[np.float32]",
         "NDArray[np.float32]",
@@ -48,17 +48,21 @@ class Kernel:
     Attributes:
         name: ``"numba"``, ``"torch"`` or ``"scipy"``.
         accumulate: Adds a query's products with one segment's postings to that segment's part of the scores.
-        select: The best ``limit`` rows with a score above 0 and inside the mask, and their scores.
-        search_one: :meth:`best` of one segment, where that is faster than one after the other; else None.
+        best: The rows with the best scores above 0, and these scores, best first, ties by row. Takes the postings of
+            consecutive rows; the query's term ids, ascending, and their weights; work space, :func:`padded` to the
+            number of rows, that is overwritten; a mask of the rows that may be found, padded alike, or None for all;
+            and how many rows at most.
     """
 
     name: str
     accumulate: Accumulate
-    select: Select
-    search_one: SearchOne | None = None
+    best: Best
+
+
+def _best_by(accumulate: Accumulate, select: Select) -> Best:
+    """:attr:`Kernel.best` by all segments' scores, and the best of these."""
 
     def best(
-        self,
         segments: Sequence[Postings],
         terms: NDArray[np.int32],
         weights: NDArray[np.float32],
@@ -66,28 +70,15 @@ class Kernel:
         mask: NDArray[np.bool_] | None,
         limit: int,
     ) -> Ranking:
-        """Find the rows with the best scores above 0.
-
-        Args:
-            segments: Postings of consecutive rows.
-            terms: The query's term ids, ascending.
-            weights: Their weights.
-            scores: Work space, :func:`padded` to the number of rows; overwritten.
-            mask: Rows that may be found, padded alike; None for all.
-            limit: At most so many rows.
-
-        Returns:
-            Rows and scores, best first, ties by row.
-        """
-        if self.search_one is not None and len(segments) == 1:
-            return self.search_one(segments[0], terms, weights, scores, mask, limit)
         scores.fill(0)
         start = 0
         for postings in segments:
             stop = start + postings.num_rows
-            self.accumulate(postings, terms, weights, scores[start:stop])
+            accumulate(postings, terms, weights, scores[start:stop])
             start = stop
-        return self.select(scores, mask, min(limit, start))
+        return select(scores, mask, min(limit, start))
+
+    return best
 
 
 def padded(num_rows: int) -> int:
@@ -124,17 +115,14 @@ def sparse_kernel(name: KernelName = "auto") -> Kernel:
             if name == "numba":
                 raise ImportError('kernel "numba" needs numba: pip install "st-keytokens[numba]"') from err
     if name == "scipy":
-        return Kernel("scipy", _scipy_accumulate, _best_positive)
-    return Kernel("torch", _torch_accumulate, _best_positive)
+        return Kernel("scipy", _scipy_accumulate, _best_by(_scipy_accumulate, _best_positive))
+    return Kernel("torch", _torch_accumulate, _best_by(_torch_accumulate, _best_positive))
 
 
 def _numba_kernel() -> Kernel:
     from st_keytokens.index import numba_kernels
 
     no_mask = np.empty(0, np.uint8)
-
-    def bytes_of(mask: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-        return no_mask if mask is None else mask.view(np.uint8)
 
     def accumulate(
         postings: Postings, terms: NDArray[np.int32], weights: NDArray[np.float32], scores: NDArray[np.float32]
@@ -144,16 +132,23 @@ def _numba_kernel() -> Kernel:
         )
 
     def select(scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, limit: int) -> Ranking:
-        return numba_kernels.select(scores, bytes_of(mask), limit)  # type: ignore[no-any-return]
+        return numba_kernels.select(  # type: ignore[no-any-return]
+            scores, no_mask if mask is None else mask.view(np.uint8), limit
+        )
 
-    def search_one(
-        postings: Postings,
+    best_of_several = _best_by(accumulate, select)
+
+    def best(
+        segments: Sequence[Postings],
         terms: NDArray[np.int32],
         weights: NDArray[np.float32],
         scores: NDArray[np.float32],
         mask: NDArray[np.bool_] | None,
         limit: int,
     ) -> Ranking:
+        if len(segments) != 1:
+            return best_of_several(segments, terms, weights, scores, mask, limit)
+        postings = segments[0]
         num_rows = postings.num_rows
         return numba_kernels.search(  # type: ignore[no-any-return]
             postings.terms,
@@ -164,11 +159,11 @@ def _numba_kernel() -> Kernel:
             weights,
             scores,
             num_rows,
-            bytes_of(mask),
+            no_mask if mask is None else mask.view(np.uint8),
             min(limit, num_rows),
         )
 
-    return Kernel("numba", accumulate, select, search_one)
+    return Kernel("numba", accumulate, best)
 
 
 def _torch_accumulate(

@@ -7,7 +7,7 @@ arguments come in; what an encoder and an index decide (mode and weights, where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from st_keytokens.index.dense import best_dense, checked_dense
 from st_keytokens.index.documents import MatchedTerm, checked_strings
 from st_keytokens.index.filters import Condition, Filter, ParsedFilter, looks_inside, parse_filter, refused_condition
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionFunction
-from st_keytokens.index.kernels import Kernel, Ranking
+from st_keytokens.index.kernels import Ranking
 from st_keytokens.index.store import Encoder, as_hybrid, check_sizes
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from st_keytokens.index.segments import Postings
     from st_keytokens.index.snapshot import Snapshot
 
-__all__ = ["SIDES", "Mode", "SearchPlan", "Side", "embedded_queries", "fused_rows", "matched_terms", "ranked_sides"]
+__all__ = [
+    "SIDES",
+    "Mode",
+    "SearchPlan",
+    "Side",
+    "dense_rankings",
+    "embedded_queries",
+    "fused_rankings",
+    "matched_terms",
+]
 
 Mode = Literal["hybrid", "sparse", "dense"]
 Side = Literal["dense", "sparse"]
@@ -195,42 +204,28 @@ def embedded_queries(
     return encoder(name).encode_query(texts, is_hybrid=is_hybrid)
 
 
-def ranked_sides(
-    plan: SearchPlan,
-    snapshot: Snapshot,
-    queries: HybridEmbeddings,
-    mask: NDArray[np.bool_] | None,
-    kernel: Kernel,
-    scores: NDArray[np.float32],
-) -> dict[Side, Iterator[Ranking]]:
-    """Rank the rows of a snapshot by the sides of a mode, dense first; for each of them a ranking for each query.
+def dense_rankings(
+    snapshot: Snapshot, queries: NDArray[Any], mask: NDArray[np.bool_] | None, limit: int
+) -> Iterator[Ranking]:
+    """The best rows of a snapshot for each query by similarity, and their scores.
 
     Args:
-        plan: A settled plan.
         snapshot: What to search.
-        queries: Embeddings over its vocabulary, and in its dimension where the mode needs dense rows.
+        queries: Dense embeddings in its dimension.
         mask: Rows that may be found, padded; None for all.
-        kernel: What computes sparse scores.
-        scores: Its work space, padded.
+        limit: At most so many rows.
 
     Raises:
-        ValueError: If a dense value is not finite.
+        ValueError: If a value is not finite.
     """
-    mode, limit = plan.mode, plan.depth if plan.mode == "hybrid" else plan.top_k
-    sides: dict[Side, Iterator[Ranking]] = {}
-    if mode != "sparse" and queries.dense is not None:
-        rows = np.arange(snapshot.num_rows) if mask is None else np.flatnonzero(mask[: snapshot.num_rows])
-        parts = [segment.dense for segment in snapshot.segments if segment.dense is not None]
-        dense = checked_dense("queries", queries.dense, "float32")
-        sides["dense"] = best_dense(parts, dense, snapshot.settings["similarity"], rows, limit)
-    if mode != "dense":
-        best, postings = kernel.best, snapshot.postings
-        sides["sparse"] = (best(postings, *query, scores, mask, limit) for query in queries.sparse)
-    return sides
+    rows = np.arange(snapshot.num_rows) if mask is None else np.flatnonzero(mask[: snapshot.num_rows])
+    parts = [segment.dense for segment in snapshot.segments if segment.dense is not None]
+    dense = checked_dense("queries", queries, "float32")
+    return best_dense(parts, dense, snapshot.settings["similarity"], rows, limit)
 
 
-def fused_rows(plan: SearchPlan, sides: Mapping[Side, Iterator[Ranking]]) -> Iterator[list[FusedHit[int]]]:
-    """The rows of both sides in one ranking, for each query; see :meth:`SearchPlan.fused`."""
+def fused_rankings(plan: SearchPlan, sides: Mapping[Side, Iterable[Ranking]]) -> Iterator[list[FusedHit[int]]]:
+    """The rows of the sides' rankings in one ranking, for each query; see :meth:`SearchPlan.fused`."""
     for rankings in zip(*sides.values(), strict=True):
         pairs = [list(zip(rows.tolist(), found.tolist(), strict=True)) for rows, found in rankings]
         yield plan.fused(dict(zip(sides, pairs, strict=True)))

@@ -29,11 +29,13 @@ def checked_int(name: str, value: int, minimum: int, maximum: int | None = None)
     >>> checked_int("top_k", 10, minimum=1)
     10
     """
-    try:
-        is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"  # numpy 1's is an index
-        number = None if is_bool else operator.index(value)
-    except TypeError:
-        number = None
+    number: int | None = value
+    if type(value) is not int:
+        try:
+            is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"  # numpy 1's is an index
+            number = None if is_bool else operator.index(value)
+        except TypeError:
+            number = None
     if number is None:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r:.60}.")
     if number < minimum or (maximum is not None and number > maximum):

@@ -79,5 +79,5 @@ def test_one_that_was_deleted_is_there_for_who_began_before(index):
         index.delete(["7"])
         reads(index, range(100, 500))  # after which all others are known
         assert reads(index, range(8, COUNT)) == 0
-        (hit,) = index._store.documents.hits(earlier, [7], [1.0], [{"sparse": 1.0}], False)
+        (hit,) = index._store.documents.hits(earlier, [7], [1.0], "sparse")
     assert (hit.id, hit.text, hit.metadata) == ("7", "text 7 \u00e9 \ud800", {"number": 7})
