@@ -52,6 +52,12 @@ class TestFirstFormats:
             assert "d3" not in {hit.id for hit in index.search(QUERY, top_k=30)}
             index.verify()
 
+    def test_segments_that_are_written_anew_keep_metadata(self, saved, encoder):
+        with HybridIndex(saved / "index", encoder=encoder) as index:
+            index.compact()
+            assert [hit.id for hit in index.search(QUERY, top_k=3, filter={"even": True})] == EXPECTED["filtered"]
+        assert list((saved / "index").glob("segments/*/columns.npy"))
+
     def test_index_takes_another_document(self, saved, encoder):
         with HybridIndex(saved / "index", encoder=encoder) as index:
             index.add(["new"], ["Genes encode proteins in every cell."])

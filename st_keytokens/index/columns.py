@@ -14,7 +14,7 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from st_keytokens.index.snapshot import Snapshot
 
-__all__ = ["Column", "MetadataColumns", "read_numbers"]
+__all__ = ["Column", "MetadataColumns", "joined_columns", "read_numbers"]
 
 Typed = tuple[str | None, Any]  # a type as SQLite calls it, None for what is missing, and a value
 
@@ -46,8 +46,8 @@ class Column:
     """The values of some rows at one place in the metadata. Never altered, so threads may share it.
 
     Attributes:
-        codes: A number for each row, int32: what is missing, null, false, true, a dictionary, and then each distinct
-            number, string and list, ascending.
+        codes: A number for each row, of any integer type: what is missing, null, false, true, a dictionary, and then
+            each distinct number, string and list, ascending.
         values: The distinct numbers, strings (by code point) and lists (as JSON), each ascending.
         owners: For each element of the distinct lists, the list's place among these, int32.
         elements: The values of these elements; None where there are no lists.
@@ -79,6 +79,21 @@ class Column:
     def _starts(self) -> list[int]:
         """The code of the first number, of the first string and of the first list, and the one after the last."""
         return np.cumsum([_FIRST, *map(len, self.values)]).tolist()  # type: ignore[no-any-return]
+
+    @classmethod
+    def of_scalars(cls, places: NDArray[np.int32], found: Sequence[Typed]) -> Column:
+        """A column of rows without lists, given as places among some distinct types and values."""
+        numbers, strings = (
+            sorted({value for name, value in found if _KINDS.get(name or "") == kind}) for kind in (_NUMBERS, _STRINGS)
+        )
+        ranks = {value: _FIRST + rank for rank, value in enumerate([*numbers, *strings])}
+        codes = [_SINGLE[name] if name in _SINGLE else ranks[value] for name, value in found]
+        return cls(np.array(codes, np.int32)[places], (numbers, strings, []), np.empty(0, np.int32), None)
+
+    @property
+    def num_codes(self) -> int:
+        """One more than the largest code that there may be."""
+        return self._starts()[-1]
 
     def taken(self, rows: NDArray[np.int64]) -> Column:
         """Some of the rows, in their order."""
@@ -188,9 +203,36 @@ class Column:
         return self._of_codes(self._starts()[_LISTS] + found)
 
     def _of_codes(self, codes: Any) -> Any:
-        is_wanted = np.zeros(self._starts()[-1], np.bool_)
+        is_wanted = np.zeros(self.num_codes, np.bool_)
         is_wanted[np.asarray(codes, np.int64)] = True
         return is_wanted[self.codes]
+
+
+def joined_columns(columns: Sequence[Column]) -> Column:
+    """The rows of columns without lists under one another, with the values that they have."""
+    used = [[_used(column, kind) for kind in (_NUMBERS, _STRINGS)] for column in columns]
+    numbers, strings = (sorted({value for its in used for value in its[kind]}) for kind in (_NUMBERS, _STRINGS))
+    joined = Column(np.empty(0, np.int32), (numbers, strings, []), np.empty(0, np.int32), None)
+    starts, codes = joined._starts(), [joined.codes]
+    ranks = [
+        dict(zip(values, range(starts[kind], starts[kind + 1]), strict=True))
+        for kind, values in enumerate(joined.values)
+    ]
+    for column, its in zip(columns, used, strict=True):
+        starts = column._starts()
+        moved = np.arange(starts[-1], dtype=np.int32)
+        for kind, places in enumerate(its):
+            new = [ranks[kind][value] for value in places]
+            moved[np.fromiter(places.values(), np.int64, len(places)) + starts[kind]] = new
+        codes.append(moved[column.codes])
+    return replace(joined, codes=np.concatenate(codes))
+
+
+def _used(column: Column, kind: int) -> dict[Any, int]:
+    """The places of the values of a kind that some row has."""
+    start, stop = column._starts()[kind : kind + 2]
+    counts = np.bincount(column.codes, minlength=stop)[start:stop]
+    return {column.values[kind][place]: place for place in np.flatnonzero(counts).tolist()}
 
 
 def _size(value: object) -> int:

@@ -536,7 +536,9 @@ class FilterMasks:
             self._held = snapshot.generation, masks
         mask = masks.get(key)
         if mask is None:
-            mask = self._by_columns(connection, snapshot, filter)
+            mask = _by_segments(connection, snapshot, filter)
+            if mask is None:
+                mask = self._by_columns(connection, snapshot, filter)
             if mask is None:
                 rows = connection.execute(f"SELECT key FROM documents WHERE {condition} ORDER BY key", parameters)
                 mask = snapshot.mask(np.array(rows.fetchall(), np.int64).reshape(-1))
@@ -568,6 +570,24 @@ class FilterMasks:
         mask[: snapshot.num_rows] = _rows_of(connection, condition, columns, "$", snapshot.num_rows)
         mask[snapshot.dead] = False
         return mask
+
+
+def _by_segments(connection: sqlite3.Connection, snapshot: Snapshot, condition: Condition) -> NDArray[np.bool_] | None:
+    """The mask of a condition by the columns that the segments keep; None where one of these is not to be had."""
+    paths = _paths(condition, "$")
+    mask = snapshot.mask(np.empty(0, np.int64))
+    for start, segment in zip(snapshot.starts.tolist(), snapshot.segments, strict=False):
+        columns: dict[str, Column] = {}
+        for path in paths:
+            column = segment.column(
+                path[3:-1]
+            )  # of a key within another one, which has quotes in between, there is none
+            if column is None:
+                return None
+            columns[path] = column
+        mask[start : start + len(segment)] = _rows_of(connection, condition, columns, "$", len(segment))
+    mask[snapshot.dead] = False
+    return mask
 
 
 def _paths(condition: Condition, path: str) -> set[str]:

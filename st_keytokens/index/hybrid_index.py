@@ -35,6 +35,7 @@ from st_keytokens.index.search import (
     fused_rankings,
     matched_terms,
 )
+from st_keytokens.index.segment_columns import SegmentColumns
 from st_keytokens.index.segments import Postings, Segment, verify_segment, write_segment
 from st_keytokens.index.snapshot import Snapshot
 from st_keytokens.index.store import (
@@ -674,6 +675,10 @@ class HybridIndex:
             verify_segment(self._store.segments / name, files[name])
         parts = [(snapshot.segments[number], snapshot.alive_in(number)) for number in numbers]
         parts += [] if new is None else [(new, None)]
+        parts = [
+            (replace(part, columns=part.columns or SegmentColumns.read(connection, part.keys)), mask)
+            for part, mask in parts
+        ]
         keys = np.concatenate([part.keys if mask is None else part.keys[mask] for part, mask in parts])
         written = None
         if len(keys):

@@ -15,11 +15,13 @@ import numpy as np
 import scipy.sparse
 
 from st_keytokens.index.directory import check_regular
+from st_keytokens.index.segment_columns import SegmentColumns
 from st_keytokens.shared.files import read_npy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from st_keytokens.index.columns import Column
     from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 __all__ = [
@@ -198,7 +200,8 @@ _DTYPES = {
     "gaps.npy": "uint16",
     "weights.npy": "float32",
 }
-SEGMENT_FILES = (*_DTYPES, "dense.npy", "norms.npy")
+_DENSE_FILES, _COLUMNS_FILE = ("dense.npy", "norms.npy"), "columns.npy"
+SEGMENT_FILES = (*_DTYPES, *_DENSE_FILES, _COLUMNS_FILE)
 
 
 def segment_files_of(text: object) -> Files | None:
@@ -208,7 +211,8 @@ def segment_files_of(text: object) -> Files | None:
         files = {name: (int(size), str(checksum)) for name, (size, checksum) in entries.items()}
     except (TypeError, ValueError, RecursionError):
         return None
-    return files if set(files) in (set(_DTYPES), set(SEGMENT_FILES)) else None
+    others = set(files) - set(_DTYPES) - {_COLUMNS_FILE}  # the latter is not in an index of an older format
+    return files if set(_DTYPES) <= set(files) and others in (set(), set(_DENSE_FILES)) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,15 +224,30 @@ class Segment:
         keys: Key of each row's document, int64, ascending.
         postings: The sparse rows by term.
         dense: The dense rows, or None where the index has none.
+        columns: What filters compare; None where it was not kept.
     """
 
     name: str
     keys: NDArray[np.int64]
     postings: Postings
     dense: DenseRows | None
+    columns: SegmentColumns | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def column(self, key: str) -> Column | None:
+        """What filters compare of a key of the metadata; None where it is not kept.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        if self.columns is None or '"' in key:
+            return None
+        try:
+            return self.columns.column(key)
+        except ValueError as err:
+            raise _damaged(Path(self.name) / _COLUMNS_FILE, str(err)) from err
 
     @classmethod
     def open(cls, directory: Path, files: Files) -> Segment:
@@ -257,7 +276,14 @@ class Segment:
         if not is_whole or indptr[0] != 0 or indptr[-1] != len(gaps) or (indptr[1:] < indptr[:-1]).any():
             raise _damaged(directory / "indptr.npy", f"it must rise from 0 to {len(gaps)}, term by term")
         dense = DenseRows(arrays["dense.npy"], arrays["norms.npy"]) if "dense.npy" in arrays else None
-        return cls(directory.name, keys, Postings(len(keys), terms, indptr, gaps, weights), dense)
+        columns = None
+        if _COLUMNS_FILE in arrays:
+            file = directory / _COLUMNS_FILE
+            try:
+                columns = SegmentColumns.unpacked(arrays[_COLUMNS_FILE], len(keys))
+            except ValueError as err:
+                raise _damaged(file, str(err)) from err
+        return cls(directory.name, keys, Postings(len(keys), terms, indptr, gaps, weights), dense, columns)
 
 
 def write_segment(
@@ -283,6 +309,9 @@ def write_segment(
     keys = np.concatenate([part.keys[mask] for part, mask in zip(segments, masks, strict=True)])
     columns: tuple[NDArray[Any], ...] = (keys, postings.terms, postings.indptr, postings.gaps, postings.weights)
     arrays: dict[str, NDArray[Any]] = dict(zip(_DTYPES, columns, strict=True))
+    of_metadata = [(part.columns, mask) for part, mask in parts if part.columns is not None]
+    if len(of_metadata) == len(parts):
+        arrays[_COLUMNS_FILE] = SegmentColumns.joined(of_metadata).packed()
     dense = [part.dense for part in segments if part.dense is not None]
     if dense:
         arrays["norms.npy"] = np.concatenate([part.norms[mask] for part, mask in zip(dense, masks, strict=True)])

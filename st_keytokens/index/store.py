@@ -169,8 +169,8 @@ def as_hybrid(name: str, embeddings: HybridEmbeddings | SparseEmbeddings) -> Hyb
 
 
 APPLICATION_ID = 0x53544B54  # "STKT"
-FORMAT = 3
-_OLDER_FORMAT = 2  # has no catalog, and no checksums of documents; the first change adds them
+FORMAT = 4
+_WITHOUT_CHECKSUMS = 2  # has no catalog, and no checksums of documents; the first change adds them. 3 has no columns
 _OLDER_SCHEMA = (
     "CREATE TABLE state (generation INTEGER NOT NULL, next_key INTEGER NOT NULL, settings TEXT NOT NULL)",
     *DocumentTable.SCHEMA,
@@ -286,9 +286,9 @@ class Store:
         with self.read() as connection:
             if number("application_id") != APPLICATION_ID:
                 raise ValueError(f"path must be an index of st-keytokens, got {self.directory} with another database.")
-            if (found := number("user_version")) not in (_OLDER_FORMAT, FORMAT):
+            if not _WITHOUT_CHECKSUMS <= (found := number("user_version")) <= FORMAT:
                 raise ValueError(
-                    f"the index {self.directory} has format {found}, but this version reads {_OLDER_FORMAT} and "
+                    f"the index {self.directory} has format {found}, but this version reads {_WITHOUT_CHECKSUMS} to "
                     f"{FORMAT}."
                 )
             self._check_schema(connection)
@@ -411,8 +411,11 @@ class Store:
         """Replace the settings."""
         connection.execute("UPDATE state SET settings = ?", (json.dumps(settings),))
 
+    def _format(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
     def _has_checksums(self, connection: sqlite3.Connection) -> bool:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0]) == FORMAT
+        return self._format(connection) > _WITHOUT_CHECKSUMS
 
     def _add_checksums(self, connection: sqlite3.Connection) -> None:
         """Make a new index, or one of the older format, one that keeps checksums of what is added from now on."""
@@ -456,6 +459,8 @@ class Store:
         if not self._has_checksums(connection):
             self._add_checksums(connection)
             self._seal(connection)
+        elif self._format(connection) < FORMAT:
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
         self.check_catalog(connection)
         (self._identity,) = connection.execute("SELECT identity FROM catalog").fetchone()
         self._made = []

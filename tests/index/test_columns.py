@@ -9,7 +9,7 @@ import pytest
 
 from st_keytokens.index import HybridIndex
 from st_keytokens.index.columns import MetadataColumns
-from st_keytokens.index.filters import FilterMasks, filter_sql, is_passing, parse_filter
+from st_keytokens.index.filters import FilterMasks, _by_segments, filter_sql, is_passing, parse_filter
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 KEYS = ["a", "b", "é.c", "d e"]
@@ -45,10 +45,10 @@ def value(rng, depth=0):
         )
     if kind < 0.8:
         return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
-    return entry(rng, depth + 1)
+    return mixed_entry(rng, depth + 1)
 
 
-def entry(rng, depth=0):
+def mixed_entry(rng, depth=0):
     return {key: value(rng, depth) for key in KEYS if rng.random() < 0.6}
 
 
@@ -89,21 +89,32 @@ def check_same(index, masks, filter, documents):
     with index._store.read() as connection:
         snapshot = index._current(connection)
         mask = masks.mask(connection, snapshot, parsed)
+        by_segments = _by_segments(connection, snapshot, parsed)
+        masks._by_columns(connection, snapshot, parsed)  # the first filter on a key asks SQLite
         by_columns = masks._by_columns(connection, snapshot, parsed)
         sql, parameters = filter_sql(parsed)
         found = connection.execute(f"SELECT key FROM documents WHERE {sql} ORDER BY key", parameters).fetchall()
         expected = snapshot.mask(np.array(found, np.int64).reshape(-1))
         names = [fields[0] for fields in index._store.documents.get(connection, snapshot.keys(np.flatnonzero(mask)))]
     assert by_columns is not None
+    if by_segments is not None:
+        np.testing.assert_array_equal(by_segments, expected, err_msg=repr(filter))
     np.testing.assert_array_equal(by_columns, expected, err_msg=repr(filter))
     np.testing.assert_array_equal(mask, expected, err_msg=repr(filter))
     assert names == [one.id for one in documents if is_passing(parsed, one)], filter
+    return by_segments is not None
 
 
 class TestAgainstSql:
+    @pytest.mark.parametrize("is_plain", [False, True])
     @pytest.mark.parametrize("seed", range(6))
-    def test_all_filters_through_changes(self, seed):
+    def test_all_filters_through_changes(self, seed, is_plain):
         rng = random.Random(seed)
+        num_by_segments = 0
+
+        def entry(rng):
+            return {key: scalar(rng) for key in KEYS if rng.random() < 0.6} if is_plain else mixed_entry(rng)
+
         with HybridIndex() as index:
             masks = FilterMasks(index._store)
             for step in range(25):
@@ -123,7 +134,8 @@ class TestAgainstSql:
                     index.compact()
                 documents = index.documents()
                 for _ in range(12):
-                    check_same(index, masks, filter_of(rng), documents)
+                    num_by_segments += check_same(index, masks, filter_of(rng), documents)
+        assert num_by_segments > (200 if is_plain else 10)
 
     def test_where_many_rows_are_deleted_and_segments_written_anew(self):
         with HybridIndex() as index:
@@ -165,7 +177,7 @@ class TestWhatIsRead:
 
     def test_the_third_filter_on_a_key_reads_no_document_and_after_a_change_the_new_ones(self):
         with HybridIndex() as index:
-            index.add(embeddings=rows(50), metadata=[{"a": row} for row in range(50)])
+            index.add(embeddings=rows(51), metadata=[*({"a": row} for row in range(50)), {"a": ["a list"]}])
             masks = FilterMasks(index._store)
 
             def ask(filter):
@@ -176,14 +188,36 @@ class TestWhatIsRead:
             assert ask({"a": {"$gte": 2}}) == ask({"$or": [{"a": 3}, {"a": "x"}]}) == []
             index.add(embeddings=rows(2), metadata=[{"a": 7}, None])
             (statement,) = ask({"a": 1})
-            assert "key >= 50 " in statement
+            assert "key >= 51 " in statement
             index.delete(["3"])
             assert ask({"a": 1}) == []
+
+    def test_no_filter_on_what_segments_keep_reads_a_document(self, tmp_path):
+        def ask(index, filter, expected):
+            def act(connection, snapshot):
+                mask = index._filter_masks.mask(connection, snapshot, parse_filter(filter))
+                found.extend(snapshot.keys(np.flatnonzero(mask)))
+
+            found: list[int] = []
+            assert self.statements(index, act) == []
+            assert found == expected
+
+        with HybridIndex(tmp_path / "index") as index:
+            index.add(list("abc"), embeddings=rows(3), metadata=[{"a": 1}, None, {"a": 2.5, "b": "x"}])
+            ask(index, {"a": {"$gte": 1}}, [0, 2])
+            index.add(["d"], embeddings=rows(1), metadata=[{"a": True, "b": "y"}])
+            ask(index, {"b": {"$in": ["x", "y"]}}, [2, 3])
+            ask(index, {"never": None}, [])
+            index.delete(["c"])
+            ask(index, {"b": {"$exists": True}}, [3])
+            index.compact()
+        with HybridIndex(tmp_path / "index", read_only=True) as index:
+            ask(index, {"a": {"$ne": True}}, [0, 1])
 
     @pytest.mark.parametrize("most_bytes", [0, 1000])
     def test_sqlite_is_asked_for_what_does_not_fit(self, most_bytes):
         with HybridIndex() as index:
-            index.add(embeddings=rows(30), metadata=[{"a": f"{row:0100}"} for row in range(30)])
+            index.add(embeddings=rows(31), metadata=[*({"a": f"{row:0100}"} for row in range(30)), {"a": []}])
             masks = FilterMasks(index._store, most_column_bytes=most_bytes)
             for row in range(3):
                 found: list[int] = []

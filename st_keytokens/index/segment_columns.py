@@ -1,0 +1,217 @@
+"""Columns of metadata that a segment keeps on the disk, so that a filter reads no document, nor one that is new.
+
+There is one for each key at the top level whose values are numbers, strings, booleans or null, with not too many
+different strings. The file is an array of bytes: the length of a table in 8 of them, the table, JSON, and what it
+places: for each key its numbers and strings, ascending, and a code for each row, see :class:`Column`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from st_keytokens.index.columns import Column, joined_columns
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from numpy.typing import NDArray
+
+__all__ = ["SegmentColumns"]
+
+_MOST_KEYS = 64  # that have a column
+_MOST_STRINGS = 1 << 16  # different ones of a key
+_MOST_CHARACTERS = 1 << 22  # of these
+_READ = 1 << 14  # values that are read at once
+_ALIGNMENT = 8
+
+
+class SegmentColumns:
+    """The columns of a segment's rows, or of rows that become one. Threads may share it.
+
+    Args:
+        num_rows: How many rows.
+        columns: Columns by key; None for a key that has none, though some row has it.
+        is_whole: Whether a key that is not among them is in no row.
+    """
+
+    def __init__(self, num_rows: int, columns: Mapping[str, Column | None], is_whole: bool) -> None:
+        self.num_rows, self.is_whole = num_rows, is_whole
+        self._columns = dict(columns)
+        self._packed: tuple[NDArray[np.uint8], dict[str, Any]] | None = None
+
+    @classmethod
+    def read(cls, connection: sqlite3.Connection, keys: NDArray[np.int64]) -> SegmentColumns:
+        """Those of documents.
+
+        Args:
+            connection: A connection in a transaction.
+            keys: Their keys, ascending, with all that are between the first and the last; one that was deleted has
+                no values.
+        """
+        sql = (
+            "SELECT d.key, m.key, CASE m.type WHEN 'array' THEN 'object' ELSE m.type END, m.atom "
+            "FROM documents d, json_each(d.metadata) m WHERE d.key BETWEEN ? AND ? ORDER BY d.key"
+        )
+        cursor = connection.execute(sql, (int(keys[0]), int(keys[-1])))
+        found: dict[str, tuple[list[int], list[int], dict[Any, int]]] = {}
+        while chunk := cursor.fetchmany(_READ):
+            for key, name, kind, value in chunk:
+                entry = found.get(name)
+                if entry is None:
+                    entry = found[name] = [], [], {}
+                entry[0].append(key)
+                entry[1].append(entry[2].setdefault((kind, value), len(entry[2])))
+        columns = {}
+        for name, (owners, codes, values) in found.items():
+            of_rows = np.zeros(len(keys), np.int32)
+            of_rows[np.searchsorted(keys, owners)] = np.array(codes) + 1
+            columns[name] = _kept(Column.of_scalars(of_rows, [(None, None), *values]))
+        return cls._limited(len(keys), columns, True)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[SegmentColumns, NDArray[np.bool_] | None]]) -> SegmentColumns:
+        """Those of the rows of several under one another, each with a mask of the rows to keep, None for all."""
+        names = list(dict.fromkeys(name for part, _ in parts for name in part.keys))
+        num_rows = sum(part.num_rows if mask is None else int(np.count_nonzero(mask)) for part, mask in parts)
+        columns: dict[str, Column | None] = {}
+        for name in names:
+            own = [part.column(name) for part, _ in parts]
+            kept = [
+                column if mask is None else column.taken(np.flatnonzero(mask))
+                for column, (_, mask) in zip(own, parts, strict=True)
+                if column is not None
+            ]
+            columns[name] = _kept(joined_columns(kept)) if len(kept) == len(parts) else None
+        return cls._limited(num_rows, columns, all(part.is_whole for part, _ in parts))
+
+    @classmethod
+    def _limited(cls, num_rows: int, columns: Mapping[str, Column | None], is_whole: bool) -> SegmentColumns:
+        first = dict(list(columns.items())[:_MOST_KEYS])
+        return cls(num_rows, first, is_whole and len(first) == len(columns))
+
+    @classmethod
+    def unpacked(cls, data: NDArray[np.uint8], num_rows: int) -> SegmentColumns:
+        """Those of a file's bytes, each read when it is asked for.
+
+        Raises:
+            ValueError: If the table cannot be read.
+        """
+        start = 8 + int(data[:8].view("<u8")[0]) if len(data) >= 8 else len(data) + 1
+        if start > len(data):
+            raise ValueError("it must begin with a table")
+        try:
+            table = json.loads(data[8:start].tobytes())
+            found = cls(num_rows, {}, table["is_whole"] is True)
+            found._packed = data[start:], dict(table["columns"])
+        except (TypeError, KeyError, RecursionError) as err:
+            raise ValueError(f"its table must have columns: {err}") from err
+        return found
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys, also those without a column."""
+        return list(self._columns if self._packed is None else self._packed[1])
+
+    def column(self, name: str) -> Column | None:
+        """The column of a key; None where there is none to be had.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        if name not in self._columns:
+            entry = None if self._packed is None else self._packed[1].get(name, False)
+            if entry is False or self._packed is None:
+                nothing = Column.empty()
+                missing = Column(np.zeros(self.num_rows, np.uint8), nothing.values, nothing.owners, None)
+                return missing if self.is_whole else None
+            self._columns[name] = None if entry is None else self._unpacked(self._packed[0], entry)
+        return self._columns[name]
+
+    def _unpacked(self, data: NDArray[np.uint8], entry: Any) -> Column:
+        try:
+            numbers, strings, codes = (_array(data, *entry[part]) for part in ("numbers", "strings", "codes"))
+            values: Any = _values(numbers, (int, float)), _values(strings, (str,)), []
+        except (TypeError, KeyError, ValueError, RecursionError) as err:
+            raise ValueError(f"a column of its table cannot be read: {err}") from err
+        column = Column(codes, values, Column.empty().owners, None)
+        is_whole = len(codes) == self.num_rows and codes.dtype.kind in "iu"
+        if not is_whole or not (0 <= codes.min() and codes.max() < column.num_codes):
+            raise ValueError("a column of its table must have a code for each row")
+        return column
+
+    def packed(self) -> NDArray[np.uint8]:
+        """The bytes of the file."""
+        content = bytearray()
+        entries: dict[str, Any] = {}
+        for name in self.keys:
+            column = self.column(name)
+            if column is None:
+                entries[name] = None
+                continue
+            numbers, strings, _ = column.values
+            entries[name] = {
+                "numbers": _placed(content, _as_array(numbers)),
+                "strings": _placed(content, _as_json(strings)),
+                "codes": _placed(content, column.codes.astype(np.min_scalar_type(column.num_codes))),
+            }
+        table = json.dumps({"is_whole": self.is_whole, "columns": entries}).encode()
+        table += b" " * (-len(table) % _ALIGNMENT)
+        return np.frombuffer(np.array([len(table)], "<u8").tobytes() + table + bytes(content), np.uint8)
+
+
+def _kept(column: Column) -> Column | None:
+    """The column; None where it is not one that is kept."""
+    _, strings, lists = column.values
+    has_others = bool(lists) or bool(column.is_dictionary().any())
+    is_large = len(strings) > _MOST_STRINGS or sum(map(len, strings)) > _MOST_CHARACTERS
+    return None if has_others or is_large else column
+
+
+def _as_json(values: list[Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(values).encode(), np.uint8)
+
+
+def _as_array(numbers: list[Any]) -> NDArray[Any]:
+    """Numbers of one type as an array; those of both as JSON."""
+    for kind, dtype in ((int, "<i8"), (float, "<f8")):
+        if all(type(number) is kind for number in numbers):
+            return np.array(numbers, dtype)
+    return _as_json(numbers)
+
+
+def _values(array: NDArray[Any], types: tuple[type, ...]) -> list[Any]:
+    """Numbers, or values of some types in JSON; ascending, or a ValueError."""
+    if array.dtype != np.uint8:
+        is_sound, values = bool((array[1:] > array[:-1]).all()), array.tolist()
+    else:
+        values = json.loads(array.tobytes())
+        is_sound = all(type(value) in types for value in values) and all(a < b for a, b in pairwise(values))
+    if not is_sound:
+        raise ValueError("values must ascend")
+    return values  # type: ignore[no-any-return]
+
+
+_DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f8")
+
+
+def _placed(content: bytearray, array: NDArray[Any]) -> list[Any]:
+    """Appends an array; its dtype, where it begins and its length."""
+    content += b"\0" * (-len(content) % _ALIGNMENT)
+    dtype = array.dtype.newbyteorder("<")
+    place = [dtype.str, len(content), len(array)]
+    content += array.astype(dtype, copy=False).tobytes()
+    return place
+
+
+def _array(data: NDArray[np.uint8], dtype: str, start: int, length: int) -> NDArray[Any]:
+    if dtype not in _DTYPES or min(start, length) < 0:
+        raise ValueError(f"{dtype!r:.20} at {start!r:.20}")
+    stop = start + length * np.dtype(dtype).itemsize
+    if stop > len(data):
+        raise ValueError("it ends too early")
+    return data[start:stop].view(dtype)
