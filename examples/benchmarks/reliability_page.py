@@ -88,7 +88,7 @@ def _filters(new: dict[str, Any]) -> list[str]:
     lines = [
         "",
         f"A search of {new['documents']:,} documents with a filter that is new, in milliseconds of the processor "
-        f"({new['search_ms']} without one); the first of its keys reads all metadata, and the second makes a column:",
+        f"({new['search_ms']} without one); the first of its keys reads columns from the disk:",
         "",
         "| filter | first | second | later, median |",
         "|---|---|---|---|",

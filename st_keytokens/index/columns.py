@@ -48,7 +48,8 @@ class Column:
     Attributes:
         codes: A number for each row, of any integer type: what is missing, null, false, true, a dictionary, and then
             each distinct number, string and list, ascending.
-        values: The distinct numbers, strings (by code point) and lists (as JSON), each ascending.
+        values: The distinct numbers, strings (by code point) and lists (as JSON), each ascending; numbers may be an
+            array.
         owners: For each element of the distinct lists, the list's place among these, int32.
         elements: The values of these elements; None where there are no lists.
     """
@@ -164,7 +165,7 @@ class Column:
         codes = [{None: _NULL, False: _FALSE, True: _TRUE}[value] for value in plain]
         for kind, wanted in ((_NUMBERS, numbers), (_STRINGS, strings)):
             held = self.values[kind]
-            codes += [starts[kind] + bisect_left(held, value) for value in wanted if _has(held, value)]
+            codes += [starts[kind] + bisect_left(held, value, key=_plain) for value in wanted if _has(held, value)]
         if len(codes) < 2:
             return self.codes == codes[0] if codes else np.zeros(len(self.codes), np.bool_)
         return self._of_codes(codes)
@@ -173,7 +174,7 @@ class Column:
         """Where a number, or a string if the bound is one, is ``$gt``, ``$gte``, ``$lt`` or ``$lte`` a bound."""
         kind = _STRINGS if isinstance(bound, str) else _NUMBERS
         held, starts = self.values[kind], self._starts()
-        edge = (bisect_right if operator in ("$gt", "$lte") else bisect_left)(held, bound)
+        edge = (bisect_right if operator in ("$gt", "$lte") else bisect_left)(held, bound, key=_plain)
         first, stop = (edge, len(held)) if operator in ("$gt", "$gte") else (0, edge)
         found: NDArray[np.bool_] = (self.codes >= starts[kind] + first) & (self.codes < starts[kind] + stop)
         return found
@@ -232,16 +233,21 @@ def _used(column: Column, kind: int) -> dict[Any, int]:
     """The places of the values of a kind that some row has."""
     start, stop = column._starts()[kind : kind + 2]
     counts = np.bincount(column.codes, minlength=stop)[start:stop]
-    return {column.values[kind][place]: place for place in np.flatnonzero(counts).tolist()}
+    return {_plain(column.values[kind][place]): place for place in np.flatnonzero(counts).tolist()}
 
 
 def _size(value: object) -> int:
     return sys.getsizeof(value) + 8  # and a place in a list
 
 
+def _plain(value: Any) -> Any:
+    """Of numpy's numbers Python's, which compare with others exactly."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _has(values: Sequence[Any], value: Any) -> bool:
-    place = bisect_left(values, value)
-    return place < len(values) and bool(values[place] == value)
+    place = bisect_left(values, value, key=_plain)
+    return place < len(values) and bool(_plain(values[place]) == value)
 
 
 def _merged(held: list[Any], fresh: list[Any], places: list[int]) -> list[Any]:

@@ -176,24 +176,27 @@ def _as_json(values: list[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(values).encode(), np.uint8)
 
 
-def _as_array(numbers: list[Any]) -> NDArray[Any]:
+def _as_array(numbers: Any) -> NDArray[Any]:
     """Numbers of one type as an array; those of both as JSON."""
+    if isinstance(numbers, np.ndarray):
+        return numbers
     for kind, dtype in ((int, "<i8"), (float, "<f8")):
         if all(type(number) is kind for number in numbers):
             return np.array(numbers, dtype)
     return _as_json(numbers)
 
 
-def _values(array: NDArray[Any], types: tuple[type, ...]) -> list[Any]:
+def _values(array: NDArray[Any], types: tuple[type, ...]) -> Any:
     """Numbers, or values of some types in JSON; ascending, or a ValueError."""
+    values: Any = array
     if array.dtype != np.uint8:
-        is_sound, values = bool((array[1:] > array[:-1]).all()), array.tolist()
+        is_sound = bool((array[1:] > array[:-1]).all())
     else:
         values = json.loads(array.tobytes())
         is_sound = all(type(value) in types for value in values) and all(a < b for a, b in pairwise(values))
     if not is_sound:
         raise ValueError("values must ascend")
-    return values  # type: ignore[no-any-return]
+    return values
 
 
 _DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f8")
