@@ -1,8 +1,8 @@
 """Columns of metadata that a segment keeps on the disk, so that a filter reads no document, nor one that is new.
 
-There is one for each key at the top level whose values are numbers, strings, booleans or null, with not too many
-different strings. The file is an array of bytes: the length of a table in 8 of them, the table, JSON, and what it
-places: for each key its numbers and strings, ascending, and a code for each row, see :class:`Column`.
+There is one for each key at the top level whose values are numbers, strings, booleans or null. The file is an array of
+bytes: the length of a table in 8 of them, the table, JSON, and what it places: for each key its numbers and strings,
+ascending, and a code for each row, see :class:`Column`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentColumns"]
 
 _MOST_KEYS = 64  # that have a column
-_MOST_STRINGS = 1 << 16  # different ones of a key
-_MOST_CHARACTERS = 1 << 22  # of these
+_MOST_CHARACTERS = 1 << 26  # of the different strings of a key
 _READ = 1 << 14  # values that are read at once
 _ALIGNMENT = 8
 
@@ -134,10 +133,11 @@ class SegmentColumns:
 
     def _unpacked(self, data: NDArray[np.uint8], entry: Any) -> Column:
         try:
-            numbers, strings, codes = (_array(data, *entry[part]) for part in ("numbers", "strings", "codes"))
-            values: Any = _values(numbers, (int, float)), _values(strings, (str,)), []
+            arrays = {part: _array(data, *entry[part]) for part in ("numbers", "ends", "text", "codes")}
+            values: Any = _numbers(arrays["numbers"]), _Strings(arrays["ends"], arrays["text"]), []
         except (TypeError, KeyError, ValueError, RecursionError) as err:
             raise ValueError(f"a column of its table cannot be read: {err}") from err
+        codes = arrays["codes"]
         column = Column(codes, values, Column.empty().owners, None)
         is_whole = len(codes) == self.num_rows and codes.dtype.kind in "iu"
         if not is_whole or not (0 <= codes.min() and codes.max() < column.num_codes):
@@ -153,10 +153,11 @@ class SegmentColumns:
             if column is None:
                 entries[name] = None
                 continue
-            numbers, strings, _ = column.values
+            strings = _Strings.of(column.values[1])
             entries[name] = {
-                "numbers": _placed(content, _as_array(numbers)),
-                "strings": _placed(content, _as_json(strings)),
+                "numbers": _placed(content, _packed_numbers(column.values[0])),
+                "ends": _placed(content, strings.ends),
+                "text": _placed(content, strings.text),
                 "codes": _placed(content, column.codes.astype(np.min_scalar_type(column.num_codes))),
             }
         table = json.dumps({"is_whole": self.is_whole, "columns": entries}).encode()
@@ -164,39 +165,65 @@ class SegmentColumns:
         return np.frombuffer(np.array([len(table)], "<u8").tobytes() + table + bytes(content), np.uint8)
 
 
+class _Strings(Sequence[str]):
+    """Strings one after the other in UTF-8, in which they ascend as their code points do.
+
+    Args:
+        ends: Where each ends, int64.
+        text: The bytes.
+    """
+
+    def __init__(self, ends: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
+        if len(ends) and (ends[0] < 0 or (ends[1:] <= ends[:-1]).any() or ends[-1] > len(text)):
+            raise ValueError("strings must end one after the other")
+        self.ends, self.text = ends, text
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> _Strings:
+        """Those of a list."""
+        if isinstance(strings, cls):
+            return strings
+        encoded = [string.encode() for string in strings]
+        ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        return cls(ends, np.frombuffer(b"".join(encoded), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: Any) -> Any:
+        if place >= len(self.ends):
+            raise IndexError(place)
+        start = self.ends[place - 1] if place else 0
+        return self.text[start : self.ends[place]].tobytes().decode(errors="replace")
+
+
 def _kept(column: Column) -> Column | None:
     """The column; None where it is not one that is kept."""
-    _, strings, lists = column.values
-    has_others = bool(lists) or bool(column.is_dictionary().any())
-    is_large = len(strings) > _MOST_STRINGS or sum(map(len, strings)) > _MOST_CHARACTERS
-    return None if has_others or is_large else column
+    is_large = sum(map(len, column.values[1])) > _MOST_CHARACTERS
+    return None if is_large or column.is_dictionary().any() else column
 
 
-def _as_json(values: list[Any]) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(values).encode(), np.uint8)
-
-
-def _as_array(numbers: Any) -> NDArray[Any]:
+def _packed_numbers(numbers: Any) -> NDArray[Any]:
     """Numbers of one type as an array; those of both as JSON."""
     if isinstance(numbers, np.ndarray):
         return numbers
     for kind, dtype in ((int, "<i8"), (float, "<f8")):
         if all(type(number) is kind for number in numbers):
             return np.array(numbers, dtype)
-    return _as_json(numbers)
+    return np.frombuffer(json.dumps(numbers).encode(), np.uint8)
 
 
-def _values(array: NDArray[Any], types: tuple[type, ...]) -> Any:
-    """Numbers, or values of some types in JSON; ascending, or a ValueError."""
-    values: Any = array
+def _numbers(array: NDArray[Any]) -> Any:
+    """The numbers that were packed; a ValueError where they do not ascend."""
     if array.dtype != np.uint8:
+        numbers: Any = array
         is_sound = bool((array[1:] > array[:-1]).all())
     else:
-        values = json.loads(array.tobytes())
-        is_sound = all(type(value) in types for value in values) and all(a < b for a, b in pairwise(values))
+        numbers = json.loads(array.tobytes())
+        is_sound = all(type(n) in (int, float) for n in numbers) and all(a < b for a, b in pairwise(numbers))
     if not is_sound:
-        raise ValueError("values must ascend")
-    return values
+        raise ValueError("numbers must ascend")
+    return numbers
 
 
 _DTYPES = ("|u1", "<u2", "<u4", "<i8", "<f8")

@@ -29,7 +29,7 @@ def through_a_file(columns):
 
 def content(columns):
     return {
-        name: None if column is None else (column.codes.tolist(), (list(column.values[0]), column.values[1]))
+        name: None if column is None else (column.codes.tolist(), (list(column.values[0]), list(column.values[1])))
         for name in sorted(columns.keys)
         for column in [columns.column(name)]
     }
@@ -98,7 +98,7 @@ def test_joined_ones_are_those_of_all(seed):
 
 
 def test_too_many_strings_and_too_many_keys(monkeypatch):
-    monkeypatch.setattr(segment_columns, "_MOST_STRINGS", 3)
+    monkeypatch.setattr(segment_columns, "_MOST_CHARACTERS", 6)
     columns = through_a_file(read([{"many": f"s{row}", "few": f"s{row % 3}"} for row in range(4)]))
     assert columns.column("many") is None and columns.column("few") is not None
     monkeypatch.setattr(segment_columns, "_MOST_KEYS", 2)
