@@ -1,9 +1,12 @@
-"""Columns of metadata in memory: what a filter compares, read once for each place in the metadata.
+"""Columns of metadata: what a filter compares.
 
 SQLite reads the JSON of every document for every filter, a quarter of a second for a million. A column holds a number
 for each row instead: the rank of its value among the distinct ones, by type. So a comparison is two binary searches
 among the distinct values and one pass over the numbers. Values are those that SQLite reads, and those of a filter are
 read by it too, so that both are rounded alike.
+
+Segments keep those of numbers, strings, booleans and null, see ``segment_columns``. Where there are lists and
+dictionaries, columns are made in memory, once for each place in the metadata.
 """
 
 from __future__ import annotations

@@ -551,7 +551,7 @@ class FilterMasks:
     def _by_columns(
         self, connection: sqlite3.Connection, snapshot: Snapshot, condition: Condition
     ) -> NDArray[np.bool_] | None:
-        """The mask of a condition by columns; None where one of these is not to be had.
+        """The mask of a condition by columns in memory; None where one of these is not to be had.
 
         The first filter on a key has none, since making one takes as long as ten filters: a process that asks once and
         ends, as the command line does, is better off without.
