@@ -5,8 +5,8 @@ for each row instead: the rank of its value among the distinct ones, by type. So
 among the distinct values and one pass over the numbers. Values are those that SQLite reads, and those of a filter are
 read by it too, so that both are rounded alike.
 
-Segments keep those of numbers, strings, booleans and null, see ``segment_columns``. Where there are lists and
-dictionaries, columns are made in memory, once for each place in the metadata.
+Segments keep those of the keys at the top level, see ``segment_columns``. Those of keys within dictionaries are made
+in memory, once for each place in the metadata.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ Typed = tuple[str | None, Any]  # a type as SQLite calls it, None for what is mi
 _MISSING, _NULL, _FALSE, _TRUE, _DICTIONARY, _FIRST = range(6)
 _SINGLE = {None: _MISSING, "null": _NULL, "false": _FALSE, "true": _TRUE, "object": _DICTIONARY}
 _NUMBERS, _STRINGS, _LISTS = range(3)
+_KINDS_IN_ORDER = range(3)
 _KINDS = {"integer": _NUMBERS, "real": _NUMBERS, "text": _STRINGS, "array": _LISTS}
 _READ, _LISTS_READ = 1 << 14, 1 << 10  # rows and lists that are read at once
 _ROW_BYTES = 12  # of a column for each row: a code, and the document's key
@@ -85,14 +86,32 @@ class Column:
         return np.cumsum([_FIRST, *map(len, self.values)]).tolist()  # type: ignore[no-any-return]
 
     @classmethod
-    def of_scalars(cls, places: NDArray[np.int32], found: Sequence[Typed]) -> Column:
-        """A column of rows without lists, given as places among some distinct types and values."""
-        numbers, strings = (
-            sorted({value for name, value in found if _KINDS.get(name or "") == kind}) for kind in (_NUMBERS, _STRINGS)
-        )
-        ranks = {value: _FIRST + rank for rank, value in enumerate([*numbers, *strings])}
-        codes = [_SINGLE[name] if name in _SINGLE else ranks[value] for name, value in found]
-        return cls(np.array(codes, np.int32)[places], (numbers, strings, []), np.empty(0, np.int32), None)
+    def of(cls, connection: sqlite3.Connection, places: NDArray[np.int32], found: Sequence[Typed]) -> Column:
+        """A column of rows that are given as places among some distinct types and values.
+
+        Args:
+            connection: Reads lists.
+            places: A place in ``found`` for each row.
+            found: Types and values.
+        """
+        typed = [(_KINDS.get(name or ""), value) for name, value in found]
+        numbers, strings, lists = (sorted({value for kind, value in typed if kind == its}) for its in _KINDS_IN_ORDER)
+        column = cls(np.empty(0, np.int32), (numbers, strings, lists), np.empty(0, np.int32), None)
+        ranks = column._ranks()
+        codes = [_SINGLE[name] if name in _SINGLE else ranks[_KINDS[str(name)]][value] for name, value in found]
+        column = replace(column, codes=np.array(codes, np.int32)[places])
+        if not lists:
+            return column
+        owners, element_codes, found_elements = _elements(connection, lists)
+        return replace(column, owners=owners, elements=cls.of(connection, element_codes, found_elements))
+
+    def _ranks(self) -> list[dict[Any, int]]:
+        """The code of each value, by kind."""
+        starts = self._starts()
+        return [
+            dict(zip(values, range(starts[kind], starts[kind + 1]), strict=True))
+            for kind, values in enumerate(self.values)
+        ]
 
     @property
     def num_codes(self) -> int:
@@ -213,15 +232,11 @@ class Column:
 
 
 def joined_columns(columns: Sequence[Column]) -> Column:
-    """The rows of columns without lists under one another, with the values that they have."""
-    used = [[_used(column, kind) for kind in (_NUMBERS, _STRINGS)] for column in columns]
-    numbers, strings = (sorted({value for its in used for value in its[kind]}) for kind in (_NUMBERS, _STRINGS))
-    joined = Column(np.empty(0, np.int32), (numbers, strings, []), np.empty(0, np.int32), None)
-    starts, codes = joined._starts(), [joined.codes]
-    ranks = [
-        dict(zip(values, range(starts[kind], starts[kind + 1]), strict=True))
-        for kind, values in enumerate(joined.values)
-    ]
+    """The rows of columns under one another, with the values that they have."""
+    used = [[_used(column, kind) for kind in _KINDS_IN_ORDER] for column in columns]
+    numbers, strings, lists = (sorted({value for its in used for value in its[kind]}) for kind in _KINDS_IN_ORDER)
+    joined = Column(np.empty(0, np.int32), (numbers, strings, lists), np.empty(0, np.int32), None)
+    ranks, codes = joined._ranks(), [joined.codes]
     for column, its in zip(columns, used, strict=True):
         starts = column._starts()
         moved = np.arange(starts[-1], dtype=np.int32)
@@ -229,7 +244,23 @@ def joined_columns(columns: Sequence[Column]) -> Column:
             new = [ranks[kind][value] for value in places]
             moved[np.fromiter(places.values(), np.int64, len(places)) + starts[kind]] = new
         codes.append(moved[column.codes])
-    return replace(joined, codes=np.concatenate(codes))
+    joined = replace(joined, codes=np.concatenate(codes))
+    return _with_elements(joined, columns, [its[_LISTS] for its in used]) if lists else joined
+
+
+def _with_elements(joined: Column, columns: Sequence[Column], used: Sequence[dict[str, int]]) -> Column:
+    """With the elements of its lists, each list's from the first column that has it."""
+    left = {text: rank for rank, text in enumerate(joined.values[_LISTS])}
+    owners, elements = [joined.owners], []
+    for column, its in zip(columns, used, strict=True):
+        ranks = np.full(len(column.values[_LISTS]), -1, np.int32)
+        for text in its.keys() & left.keys():
+            ranks[its[text]] = left.pop(text)
+        rows = np.flatnonzero(ranks[column.owners] >= 0)
+        if column.elements is not None and len(rows):
+            owners.append(ranks[column.owners[rows]])
+            elements.append(column.elements.taken(rows))
+    return replace(joined, owners=np.concatenate(owners), elements=joined_columns(elements))
 
 
 def _used(column: Column, kind: int) -> dict[Any, int]:

@@ -1,8 +1,8 @@
 """Columns of metadata that a segment keeps on the disk, so that a filter reads no document, nor one that is new.
 
-There is one for each key at the top level whose values are numbers, strings, booleans or null. The file is an array of
-bytes: the length of a table in 8 of them, the table, JSON, and what it places: for each key its numbers and strings,
-ascending, and a code for each row, see :class:`Column`.
+There is one for each key at the top level. The file is an array of bytes: the length of a table in 8 of them, the
+table, JSON, and what it places: for each key its numbers, strings and lists, ascending, and a code for each row, see
+:class:`Column`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SegmentColumns:
                 no values.
         """
         sql = (
-            "SELECT d.key, m.key, CASE m.type WHEN 'array' THEN 'object' ELSE m.type END, m.atom "
+            "SELECT d.key, m.key, m.type, CASE m.type WHEN 'array' THEN m.value ELSE m.atom END "
             "FROM documents d, json_each(d.metadata) m WHERE d.key BETWEEN ? AND ? ORDER BY d.key"
         )
         cursor = connection.execute(sql, (int(keys[0]), int(keys[-1])))
@@ -69,7 +69,7 @@ class SegmentColumns:
         for name, (owners, codes, values) in found.items():
             of_rows = np.zeros(len(keys), np.int32)
             of_rows[np.searchsorted(keys, owners)] = np.array(codes) + 1
-            columns[name] = _kept(Column.of_scalars(of_rows, [(None, None), *values]))
+            columns[name] = _kept(Column.of(connection, of_rows, [(None, None), *values]))
         return cls._limited(len(keys), columns, True)
 
     @classmethod
@@ -133,16 +133,9 @@ class SegmentColumns:
 
     def _unpacked(self, data: NDArray[np.uint8], entry: Any) -> Column:
         try:
-            arrays = {part: _array(data, *entry[part]) for part in ("numbers", "ends", "text", "codes")}
-            values: Any = _numbers(arrays["numbers"]), _Strings(arrays["ends"], arrays["text"]), []
+            return _unpacked(data, entry, self.num_rows)
         except (TypeError, KeyError, ValueError, RecursionError) as err:
             raise ValueError(f"a column of its table cannot be read: {err}") from err
-        codes = arrays["codes"]
-        column = Column(codes, values, Column.empty().owners, None)
-        is_whole = len(codes) == self.num_rows and codes.dtype.kind in "iu"
-        if not is_whole or not (0 <= codes.min() and codes.max() < column.num_codes):
-            raise ValueError("a column of its table must have a code for each row")
-        return column
 
     def packed(self) -> NDArray[np.uint8]:
         """The bytes of the file."""
@@ -150,16 +143,7 @@ class SegmentColumns:
         entries: dict[str, Any] = {}
         for name in self.keys:
             column = self.column(name)
-            if column is None:
-                entries[name] = None
-                continue
-            strings = _Strings.of(column.values[1])
-            entries[name] = {
-                "numbers": _placed(content, _packed_numbers(column.values[0])),
-                "ends": _placed(content, strings.ends),
-                "text": _placed(content, strings.text),
-                "codes": _placed(content, column.codes.astype(np.min_scalar_type(column.num_codes))),
-            }
+            entries[name] = None if column is None else _packed(content, column)
         table = json.dumps({"is_whole": self.is_whole, "columns": entries}).encode()
         table += b" " * (-len(table) % _ALIGNMENT)
         return np.frombuffer(np.array([len(table)], "<u8").tobytes() + table + bytes(content), np.uint8)
@@ -198,9 +182,42 @@ class _Strings(Sequence[str]):
 
 
 def _kept(column: Column) -> Column | None:
-    """The column; None where it is not one that is kept."""
-    is_large = sum(map(len, column.values[1])) > _MOST_CHARACTERS
-    return None if is_large or column.is_dictionary().any() else column
+    """The column; None where it is too large to be kept."""
+    _, strings, lists = column.values
+    return None if sum(map(len, strings)) + sum(map(len, lists)) > _MOST_CHARACTERS else column
+
+
+def _packed(content: bytearray, column: Column) -> dict[str, Any]:
+    """Appends a column; where its parts are."""
+    numbers, *others = column.values
+    strings, lists = map(_Strings.of, others)
+    parts = {
+        "numbers": _packed_numbers(numbers),
+        "ends": strings.ends,
+        "text": strings.text,
+        "list_ends": lists.ends,
+        "list_text": lists.text,
+        "codes": column.codes.astype(np.min_scalar_type(column.num_codes)),
+        "owners": column.owners.astype(np.uint32),
+    }
+    elements = None if column.elements is None else _packed(content, column.elements)
+    return {"elements": elements, **{name: _placed(content, array) for name, array in parts.items()}}
+
+
+def _unpacked(data: NDArray[np.uint8], entry: dict[str, Any], num_rows: int) -> Column:
+    """A column by where its parts are; an error where they do not fit together."""
+    parts = {name: _array(data, *place) for name, place in entry.items() if name != "elements"}
+    strings, lists = _Strings(parts["ends"], parts["text"]), _Strings(parts["list_ends"], parts["list_text"])
+    values: Any = _numbers(parts["numbers"]), strings, lists
+    codes, owners, inner = parts["codes"], parts["owners"], entry["elements"]
+    elements = None if inner is None else _unpacked(data, inner, len(owners))
+    column = Column(codes, values, owners, elements)
+    for name, array, count in (("codes", codes, column.num_codes), ("owners", owners, len(lists))):
+        if array.dtype.kind not in "iu" or (len(array) and not (0 <= array.min() and array.max() < count)):
+            raise ValueError(f"{name} must be below {count}")
+    if len(codes) != num_rows:
+        raise ValueError(f"it must have {num_rows} rows, and has {len(codes)}")
+    return column
 
 
 def _packed_numbers(numbers: Any) -> NDArray[Any]:

@@ -44,8 +44,8 @@ METADATA = [
 KNOWN = {
     "by": ([6, 0, 5, 7], ([], ["a", "b", "\u00fc"])),
     "is": ([3, 0, 1, 2], ([], [])),
-    "place": None,
-    "tags": None,
+    "place": ([0, 0, 0, 4], ([], [])),
+    "tags": ([0, 0, 5, 0], ([], [])),
     "year": ([7, 0, 6, 5], ([-(2**63), 2020.5, 2024], [])),
 }
 
@@ -53,6 +53,9 @@ KNOWN = {
 def test_known_values():
     columns = read(METADATA, first_key=7)
     assert content(columns) == content(through_a_file(columns)) == KNOWN
+    tags = through_a_file(columns).column("tags")
+    assert list(tags.values[2]) == ['["x"]'] and tags.owners.tolist() == [0]
+    assert list(tags.elements.values[1]) == ["x"] and tags.elements.codes.tolist() == [5]
 
 
 @pytest.mark.parametrize("count", [250, 251, 65_530, 65_531, 70_000])
@@ -77,7 +80,7 @@ def test_a_key_that_no_row_has():
 @pytest.mark.parametrize("seed", range(5))
 def test_joined_ones_are_those_of_all(seed):
     rng = random.Random(seed)
-    values = [1, 1.0, 2, 0.5, "a", "b", True, None, 10**15, "1"]
+    values = [1, 1.0, 2, 0.5, "a", "b", True, None, 10**15, "1", [], ["a", 1], ["a", [2]], ["b", None, 0.5], {"a": 1}]
     metadata = [{key: rng.choice(values) for key in "abc" if rng.random() < 0.7} for _ in range(60)]
     cuts = [0, *sorted(rng.sample(range(1, 60), 3)), 60]
     parts = [through_a_file(read(metadata[a:b])) for a, b in pairwise(cuts)]
@@ -95,6 +98,9 @@ def test_joined_ones_are_those_of_all(seed):
         ours, theirs = joined.column(key), expected.column(key)
         assert [list(values) for values in ours.values] == [list(values) for values in theirs.values]
         assert ours.codes.tolist() == theirs.codes.tolist()
+        for value in ("a", "b", "1"):
+            assert ours.has_element([], [], [value]).tolist() == theirs.has_element([], [], [value]).tolist()
+        assert ours.has_element([None], [0.5, 1], []).tolist() == theirs.has_element([None], [0.5, 1], []).tolist()
 
 
 def test_too_many_strings_and_too_many_keys(monkeypatch):
@@ -107,8 +113,9 @@ def test_too_many_strings_and_too_many_keys(monkeypatch):
     assert columns.column("c") is None and columns.column("d") is None  # one of which some row has
 
 
-def test_what_one_part_leaves_out_is_left_out_of_all():
-    joined = SegmentColumns.joined([(read([{"a": 1}]), None), (read([{"a": [1]}]), None), (read([None]), None)])
+def test_what_one_part_leaves_out_is_left_out_of_all(monkeypatch):
+    monkeypatch.setattr(segment_columns, "_MOST_CHARACTERS", 3)
+    joined = SegmentColumns.joined([(read([{"a": "b"}]), None), (read([{"a": "long"}]), None), (read([None]), None)])
     assert joined.column("a") is None and joined.num_rows == 3
 
 
@@ -117,11 +124,11 @@ def index_files(tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "index"
     embeddings = SparseEmbeddings.from_dicts([{0: 1.0}] * 40, 3)
     with HybridIndex(path) as index:
-        index.add(embeddings=embeddings, metadata=[{"n": row, "s": f"s{row}", "x": row % 2 == 0} for row in range(40)])
+        index.add(embeddings=embeddings, metadata=[{"n": row, "s": f"s{row}", "x": [row % 2]} for row in range(40)])
     return path
 
 
-FILTERS = [{"n": {"$gte": 10}}, {"s": "s3"}, {"x": True}, {"n": {"$in": [3, 4]}, "s": {"$contains": "3"}}]
+FILTERS = [{"n": {"$gte": 10}}, {"s": "s3"}, {"x": {"$contains": 1}}, {"n": {"$in": [3, 4]}, "s": {"$contains": "3"}}]
 
 
 def test_damage_is_told(index_files):
