@@ -267,7 +267,9 @@ def _used(column: Column, kind: int) -> dict[Any, int]:
     """The places of the values of a kind that some row has."""
     start, stop = column._starts()[kind : kind + 2]
     counts = np.bincount(column.codes, minlength=stop)[start:stop]
-    return {_plain(column.values[kind][place]): place for place in np.flatnonzero(counts).tolist()}
+    values: Any = column.values[kind]
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return {values[place]: place for place in np.flatnonzero(counts).tolist()}
 
 
 def _size(value: object) -> int:

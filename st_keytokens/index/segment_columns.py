@@ -8,7 +8,7 @@ table, JSON, and what it places: for each key its numbers, strings and lists, as
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,10 @@ class _Strings(Sequence[str]):
             raise IndexError(place)
         start = self.ends[place - 1] if place else 0
         return self.text[start : self.ends[place]].tobytes().decode(errors="replace")
+
+    def __iter__(self) -> Iterator[str]:
+        text = self.text.tobytes()
+        return (text[start:end].decode(errors="replace") for start, end in pairwise([0, *self.ends.tolist()]))
 
 
 def _kept(column: Column) -> Column | None:
