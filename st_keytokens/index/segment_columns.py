@@ -66,11 +66,13 @@ class SegmentColumns:
                 entry[0].append(key)
                 entry[1].append(entry[2].setdefault((kind, value), len(entry[2])))
         columns = {}
-        for name, (owners, codes, values) in found.items():
+        commonest = sorted(found, key=lambda name: -len(found[name][0]))[:_MOST_KEYS]
+        for name in commonest:
+            owners, codes, values = found[name]
             of_rows = np.zeros(len(keys), np.int32)
             of_rows[np.searchsorted(keys, owners)] = np.array(codes) + 1
             columns[name] = _kept(Column.of(connection, of_rows, [(None, None), *values]))
-        return cls._limited(len(keys), columns, True)
+        return cls(len(keys), columns, len(columns) == len(found))
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[SegmentColumns, NDArray[np.bool_] | None]]) -> SegmentColumns:
@@ -78,7 +80,7 @@ class SegmentColumns:
         names = list(dict.fromkeys(name for part, _ in parts for name in part.keys))
         num_rows = sum(part.num_rows if mask is None else int(np.count_nonzero(mask)) for part, mask in parts)
         columns: dict[str, Column | None] = {}
-        for name in names:
+        for name in names[:_MOST_KEYS]:
             own = [part.column(name) for part, _ in parts]
             kept = [
                 column if mask is None else column.taken(np.flatnonzero(mask))
@@ -86,12 +88,8 @@ class SegmentColumns:
                 if column is not None
             ]
             columns[name] = _kept(joined_columns(kept)) if len(kept) == len(parts) else None
-        return cls._limited(num_rows, columns, all(part.is_whole for part, _ in parts))
-
-    @classmethod
-    def _limited(cls, num_rows: int, columns: Mapping[str, Column | None], is_whole: bool) -> SegmentColumns:
-        first = dict(list(columns.items())[:_MOST_KEYS])
-        return cls(num_rows, first, is_whole and len(first) == len(columns))
+        is_whole = len(columns) == len(names) and all(part.is_whole for part, _ in parts)
+        return cls(num_rows, columns, is_whole)
 
     @classmethod
     def unpacked(cls, data: NDArray[np.uint8], num_rows: int) -> SegmentColumns:

@@ -108,9 +108,12 @@ def test_too_many_strings_and_too_many_keys(monkeypatch):
     columns = through_a_file(read([{"many": f"s{row}", "few": f"s{row % 3}"} for row in range(4)]))
     assert columns.column("many") is None and columns.column("few") is not None
     monkeypatch.setattr(segment_columns, "_MOST_KEYS", 2)
-    columns = through_a_file(read([{"a": 1, "b": 2, "c": 3}]))
-    assert columns.column("b") is not None
-    assert columns.column("c") is None and columns.column("d") is None  # one of which some row has
+    columns = through_a_file(read([{"a": 1, "b": 2, "c": 3}, {"c": 4, "b": 5}]))
+    assert columns.column("b") is not None and columns.column("c") is not None
+    assert columns.column("a") is None and columns.column("d") is None  # one of which some row has
+    joined = SegmentColumns.joined([(columns, None), (read([{"e": 1}]), None)])
+    assert joined.column("b").codes.tolist() == [5, 6, 0]
+    assert joined.column("e") is None
 
 
 def test_what_one_part_leaves_out_is_left_out_of_all(monkeypatch):
