@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from st_keytokens.index.snapshot import Snapshot
 
-__all__ = ["Column", "MetadataColumns", "joined_columns", "read_numbers"]
+__all__ = ["Column", "MetadataColumns", "Strings", "joined_columns", "read_numbers"]
 
 Typed = tuple[str | None, Any]  # a type as SQLite calls it, None for what is missing, and a value
 
@@ -45,6 +45,54 @@ _ROW_BYTES = 12  # of a column for each row: a code, and the document's key
 _LEAST_DISTINCT = 1024  # values, below which it does not matter that no document has them any more
 
 
+class Strings(Sequence[str]):
+    """Strings one after the other in UTF-8, in which they ascend as their code points do, with NUL behind each.
+
+    Args:
+        ends: Where each ends, int64.
+        text: The bytes.
+
+    Raises:
+        ValueError: If they do not end one after the other.
+    """
+
+    def __init__(self, ends: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
+        if len(ends) and (ends[0] < 0 or (ends[1:] <= ends[:-1]).any() or ends[-1] > len(text)):
+            raise ValueError("strings must end one after the other")
+        self.ends, self.text = ends, text
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> Strings:
+        """Those of a list."""
+        if isinstance(strings, cls):
+            return strings
+        encoded = [string.encode() + b"\0" for string in strings]
+        ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))) - 1
+        return cls(ends, np.frombuffer(b"".join(encoded), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: Any) -> Any:
+        if place >= len(self.ends):
+            raise IndexError(place)
+        start = self.ends[place - 1] + 1 if place else 0
+        return self.text[start : self.ends[place]].tobytes().decode(errors="replace")
+
+    def __iter__(self) -> Iterator[str]:
+        text = self.text.tobytes()
+        return (text[start + 1 : end].decode(errors="replace") for start, end in pairwise([-1, *self.ends.tolist()]))
+
+    def with_part(self, parts: Sequence[str]) -> NDArray[np.int64]:
+        """The places of those in which one of some strings stands; a place may be there more than once."""
+        if "" in parts:
+            return np.arange(len(self))
+        wanted = b"|".join(re.escape(part.encode()) for part in parts if "\0" not in part)
+        hits = (hit.start() for hit in re.finditer(wanted, self.text.data)) if wanted else ()
+        places = np.searchsorted(self.ends, np.fromiter(hits, np.int64))
+        return places[places < len(self)]  # else the file was altered
+
+
 @dataclass(frozen=True, eq=False)
 class Column:
     """The values of some rows at one place in the metadata. Never altered, so threads may share it.
@@ -53,7 +101,7 @@ class Column:
         codes: A number for each row, of any integer type: what is missing, null, false, true, a dictionary, and then
             each distinct number, string and list, ascending.
         values: The distinct numbers, strings (by code point) and lists (as JSON), each ascending; numbers may be an
-            array.
+            array, and the others :class:`Strings`.
         owners: For each element of the distinct lists, the list's place among these, int32.
         elements: The values of these elements; None where there are no lists.
     """
@@ -203,20 +251,11 @@ class Column:
 
     def has_part(self, parts: Sequence[str]) -> Any:
         """Where one of some strings stands in a string."""
-        start, (text, starts) = self._starts()[_STRINGS], self._joined
-        if "" in parts:
-            return self._of_codes(start + np.arange(len(starts)))
-        wanted = "|".join(re.escape(part) for part in parts if "\0" not in part)  # which no string has
-        hits = (hit.start() for hit in re.finditer(wanted, text)) if wanted else ()
-        places = np.searchsorted(starts, np.fromiter(hits, np.int64), side="right") - 1
-        return self._of_codes(start + places)
+        return self._of_codes(self._starts()[_STRINGS] + self._strings.with_part(parts))
 
     @cached_property
-    def _joined(self) -> tuple[str, NDArray[np.int64]]:
-        """The strings in one, with NUL between them, and where each begins."""
-        held = self.values[_STRINGS]
-        lengths = np.fromiter(map(len, held), np.int64, len(held))
-        return "\0".join(held), np.cumsum(lengths + 1) - lengths - 1
+    def _strings(self) -> Strings:
+        return Strings.of(self.values[_STRINGS])
 
     def has_element(self, plain: Iterable[bool | None], numbers: Iterable[Any], strings: Iterable[str]) -> Any:
         """Where a list has an element that :meth:`is_among` some values."""

@@ -8,13 +8,13 @@ table, JSON, and what it places: for each key its numbers, strings and lists, as
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_keytokens.index.columns import Column, joined_columns
+from st_keytokens.index.columns import Column, Strings, joined_columns
 
 if TYPE_CHECKING:
     import sqlite3
@@ -147,42 +147,6 @@ class SegmentColumns:
         return np.frombuffer(np.array([len(table)], "<u8").tobytes() + table + bytes(content), np.uint8)
 
 
-class _Strings(Sequence[str]):
-    """Strings one after the other in UTF-8, in which they ascend as their code points do.
-
-    Args:
-        ends: Where each ends, int64.
-        text: The bytes.
-    """
-
-    def __init__(self, ends: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
-        if len(ends) and (ends[0] < 0 or (ends[1:] <= ends[:-1]).any() or ends[-1] > len(text)):
-            raise ValueError("strings must end one after the other")
-        self.ends, self.text = ends, text
-
-    @classmethod
-    def of(cls, strings: Sequence[str]) -> _Strings:
-        """Those of a list."""
-        if isinstance(strings, cls):
-            return strings
-        encoded = [string.encode() for string in strings]
-        ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        return cls(ends, np.frombuffer(b"".join(encoded), np.uint8))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, place: Any) -> Any:
-        if place >= len(self.ends):
-            raise IndexError(place)
-        start = self.ends[place - 1] if place else 0
-        return self.text[start : self.ends[place]].tobytes().decode(errors="replace")
-
-    def __iter__(self) -> Iterator[str]:
-        text = self.text.tobytes()
-        return (text[start:end].decode(errors="replace") for start, end in pairwise([0, *self.ends.tolist()]))
-
-
 def _kept(column: Column) -> Column | None:
     """The column; None where it is too large to be kept."""
     _, strings, lists = column.values
@@ -192,7 +156,7 @@ def _kept(column: Column) -> Column | None:
 def _packed(content: bytearray, column: Column) -> dict[str, Any]:
     """Appends a column; where its parts are."""
     numbers, *others = column.values
-    strings, lists = map(_Strings.of, others)
+    strings, lists = map(Strings.of, others)
     parts = {
         "numbers": _packed_numbers(numbers),
         "ends": strings.ends,
@@ -209,7 +173,7 @@ def _packed(content: bytearray, column: Column) -> dict[str, Any]:
 def _unpacked(data: NDArray[np.uint8], entry: dict[str, Any], num_rows: int) -> Column:
     """A column by where its parts are; an error where they do not fit together."""
     parts = {name: _array(data, *place) for name, place in entry.items() if name != "elements"}
-    strings, lists = _Strings(parts["ends"], parts["text"]), _Strings(parts["list_ends"], parts["list_text"])
+    strings, lists = Strings(parts["ends"], parts["text"]), Strings(parts["list_ends"], parts["list_text"])
     values: Any = _numbers(parts["numbers"]), strings, lists
     codes, owners, inner = parts["codes"], parts["owners"], entry["elements"]
     elements = None if inner is None else _unpacked(data, inner, len(owners))
