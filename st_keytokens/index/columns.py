@@ -42,7 +42,6 @@ _KINDS_IN_ORDER = range(3)
 _KINDS = {"integer": _NUMBERS, "real": _NUMBERS, "text": _STRINGS, "array": _LISTS}
 _READ, _LISTS_READ = 1 << 14, 1 << 10  # rows and lists that are read at once
 _ROW_BYTES = 12  # of a column for each row: a code, and the document's key
-_LEAST_DISTINCT = 1024  # values, below which it does not matter that no document has them any more
 
 
 class Strings(Sequence[str]):
@@ -124,11 +123,6 @@ class Column:
         inner = 0 if self.elements is None else self.elements.num_bytes
         return held + self.codes.nbytes + self.owners.nbytes + inner
 
-    @property
-    def num_distinct(self) -> int:
-        """How many distinct numbers, strings and lists it knows, also of rows that are no longer there."""
-        return sum(map(len, self.values))
-
     def _starts(self) -> list[int]:
         """The code of the first number, of the first string and of the first list, and the one after the last."""
         return np.cumsum([_FIRST, *map(len, self.values)]).tolist()  # type: ignore[no-any-return]
@@ -169,53 +163,6 @@ class Column:
     def taken(self, rows: NDArray[np.int64]) -> Column:
         """Some of the rows, in their order."""
         return Column(self.codes[rows], self.values, self.owners, self.elements)
-
-    def extended(self, connection: sqlite3.Connection, codes: NDArray[np.int32], found: Sequence[Typed]) -> Column:
-        """With more rows, given as places among some distinct types and values.
-
-        Args:
-            connection: Reads lists.
-            codes: A place in ``found`` for each new row.
-            found: Types and values.
-        """
-        values, moves, new_lists = [], [], []
-        for kind, held in enumerate(self.values):
-            given = {value for name, value in found if _KINDS.get(name or "") == kind}
-            fresh = [value for value in sorted(given) if not _has(held, value)]
-            places = [bisect_left(held, value) for value in fresh]
-            merged = _merged(held, fresh, places)
-            values.append(merged)
-            own = np.arange(len(held))
-            moves.append(own + np.searchsorted(places, own, side="right") if fresh else own)
-            new_lists = fresh  # those of the last kind
-        numbers, strings, lists = values
-        is_same = all(len(new) == len(old) for new, old in zip(values, self.values, strict=True))
-        grown = Column(np.empty(0, np.int32), (numbers, strings, lists), self.owners, self.elements)
-        starts = grown._starts()
-        old = self.codes
-        if not is_same:
-            moved = np.concatenate([np.arange(_FIRST), *(starts[kind] + move for kind, move in enumerate(moves))])
-            old = moved.astype(np.int32)[old]
-        ranks: list[Any] = [None] * 3
-        for kind, merged in enumerate(values):
-            many = 8 * len(found) > len(merged)
-            ranks[kind] = {value: rank for rank, value in enumerate(merged)} if many else None
-        new = np.empty(len(found), np.int32)
-        for place, (name, value) in enumerate(found):
-            if name in _SINGLE:
-                new[place] = _SINGLE[name]
-                continue
-            kind = _KINDS[str(name)]
-            known = ranks[kind]
-            new[place] = starts[kind] + (bisect_left(values[kind], value) if known is None else known[value])
-        owners, elements = self.owners, self.elements
-        if new_lists:
-            owners = moves[_LISTS].astype(np.int32)[owners]
-            owner, element_codes, found_elements = _elements(connection, new_lists)
-            places_of = np.array([bisect_left(lists, text) for text in new_lists], np.int32)
-            owners = np.concatenate([owners, places_of[owner]])
-            elements = (elements or Column.empty()).extended(connection, element_codes, found_elements)
-        return Column(np.concatenate([old, new[codes]]), (numbers, strings, lists), owners, elements)
 
     # What follows gives masks of rows.
 
@@ -325,19 +272,6 @@ def _has(values: Sequence[Any], value: Any) -> bool:
     return place < len(values) and bool(_plain(values[place]) == value)
 
 
-def _merged(held: list[Any], fresh: list[Any], places: list[int]) -> list[Any]:
-    """Ascending values with new ones, whose places among the old ones are given."""
-    if not held or not fresh:
-        return held or fresh
-    merged: list[Any] = []
-    start = 0
-    for place, value in zip(places, fresh, strict=True):
-        merged += held[start:place]
-        merged.append(value)
-        start = place
-    return merged + held[start:]
-
-
 def _elements(
     connection: sqlite3.Connection, lists: Sequence[str]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[Typed]]:
@@ -394,7 +328,7 @@ class MetadataColumns:
             return held[2]
         keys = self._keys_of(snapshot)
         entry = None if held is None else self._renewed(connection, keys, path, held)
-        if entry is None:  # also where many of the values are of documents that are no longer there
+        if entry is None:  # also where it is too large by values that no document has any more
             entry = self._renewed(connection, keys, path, (0, keys[:0], Column.empty(), 0))
         if entry is None:
             self._held = {name: its for name, its in list(self._held.items()) if name != path}
@@ -407,25 +341,18 @@ class MetadataColumns:
         self, connection: sqlite3.Connection, keys: NDArray[np.int64], path: str, held: Held
     ) -> tuple[Column, int] | None:
         """A held column for the rows of these keys, and its bytes; None where it is too large or of other rows."""
-        _, old, column, num_bytes = held
+        _, old, column, _ = held
         kept = _kept(old, keys)
         if kept is None:
             return None
-        fresh = keys[len(kept) :]
-        if column.num_distinct + len(fresh) > 2 * len(keys) + _LEAST_DISTINCT:
-            return None
         if kept is not old:
             column = column.taken(kept)
-        num_bytes += _ROW_BYTES * (len(keys) - len(old))
-        if len(fresh):
-            added = self._read(connection, fresh, path, self._most_bytes - num_bytes)
+        if len(fresh := keys[len(kept) :]):
+            added = self._read(connection, fresh, path, self._most_bytes - _ROW_BYTES * len(keys))
             if added is None:
                 return None
-            column = column.extended(connection, *added)
-            if len(old):
-                num_bytes += sum(3 * _size(value) for _, value in added[1])  # at most: elements too, and known ones
-            else:
-                num_bytes = column.num_bytes + (_ROW_BYTES - column.codes.itemsize) * len(keys)
+            column = joined_columns([column, Column.of(connection, *added)])
+        num_bytes = column.num_bytes + (_ROW_BYTES - column.codes.itemsize) * len(keys)
         return None if num_bytes > self._most_bytes else (column, num_bytes)
 
     def _keep(self, path: str, entry: Held) -> None:

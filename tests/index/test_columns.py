@@ -268,7 +268,7 @@ class TestWhatIsRead:
                 with index._store.read() as connection:
                     snapshot = index._current(connection)
                     column = columns.column(connection, snapshot, '$."a"')
-                    assert column.num_distinct <= 2 * snapshot.num_rows + 1024
+                    assert len(column.values[1]) == 1500
                     is_wanted = column.compares("$gte", f"{turn} ") & column.compares("$lt", f"{turn} ~")
                     assert np.count_nonzero(is_wanted) == 1500
                     assert columns._held['$."a"'][3] < 1 << 20
