@@ -24,7 +24,7 @@ class KnownDocuments:
     """What is kept of the documents that were read. Threads need no lock: what one forgets is read again.
 
     Attributes:
-        fields: By key: a dictionary or, where all are kept, a list, whose places memory is waited for less often.
+        fields: By key: a dictionary or, where all are kept, a list, which costs a search fewer cache misses.
     """
 
     def __init__(self) -> None:
