@@ -88,9 +88,7 @@ class Database:
             try:
                 lease.open(self._connected(lease))
             except BaseException as err:
-                lease.end()
-                if isinstance(err, sqlite3.Error):
-                    raise self.clear_error(err) from err
+                lease.__exit__(type(err), err, None)
                 raise
         return lease
 

@@ -77,6 +77,8 @@ class SegmentColumns:
     @classmethod
     def joined(cls, parts: Sequence[tuple[SegmentColumns, NDArray[np.bool_] | None]]) -> SegmentColumns:
         """Those of the rows of several under one another, each with a mask of the rows to keep, None for all."""
+        if len(parts) == 1 and parts[0][1] is None:
+            return parts[0][0]
         names = list(dict.fromkeys(name for part, _ in parts for name in part.keys))
         num_rows = sum(part.num_rows if mask is None else int(np.count_nonzero(mask)) for part, mask in parts)
         columns: dict[str, Column | None] = {}
