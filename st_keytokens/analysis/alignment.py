@@ -107,7 +107,7 @@ def measure_alignment(
         confidence: Of the intervals, between 0 and 1.
         samples: Resamplings of the texts.
         seed: Of the random numbers.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:

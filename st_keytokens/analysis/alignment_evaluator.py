@@ -38,7 +38,7 @@ class KeyTokenAlignmentEvaluator(SentenceEvaluator):  # type: ignore[misc]  # un
         max_document_share: Only terms that occur in at most this share of the texts count.
         role: ``"document"`` or ``"query"``: decides the prompt.
         main: Which metric is the primary one.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
         name: Put before the metrics and into the name of the file.
         write_csv: Whether to write the CSV file where an output path is given.

@@ -72,7 +72,7 @@ def measure_contribution(
         top_k: Tokens of each text; of tokens that fold into one term only the best one.
         examples: How many texts, the first ones, are kept in detail.
         prompt: Put before each text. None: the model's own for documents.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:

@@ -47,7 +47,7 @@ def compare_instructions(
         baseline: Name of the instruction that the others are compared with. None: no prompt at all, named ``"none"``.
         top_k: Key tokens of a text, at most as many as the head keeps.
         role: ``"document"`` or ``"query"``: how the model treats the texts, where it treats them differently.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one for each instruction.
 
     Returns:

@@ -197,7 +197,7 @@ def rank_by_key_tokens(
         candidates: Phrases of each.
         embeddings: The texts' vectors, as ``KeyTokenEncoder.embed`` gives them. None: they are embedded.
         settings: Of the head, such as ``{"decode_with": "lm_head"}``. None: as it is set.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
 
     Returns:
         The phrases of each text, the heaviest first; equal ones stay in order.
@@ -260,7 +260,7 @@ def rank_by_embedding(
         encoder: Whose dense embeddings; each distinct phrase is embedded once.
         texts: The texts.
         candidates: Phrases of each.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
 
     Returns:
         The phrases of each text, the most similar first; equal ones stay in order.

@@ -48,7 +48,7 @@ def compare_with_judgements(
         confidence: Of the percentile bootstrap intervals over pairs, the same resamples for all measures.
         samples: Resamplings.
         seed: Of them.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:

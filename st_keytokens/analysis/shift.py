@@ -73,7 +73,7 @@ def sweep_shift(
         confidence: Of the intervals, between 0 and 1.
         samples: Resamplings of the texts.
         seed: Of the random numbers.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:

@@ -50,7 +50,7 @@ def measure_spectrum(
             normalised; or stored embeddings, shape ``(N, d)``, in one matrix or an iterable of matrices.
         texts: The texts, for a model; may be a generator. None for stored embeddings.
         prompt: Put before each text. None: the model's own for documents.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:
@@ -94,7 +94,7 @@ def measure_variation(
         backbone: The language model that it was made from, pooled alike, in any of these forms.
         texts: The texts; may be a generator. None where both embeddings are stored.
         prompt: Put before each text for both. None: the embedder's own for documents.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:
@@ -348,7 +348,7 @@ def blocks_of(
         texts: The texts, for a model.
         name: What errors call the source.
         prompt: Put before each text. None: the model's own for documents.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Yields:

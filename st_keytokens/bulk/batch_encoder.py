@@ -26,7 +26,7 @@ class KeyTokenBatchEncoder:
         model: Directory or name of a model, with its calibration beside it, see ``KeyTokenEncoder.from_pretrained``.
             A directory must be there on every worker.
         role: Of the texts.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         id_column: Of the ids, in what comes in.
         text_column: Of the texts.
         device: ``"cuda"``, ``"cpu"``, ... None: the best that the worker has.

@@ -141,7 +141,7 @@ class Calibration:
                 at the end, to learn :attr:`decoded_trust`.
             fit_decoder: Whether the ridge decoder can be had from the calibration afterwards, see
                 :meth:`ridge_decoder`. It takes ``4 d`` bytes a term that occurs, in memory and in the files.
-            batch_size: Texts a forward pass.
+            batch_size: Texts a forward pass at most.
             show_progress_bar: Whether to show progress.
             resume_from: Path of a state file. Written atomically on the way and at the end; where it exists already,
                 its texts, which must come first, are read and checked but not embedded again. It is left in place, so

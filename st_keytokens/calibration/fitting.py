@@ -72,7 +72,7 @@ def text_chunks(
         encoder: Embeds them, and finds their terms.
         texts: The texts.
         embeddings: Their vectors, shape ``(N, d)``, as the model gives them; None: they are embedded.
-        batch_size: Texts a forward pass.
+        batch_size: Texts a forward pass at most.
 
     Yields:
         Chunks of 16 batches. Nothing is embedded until it is read.

@@ -79,7 +79,7 @@ def decoded_trust(
         pairs: Sentences and the documents without them, see :class:`KnownItems`.
         corpus: Its idf and average length.
         vocab_size: Of the terms.
-        batch_size: Texts a forward pass.
+        batch_size: Texts a forward pass at most.
 
     Returns:
         The ratio, between 0.05 and 2, about 1 where both do equally well; None for fewer than 30 pairs.

@@ -111,7 +111,7 @@ def add_role(command: ArgumentParser) -> None:
 def add_batch_size(command: ArgumentParser) -> None:
     """Adds ``--batch-size``."""
     command.add_argument(
-        "--batch-size", metavar="N", type=positive, default=32, help="texts a forward pass (default: 32)"
+        "--batch-size", metavar="N", type=positive, default=32, help="texts a forward pass at most (default: 32)"
     )
 
 

@@ -418,7 +418,7 @@ class KeyTokenEncoder:
             role: ``"document"`` or ``"query"``: decides the default prompt, the number of terms and their weights.
             prompt: Put before each text for the model; never becomes a literal term.
             prompt_name: Name of a prompt of the model.
-            batch_size: Texts a forward pass.
+            batch_size: Texts a forward pass at most.
             show_progress_bar: Whether to show one.
             pool: From :meth:`start_multi_process_pool`.
 
@@ -680,7 +680,7 @@ class KeyTokenEncoder:
         Args:
             texts: One text or several.
             role: ``"document"`` or ``"query"``: decides the prompt.
-            batch_size: Texts a forward pass.
+            batch_size: Texts a forward pass at most.
             show_progress_bar: Whether to show one.
 
         Returns:
@@ -722,7 +722,7 @@ class KeyTokenEncoder:
             texts: Unlabelled texts, best those that will be searched; two at the least. May be a generator.
             embeddings: Their vectors, where they are stored, shape ``(N, pooled_dimension)``: as the model gives them,
                 of any length where the head normalises. None: the texts are embedded.
-            batch_size: Texts a forward pass.
+            batch_size: Texts a forward pass at most.
             show_progress_bar: Whether to show one.
             resume_from: Path of a file that keeps the state, so that an interrupted run goes on from there, see
                 :meth:`Calibration.fit`.

@@ -21,6 +21,7 @@ from st_keytokens.terms.vocabulary import ReadableTerms
 
 Role = Literal["query", "document"]
 _LOW = 1 << 16
+_THREAD_CHARACTERS = 4096  # some 1,000 tokens: more leave a processor's caches, and are padded more
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
 
 
@@ -118,14 +119,14 @@ class ForwardPass:
         named = np.arange(len(texts)) if numbers is None else np.asarray(numbers)
         dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
         decoded, order = [], []
-        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            pooled = features["sentence_embedding"]
+        for positions, passes in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            pooled = joined(passes)
             check_finite_vectors(pooled, named[positions])
             decoded.append(as_sparse(self.head.decode(pooled, task=role), self.head.vocabulary))
             order.append(positions)
             for module in self.after:
-                features = module(features)
-            vectors = truncate_embeddings(features["sentence_embedding"], self.model.truncate_dim)
+                passes = [module(features) for features in passes]
+            vectors = truncate_embeddings(joined(passes), self.model.truncate_dim)
             if self.after:
                 check_finite_vectors(vectors, named[positions])
             dense[positions] = vectors.float().cpu().numpy()
@@ -138,8 +139,8 @@ class ForwardPass:
         """Pooled vectors as the head sees them come in, float32 ``(N, pooled_dimension)``, on the CPU."""
         vectors = torch.zeros(len(texts), self.pooled_dimension)
         prompt = resolve_prompt(self.model, role, None, None)
-        for positions, features in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            vectors[torch.from_numpy(positions)] = features["sentence_embedding"].float().cpu()
+        for positions, passes in self._batches(texts, role, prompt, batch_size, show_progress_bar):
+            vectors[torch.from_numpy(positions)] = joined(passes).float().cpu()
         return vectors
 
     def has_tokens(self, texts: list[str], prompt: str | None) -> np.ndarray:
@@ -151,9 +152,18 @@ class ForwardPass:
                 found[i] = mask is None or bool(mask.sum() > 0)
         return found
 
+    def passes(self, texts: list[str]) -> Iterator[list[str]]:
+        """Texts, longest first, by forward passes: a GPU takes all at once, a CPU what its caches hold."""
+        is_whole = self.model.device.type != "cpu" or hasattr(self.before[0], "has_functions")
+        room, start = _THREAD_CHARACTERS * torch.get_num_threads(), 0
+        while start < len(texts):
+            count = len(texts) if is_whole else max(1, room // max(1, len(texts[start])))
+            yield texts[start : start + count]
+            start += count
+
     def _batches(
         self, texts: list[str], role: Role, prompt: str | None, batch_size: int, show_progress_bar: bool
-    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
         """Yields positions and pooled features of batches, longest texts first, as sentence-transformers does."""
         checked_int("batch_size", batch_size, minimum=1)
         self.model.eval()
@@ -162,12 +172,17 @@ class ForwardPass:
         with tqdm(total=len(texts), desc="Texts", disable=not show_progress_bar) as bar:
             for start in range(0, len(texts), batch_size):
                 positions = order[start : start + batch_size]
-                features = self.model.preprocess([texts[i] for i in positions], prompt=prompt, task=role)
-                if self._unknown_token is not None and "input_ids" in features:
-                    ids = features["input_ids"]
-                    features["input_ids"] = ids.masked_fill(ids >= self._rows, self._unknown_token)
-                yield positions, self._run(batch_to_device(features, self.model.device), role)
+                passes = self.passes([texts[i] for i in positions])
+                yield positions, [self._features(part, role, prompt) for part in passes]
                 bar.update(len(positions))
+
+    def _features(self, texts: list[str], role: Role, prompt: str | None) -> dict[str, Any]:
+        """What one forward pass gives."""
+        features = self.model.preprocess(texts, prompt=prompt, task=role)
+        if self._unknown_token is not None and "input_ids" in features:
+            ids = features["input_ids"]
+            features["input_ids"] = ids.masked_fill(ids >= self._rows, self._unknown_token)
+        return self._run(batch_to_device(features, self.model.device), role)
 
     def _run(self, features: dict[str, Any], role: Role) -> dict[str, Any]:
         """The pass itself. A text without a single token, which no model can run, gets the zero vector."""
@@ -184,6 +199,11 @@ class ForwardPass:
             }
             vectors[~is_empty] = self._to_pooled(full, task=role)["sentence_embedding"].to(vectors.dtype)
         return {**features, "sentence_embedding": vectors}
+
+
+def joined(passes: Sequence[dict[str, Any]]) -> Tensor:
+    """The vectors of several passes."""
+    return torch.cat([features["sentence_embedding"] for features in passes])
 
 
 def check_finite_vectors(vectors: Tensor, numbers: np.ndarray) -> None:

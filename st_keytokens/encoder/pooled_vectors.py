@@ -77,7 +77,7 @@ def pooled_vectors(
         role: Decides the prompt.
         path: Directory that keeps the vectors. What is there is used as far as its texts are the first of these, and
             replaced from there on. None: they are held in memory.
-        batch_size: Texts a forward pass.
+        batch_size: Texts a forward pass at most.
         show_progress_bar: Whether to show one.
 
     Returns:

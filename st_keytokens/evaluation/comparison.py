@@ -293,7 +293,7 @@ def run_comparison(
         fusion_depth: How many of each part of a hybrid are fused.
         samples: Of the randomisation test and the bootstrap.
         seed: Of both.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         cache: Directory that keeps the vectors between runs; see ``encode_collection``.
         name: What tables call the model. None: its ``model_name``, a hash.
         show_progress_bar: Whether to show one.

@@ -41,7 +41,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
             queries of literal terms, as in ``HybridIndex``.
         fusion_depth: How many documents of each side are fused.
         show_progress_bar: Whether to show one.
-        batch_size: Texts per forward pass.
+        batch_size: Texts a forward pass at most.
         name: Put before the metrics and into the name of the file.
         write_csv: Whether to write the CSV file where an output path is given.
 

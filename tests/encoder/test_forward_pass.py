@@ -5,11 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from encoder_checks import count_passes
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from small_models import build_sentence_transformer
 
 from st_keytokens.decoding.lm_head import LMHead
+from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.encoder.forward_pass import ForwardPass, as_sparse, find_head, resolve_prompt
 from st_keytokens.key_token_head import KeyTokenHead
 
@@ -106,6 +108,59 @@ class TestBoth:
         forward_pass = build(embedder)
         assert (forward_pass.embedding_dimension, forward_pass.pooled_dimension) == (8, 32)
         np.testing.assert_allclose(both(forward_pass, sentences)[0], embedder.encode(sentences), rtol=1e-4, atol=1e-5)
+
+
+class TestPasses:
+    LENGTHS = [1500, 1000, 1000, 2500] + [12] * 60
+
+    @pytest.fixture(params=[1, 2])
+    def threads(self, request):
+        before = torch.get_num_threads()
+        torch.set_num_threads(request.param)
+        yield request.param
+        torch.set_num_threads(before)
+
+    @pytest.fixture
+    def texts(self):
+        return [f"{number:02}{' deer' * length}"[:length] for number, length in enumerate(self.LENGTHS)]
+
+    def test_a_cpu_takes_some_thousand_characters_at_a_time(self, embedder, texts, threads):
+        ran = count_passes(embedder)
+        both(build(embedder), texts, batch_size=64)
+        assert ran == {1: [1, 2, 4, 57], 2: [3, 8, 53]}[threads]
+
+    def test_batches_are_none_the_larger(self, embedder, texts, threads):
+        ran = count_passes(embedder)
+        both(build(embedder), texts, batch_size=3)
+        assert sum(ran) == 64
+        assert max(ran) == 3
+
+    def test_vectors_and_terms_are_those_of_texts_alone(self, embedder, texts):
+        embedder.append(Dense(32, 16))
+        embedder.append(Normalize())
+        forward_pass = build(embedder)
+        dense, decoded = both(forward_pass, texts)
+        np.testing.assert_allclose(dense, embedder.encode(texts), rtol=1e-4, atol=1e-6)
+        for place in (0, 3, 5):
+            (alone,) = both(forward_pass, [texts[place]])[1].to_dicts()
+            assert decoded.to_dicts()[place] == pytest.approx(alone, rel=1e-3, abs=1e-5)
+
+    def test_another_device_takes_a_batch_at_once(self, embedder, texts):
+        forward_pass = build(embedder)
+        embedder.to("meta")
+        assert list(forward_pass.passes(texts)) == [texts]
+
+    def test_a_provider_is_sent_a_batch_in_one_call(self, texts):
+        calls: list[int] = []
+
+        def embed(texts: list[str]) -> np.ndarray:
+            calls.append(len(texts))
+            return np.array([[len(text), 1.0] for text in texts])
+
+        encoder = KeyTokenEncoder(embed)
+        calls.clear()
+        encoder.embed(texts, batch_size=64)
+        assert calls == [64]
 
 
 class TestTextsWithoutTokens:
