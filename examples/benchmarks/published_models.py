@@ -34,6 +34,7 @@ from st_keytokens.embedders import load_saved
 from st_keytokens.evaluation import read_collection
 
 TOKENS, BATCH = 256, 8
+CALL, CALLS = 128, 3  # documents a call, calls that are timed
 CALIBRATED = 1000  # texts
 OUTPUT = RESULTS / "published-models.json"
 
@@ -122,39 +123,50 @@ def calibration_cost(encoder: KeyTokenEncoder, texts: list[str]) -> dict[str, An
     }
 
 
-def rounds(encoder: KeyTokenEncoder, texts: list[str], repeats: int) -> dict[str, Any]:
-    """Seconds a batch of the dense vectors alone, of both from one pass, and of decoding, after a round to warm up."""
-    parts: dict[str, Callable[[list[str]], object]] = {
-        "dense": lambda batch: encoder.model.encode_document(batch, batch_size=BATCH),
-        "both": lambda batch: encoder.encode(batch, batch_size=BATCH),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in (*parts, "decode")}
-    vectors = torch.from_numpy(encoder.embed(texts[:BATCH], batch_size=BATCH))
-    for number in range(repeats + 1):
-        batch = texts[number * BATCH : (number + 1) * BATCH]
-        taken = {}
+def ratio(parts: dict[str, Callable[[list[str]], object]], rounds: list[list[str]]) -> dict[str, Any]:
+    """Seconds of each part and both over dense, a round after the other; the first one warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for number, texts in enumerate(rounds):
         for name in sorted(parts, reverse=bool(number % 2)):
             start = time.process_time()
-            parts[name](batch)
-            taken[name] = time.process_time() - start
-        start = time.process_time()
-        with torch.inference_mode():
-            encoder.head.decode(vectors)
-        taken["decode"] = time.process_time() - start
-        if number:
-            for name, value in taken.items():
-                seconds[name].append(value)
+            parts[name](texts)
+            if number:
+                seconds[name].append(time.process_time() - start)
     ratios = [both / dense for both, dense in zip(seconds["both"], seconds["dense"], strict=True)]
     return {
-        "rounds": repeats,
+        "rounds": len(ratios),
+        "texts": len(rounds[0]),
         **{f"{name}_s": statistics.median(values) for name, values in seconds.items()},
         "both_over_dense": statistics.median(ratios),
         "lowest_ratio": min(ratios),
         "highest_ratio": max(ratios),
-        "decode_over_dense": statistics.median(
-            decode / dense for decode, dense in zip(seconds["decode"], seconds["dense"], strict=True)
-        ),
     }
+
+
+def same_passes(encoder: KeyTokenEncoder, texts: list[str], repeats: int) -> dict[str, Any]:
+    """What terms cost: the dense vectors alone, both, and decoding, of batches of equally long texts."""
+    vectors = torch.from_numpy(encoder.embed(texts[:BATCH], batch_size=BATCH))
+
+    def dense(batch: list[str]) -> None:
+        size = len(next(encoder.forward_pass.passes(sorted(batch, key=len, reverse=True))))
+        encoder.model.encode_document(batch, batch_size=size)
+
+    def decode(_: list[str]) -> None:
+        with torch.inference_mode():
+            encoder.head.decode(vectors)
+
+    parts = {"dense": dense, "both": lambda batch: encoder.encode(batch, batch_size=BATCH), "decode": decode}
+    return ratio(parts, in_rounds(texts, BATCH, repeats))
+
+
+def whole_calls(encoder: KeyTokenEncoder, documents: list[str], repeats: int) -> dict[str, Any]:
+    """What a user sees: documents of all lengths, with the default batch size of the model and of the encoder."""
+    parts = {"dense": encoder.model.encode_document, "both": encoder.encode}
+    return ratio(parts, in_rounds(documents, CALL, repeats))
+
+
+def in_rounds(texts: list[str], size: int, repeats: int) -> list[list[str]]:
+    return [texts[number * size : (number + 1) * size] for number in range(repeats + 1)]
 
 
 def measured(folder: str, dtype: str, collection: Path, repeats: int) -> dict[str, Any]:
@@ -169,11 +181,12 @@ def measured(folder: str, dtype: str, collection: Path, repeats: int) -> dict[st
     result = {"vocab_size": len(model.tokenizer), "dimension": encoder.head.lm_head_dimension}
     result["max_seq_length"] = model.max_seq_length
     if not encoder.needs_calibration:
-        result["lm_head"] = rounds(encoder, texts, repeats)
+        result["lm_head"] = same_passes(encoder, texts, repeats)
     result["calibration"] = calibration_cost(encoder, documents[:CALIBRATED])
     sizes["calibrated"] = memory()
-    result["ridge_decoder"] = rounds(encoder, texts, repeats)
+    result["ridge_decoder"] = same_passes(encoder, texts, repeats)
     sizes["used"] = memory()
+    result["whole_calls"] = whole_calls(encoder, documents, CALLS)
     return {**result, "memory_mb": sizes, "clock_s": time.perf_counter() - began}
 
 
