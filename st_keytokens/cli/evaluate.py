@@ -60,6 +60,12 @@ def add_evaluate_command(commands: Any) -> None:
         "--depth", metavar="N", type=positive, default=1000, help="documents ranked for a query (default: 1000)"
     )
     command.add_argument(
+        "--fusion-depth",
+        metavar="N",
+        type=positive,
+        help="hits of each side that a hybrid fuses (default: as --depth; HybridIndex takes 100 for 10 hits)",
+    )
+    command.add_argument(
         "--samples",
         metavar="N",
         type=positive,
@@ -108,7 +114,7 @@ def _run(arguments: Namespace, console: Console) -> None:
             baseline=arguments.baseline,
             calibrate=arguments.calibrate,
             depth=arguments.depth,
-            fusion_depth=arguments.depth,
+            fusion_depth=arguments.fusion_depth or arguments.depth,
             samples=arguments.samples,
             seed=arguments.seed,
             batch_size=arguments.batch_size,

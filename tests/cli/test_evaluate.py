@@ -147,10 +147,11 @@ class TestOptions:
         again = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["collections"][0]["methods"]
         assert again["dense"]["means"] == first["dense"]["means"]
 
-    def test_settings_reach_the_comparison(self, run, model, collections, tmp_path):
+    @pytest.mark.parametrize(("fusion_depth", "words"), [(7, []), (3, ["--fusion-depth", 3])])
+    def test_settings_reach_the_comparison(self, run, model, collections, tmp_path, fusion_depth, words):
         (collections / "plain" / "qrels" / "dev.tsv").write_text("d1\ts4\t1\n")
         write_jsonl(collections / "plain" / "queries_dev.jsonl", [{"_id": "d1", "text": "immune system"}])
-        words = ["--split", "dev", "--queries", "queries_dev.jsonl", "--baseline", "bm25-words", "--depth", 7]
+        words += ["--split", "dev", "--queries", "queries_dev.jsonl", "--baseline", "bm25-words", "--depth", 7]
         words += ["--seed", 3, "--samples", 20, "--no-calibrate", "--methods", "dense", "--batch-size", 5]
         code, _, _ = run(
             "evaluate", collections / "plain", "--model", model, *words, "--output", tmp_path / "out.json"
@@ -159,7 +160,8 @@ class TestOptions:
         (collection,) = found["collections"]
         assert (code, found["baseline"], collection["query_ids"]) == (0, "bm25-words", ["d1"])
         assert list(collection["methods"]) == ["bm25-words", "dense"]
-        expected = {"depth": 7, "fusion_depth": 7, "seed": 3, "samples": 20, "batch_size": 5, "calibration": "encoder"}
+        expected = {"depth": 7, "fusion_depth": fusion_depth, "seed": 3, "samples": 20, "batch_size": 5}
+        expected["calibration"] = "encoder"
         assert {name: collection["settings"][name] for name in expected} == expected
         assert "calibrate" not in collection["seconds"]
 
