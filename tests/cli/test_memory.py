@@ -35,7 +35,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def model(llama_folder, tmp_path_factory):
-    """A small Llama with so wide a layer that a batch of 128 texts wants 4 GB."""
+    """A small Llama with so wide a layer that a text wants 32 MB more than once, and 128 at a time 4 GB."""
     folder = tmp_path_factory.mktemp("model")
     config = LlamaConfig.from_pretrained(llama_folder, intermediate_size=2**15, num_hidden_layers=1)
     LlamaForCausalLM(config).save_pretrained(folder / "wide")
@@ -62,9 +62,13 @@ class TestCommands:
         path.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i in range(128)))
         return path
 
+    def test_a_large_batch_needs_the_memory_of_a_few_texts(self, model, corpus, tmp_path):
+        words = ["index", model, corpus, tmp_path / "index", "--batch-size", 128]
+        assert run_limited(2**30, *words)[:2] == (0, "Added 128 documents. The index holds 128 documents.\n")
+
     def test_batch_that_is_too_large(self, model, corpus, tmp_path):
         words = ["index", model, corpus, tmp_path / "index", "--batch-size", 128]
-        code, out, err = run_limited(2**30, *words)
+        code, out, err = run_limited(2**27, *words)
         assert (code, out) == (2, "")
         assert err.startswith(
             "st-keytokens: error: --batch-size must be small enough for the memory there is, got 128: "
