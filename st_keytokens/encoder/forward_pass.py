@@ -120,13 +120,13 @@ class ForwardPass:
         dense = np.zeros((len(texts), self.embedding_dimension), dtype=np.float32)
         decoded, order = [], []
         for positions, passes in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            pooled = joined(passes)
+            pooled = joined_vectors(passes)
             check_finite_vectors(pooled, named[positions])
             decoded.append(as_sparse(self.head.decode(pooled, task=role), self.head.vocabulary))
             order.append(positions)
             for module in self.after:
                 passes = [module(features) for features in passes]
-            vectors = truncate_embeddings(joined(passes), self.model.truncate_dim)
+            vectors = truncate_embeddings(joined_vectors(passes), self.model.truncate_dim)
             if self.after:
                 check_finite_vectors(vectors, named[positions])
             dense[positions] = vectors.float().cpu().numpy()
@@ -140,7 +140,7 @@ class ForwardPass:
         vectors = torch.zeros(len(texts), self.pooled_dimension)
         prompt = resolve_prompt(self.model, role, None, None)
         for positions, passes in self._batches(texts, role, prompt, batch_size, show_progress_bar):
-            vectors[torch.from_numpy(positions)] = joined(passes).float().cpu()
+            vectors[torch.from_numpy(positions)] = joined_vectors(passes).float().cpu()
         return vectors
 
     def has_tokens(self, texts: list[str], prompt: str | None) -> np.ndarray:
@@ -201,7 +201,7 @@ class ForwardPass:
         return {**features, "sentence_embedding": vectors}
 
 
-def joined(passes: Sequence[dict[str, Any]]) -> Tensor:
+def joined_vectors(passes: Sequence[dict[str, Any]]) -> Tensor:
     """The vectors of several passes."""
     return torch.cat([features["sentence_embedding"] for features in passes])
 
