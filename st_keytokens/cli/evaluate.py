@@ -63,7 +63,8 @@ def add_evaluate_command(commands: Any) -> None:
         "--fusion-depth",
         metavar="N",
         type=positive,
-        help="hits of each side that a hybrid fuses (default: as --depth; HybridIndex takes 100 for 10 hits)",
+        default=100,
+        help="hits of each side that a hybrid fuses (default: 100, as a search for ten hits)",
     )
     command.add_argument(
         "--samples",
@@ -114,7 +115,7 @@ def _run(arguments: Namespace, console: Console) -> None:
             baseline=arguments.baseline,
             calibrate=arguments.calibrate,
             depth=arguments.depth,
-            fusion_depth=arguments.fusion_depth or arguments.depth,
+            fusion_depth=arguments.fusion_depth,
             samples=arguments.samples,
             seed=arguments.seed,
             batch_size=arguments.batch_size,

@@ -32,7 +32,7 @@ from st_keytokens.evaluation.measures import (
     randomization_test,
 )
 from st_keytokens.evaluation.methods import COMPARED_METHODS, check_methods, run_methods
-from st_keytokens.evaluation.runs import Run
+from st_keytokens.evaluation.runs import FUSION_DEPTH, Run
 from st_keytokens.evaluation.tables import comparison_table, evaluation_table
 from st_keytokens.shared.files import write_atomically
 
@@ -272,7 +272,7 @@ def run_comparison(
     baseline: str = "dense",
     calibrate: bool | None = None,
     depth: int = 1000,
-    fusion_depth: int = 1000,
+    fusion_depth: int = FUSION_DEPTH,
     samples: int = 10_000,
     seed: int = 0,
     batch_size: int = 32,
@@ -290,7 +290,8 @@ def run_comparison(
         calibrate: Whether to fit a calibration on the collection's own documents, without labels and from the same
             pass. None: where the encoder has none with document frequencies.
         depth: How many documents are ranked for each query.
-        fusion_depth: How many of each part of a hybrid are fused.
+        fusion_depth: How many of each part of a hybrid are fused, at most ``depth``; by default as many as a search
+            for ten hits fuses.
         samples: Of the randomisation test and the bootstrap.
         seed: Of both.
         batch_size: Texts a forward pass at most.
@@ -334,7 +335,7 @@ def run_comparison(
             "head": encoder.head.get_config_dict(),
             "weighting": vars(encoder.weighting),
             "depth": depth,
-            "fusion_depth": fusion_depth,
+            "fusion_depth": min(depth, fusion_depth),
             "samples": samples,
             "seed": seed,
             "batch_size": batch_size,

@@ -128,7 +128,7 @@ def encode_collection(
 def with_settings(
     encoder: KeyTokenEncoder, weighting: Weighting, calibration: Calibration | None, **head: Any
 ) -> KeyTokenEncoder:
-    """An encoder with other settings that shares model, LM head and vocabulary, for decoding what the other embedded.
+    """An encoder with other settings that shares model, LM head and vocabulary.
 
     Settings of the head that are not named are :class:`KeyTokenHead`'s defaults.
     """
@@ -137,5 +137,7 @@ def with_settings(
     changed.head = encoder.head.with_settings(**settings)
     changed.head.set_calibration(calibration)
     changed.head.eval()
+    changed.forward_pass = copy.copy(encoder.forward_pass)
+    changed.forward_pass.head = changed.head
     changed.weighting = weighting
     return changed

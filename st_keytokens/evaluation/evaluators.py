@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.evaluation.runs import Ranking, dense_run, fused_run, sparse_run, tie_order
+from st_keytokens.evaluation.runs import FUSION_DEPTH, Ranking, dense_run, fused_run, sparse_run, tie_order
 from st_keytokens.index.fusion import FUSIONS, FusionName
 from st_keytokens.shared.checks import check_choice
 
@@ -39,7 +39,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         main: Whose nDCG, at the largest cut, is the primary metric.
         fusion: ``"adaptive"``, ``"score"`` or ``"rrf"``, with the encoder's ``fusion_weights`` and, in the hybrid,
             queries of literal terms, as in ``HybridIndex``.
-        fusion_depth: How many documents of each side are fused.
+        fusion_depth: How many documents of each side are fused, as many as for ten hits by default.
         show_progress_bar: Whether to show one.
         batch_size: Texts a forward pass at most.
         name: Put before the metrics and into the name of the file.
@@ -63,7 +63,7 @@ class HybridInformationRetrievalEvaluator(InformationRetrievalEvaluator):  # typ
         map_at_k: Sequence[int] = (100,),
         main: View = "hybrid",
         fusion: FusionName = "adaptive",
-        fusion_depth: int = 1000,
+        fusion_depth: int = FUSION_DEPTH,
         show_progress_bar: bool = False,
         batch_size: int = 32,
         name: str = "",

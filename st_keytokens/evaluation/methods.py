@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from st_keytokens.encoder.encoder import KeyTokenEncoder
 from st_keytokens.evaluation.bm25 import SPLITTERS, bm25_vectors
 from st_keytokens.evaluation.encoded import EncodedCollection, Stopwatch, with_settings
-from st_keytokens.evaluation.runs import Run, dense_run, fused_run, sparse_run
+from st_keytokens.evaluation.runs import FUSION_DEPTH, Run, dense_run, fused_run, sparse_run
 from st_keytokens.index.fusion import FUSIONS, FusionName
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.weighting import METHODS
@@ -69,7 +69,7 @@ def run_methods(
     names: Sequence[str],
     *,
     depth: int = 1000,
-    fusion_depth: int = 1000,
+    fusion_depth: int = FUSION_DEPTH,
     show_progress_bar: bool = False,
 ) -> dict[str, Run]:
     """Runs methods of ``COMPARED_METHODS`` on the same vectors; arguments are those of ``run_comparison``."""

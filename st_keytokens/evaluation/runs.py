@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from st_keytokens.index.fusion import FusedHit
+from st_keytokens.index.search import default_depth
 
 __all__ = ["Ranking", "Run"]
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Rows of documents, best first, and their scores."""
+
+FUSION_DEPTH = default_depth(10)
+"""How many hits of each side of a hybrid are fused where nothing is said: as many as in a search for ten."""
 
 POSTING_BYTES = 8  # a document number and a weight, four bytes each
 _CHUNK = 64  # queries scored at a time

@@ -34,6 +34,7 @@ __all__ = [
     "Mode",
     "SearchPlan",
     "Side",
+    "default_depth",
     "dense_rankings",
     "embedded_queries",
     "fused_rankings",
@@ -45,6 +46,11 @@ Side = Literal["dense", "sparse"]
 
 SIDES: tuple[Side, Side] = ("dense", "sparse")
 _MODES: tuple[Mode, ...] = ("hybrid", "sparse", "dense")
+
+
+def default_depth(top_k: int) -> int:
+    """How many hits of each side are fused for ``top_k`` hits, where nothing is said."""
+    return max(100, 10 * top_k)
 
 
 @dataclass(slots=True)  # freezing would triple the time that it takes to make one
@@ -101,7 +107,7 @@ class SearchPlan:
             ValueError: If a number is below 1, a name is unknown, or the filter holds what is not allowed.
         """
         top_k = checked_int("top_k", top_k, minimum=1)
-        depth = max(100, 10 * top_k) if depth is None else checked_int("depth", depth, minimum=1)
+        depth = default_depth(top_k) if depth is None else checked_int("depth", depth, minimum=1)
         if mode is not None:
             check_choice("mode", mode, _MODES)
         if not callable(fusion) and fusion not in fusions:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from st_keytokens.index.documents import Hit, MatchedTerm
 from st_keytokens.index.filters import Condition, Filter, ParsedFilter
 from st_keytokens.index.fusion import FUSIONS, FusedHit, FusionName
-from st_keytokens.index.search import SIDES, Mode, SearchPlan
+from st_keytokens.index.search import SIDES, Mode, SearchPlan, default_depth
 from st_keytokens.retrieval.metadata import KINDS_KEY, restored
 from st_keytokens.shared.checks import check_choice, checked_float
 
@@ -87,7 +87,7 @@ class SearchSettings:
     @property
     def fused_depth(self) -> int:
         """How many hits of each side are fused; also what to ask a vector store for."""
-        return self.depth or max(100, 10 * self.top_k)
+        return self.depth or default_depth(self.top_k)
 
     @property
     def fuse(self) -> Callable[..., list[FusedHit[Any]]]:

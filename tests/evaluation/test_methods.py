@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evaluation_samples import build_collection, build_encoder
+from evaluation_samples import QUERIES, build_collection, build_encoder
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
+from st_keytokens.evaluation.collections import Collection
 from st_keytokens.evaluation.encoded import encode_collection, with_settings
 from st_keytokens.evaluation.methods import COMPARED_METHODS, in_text_weights, run_methods
 from st_keytokens.index.fusion import adaptive_fusion
+from st_keytokens.index.hybrid_index import HybridIndex
+from st_keytokens.shared.document_files import Record
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,25 @@ class TestMethods:
     def test_depth_cuts_every_ranking(self, encoded):
         for run in run_methods(encoded, ["dense", "key-tokens", "dense+key-tokens-score"], depth=3).values():
             assert max(len(rows) for rows, _ in run.rankings) == 3
+
+    def test_the_default_hybrid_is_what_an_index_finds(self, encoder):
+        base = build_collection()
+        documents = [f"{text} {other}" for text in base.documents[:20] for other in base.documents[20:40]]
+        records = [Record(f"d{number:03}", text) for number, text in enumerate(documents)]
+        queries = [Record(id, text) for id, text in QUERIES.items() if text.strip()]
+        judged = [(query.id, records[0].id, 1) for query in queries]
+        encoded = encode_collection(Collection.build("pairs", records, queries, judged), encoder)
+        name = "dense+key-tokens-hybrid-adaptive"
+        scores, deeper = (
+            [found[:10].tolist() for _, found in run_methods(encoded, [name], **settings)[name].rankings]
+            for settings in ({}, {"fusion_depth": 400})
+        )
+        assert scores != deeper
+        with HybridIndex(encoder=encoded.encoder) as index:
+            index.add(texts=documents)
+            hits = index.search([query.text for query in queries])
+        for row, expected in zip(hits, scores, strict=True):
+            assert [hit.score for hit in row] == pytest.approx(expected, rel=1e-4)
 
     def test_refuses(self, encoded):
         with pytest.raises(ValueError, match=r"methods must be among dense, .*, got 'splade'"):
