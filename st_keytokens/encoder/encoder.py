@@ -23,16 +23,8 @@ from st_keytokens.decoding.lm_head import LMHead
 from st_keytokens.embedders import EmbedderRecipe, FunctionEmbedder, as_sentence_transformer, open_embedder
 from st_keytokens.encoder import sidecar
 from st_keytokens.encoder.cache import EmbeddingCache, Row, join_rows, split_rows
-from st_keytokens.encoder.forward_pass import (
-    ForwardPass,
-    Role,
-    as_sparse,
-    check_pool,
-    encode_with_pool,
-    find_head,
-    resolve_prompt,
-    start_pool,
-)
+from st_keytokens.encoder.forward_pass import ForwardPass, Role, as_sparse, find_head, resolve_prompt
+from st_keytokens.encoder.pool import check_pool, encode_with_pool, start_pool
 from st_keytokens.encoder.sidecar import Sidecar
 from st_keytokens.key_token_head import DecoderName, HeadCorrection, KeyTokenHead
 from st_keytokens.shared.checks import check_choice, checked_int

@@ -1,4 +1,4 @@
-"""Multi-process encoding: sentence-transformers' own worker pool, with both vectors in one array."""
+"""The one forward pass: a model up to its pooled vectors, what the head decodes of them, and the modules behind it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from st_keytokens.embedders.function_embedder import FunctionEmbedder
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.vocabulary import ReadableTerms
 
 Role = Literal["query", "document"]
-_LOW = 1 << 16
 _THREAD_CHARACTERS = 4096  # some 1,000 tokens: more leave a processor's caches, and are padded more
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as sentence-transformers looks
 
@@ -79,7 +78,8 @@ class ForwardPass:
     @property
     def can_embed(self) -> bool:
         """Whether there is a model, or functions, and not just vectors that are given."""
-        return bool(getattr(self.before[0], "has_functions", True))
+        first = self.before[0]
+        return not isinstance(first, FunctionEmbedder) or first.has_functions
 
     @property
     def embedding_dimension(self) -> int:
@@ -154,7 +154,7 @@ class ForwardPass:
 
     def passes(self, texts: list[str]) -> Iterator[list[str]]:
         """Texts, longest first, by forward passes: a GPU takes all at once, a CPU what its caches hold."""
-        is_whole = self.model.device.type != "cpu" or hasattr(self.before[0], "has_functions")
+        is_whole = self.model.device.type != "cpu" or isinstance(self.before[0], FunctionEmbedder)
         room, start = _THREAD_CHARACTERS * torch.get_num_threads(), 0
         while start < len(texts):
             count = len(texts) if is_whole else max(1, room // max(1, len(texts[start])))
@@ -279,72 +279,3 @@ def resolve_prompt(model: SentenceTransformer, role: str, prompt: str | None, pr
     elif prompt_name not in prompts:
         raise ValueError(f"prompt_name must be one of the model's prompts {sorted(prompts)}, got {prompt_name!r}.")
     return None if prompt_name is None else prompts[prompt_name]
-
-
-class PackOutputs(Module):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
-    """Joins dense vector, key token ids and weights into one row, since a pool's workers return one array.
-
-    The ids travel as two numbers each, since float32 is exact up to 2**24.
-    """
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Replaces ``sentence_embedding`` by the joined row."""
-        ids = features["key_token_ids"]
-        parts = (features["sentence_embedding"], ids // _LOW, ids % _LOW, features["key_token_weights"])
-        features["sentence_embedding"] = torch.cat([part.float() for part in parts], dim=1)
-        return features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Nothing to save: it only lives in a pool."""
-
-
-def start_pool(forward_pass: ForwardPass, target_devices: list[str] | None, fingerprint: str) -> dict[str, Any]:
-    """Starts workers, each with a copy of the model and its head; the model itself moves to the CPU."""
-    chain = forward_pass.chain([*forward_pass.before, forward_pass.head, *forward_pass.after, PackOutputs()])
-    return {**chain.start_multi_process_pool(target_devices), "chain": chain, "fingerprint": fingerprint}
-
-
-def check_pool(pool: dict[str, Any], fingerprint: str) -> None:
-    """Checks that a pool was started with an encoder as it is now.
-
-    Raises:
-        ValueError: If something else started it, or the encoder has changed since.
-    """
-    if "chain" not in pool:
-        raise ValueError("pool must come from KeyTokenEncoder.start_multi_process_pool, got another one.")
-    if pool["fingerprint"] != fingerprint:
-        raise ValueError(
-            "pool must have been started with the encoder as it is now, got an older one. Start a new pool."
-        )
-
-
-def encode_with_pool(
-    pool: dict[str, Any],
-    forward_pass: ForwardPass,
-    texts: list[str],
-    role: Role,
-    prompt: str | None,
-    batch_size: int,
-    show_progress_bar: bool,
-) -> tuple[np.ndarray, SparseEmbeddings]:
-    """What ``ForwardPass.both`` gives, made by the pool's workers."""
-    head = forward_pass.head
-    dense = np.zeros((len(texts), forward_pass.embedding_dimension), dtype=np.float32)
-    k = min(head.query_max_active_dims if role == "query" else head.max_active_dims, head.vocab_size)
-    ids, weights = np.zeros((len(texts), k), dtype=np.int64), np.zeros((len(texts), k), dtype=np.float32)
-    full = np.flatnonzero(forward_pass.has_tokens(texts, prompt))  # a text without tokens would stop a worker
-    if len(full):
-        rows = pool["chain"].encode(
-            [texts[i] for i in full],
-            pool=pool,
-            task=role,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-        )
-        vectors, high, low, found = np.split(
-            rows, [rows.shape[1] - 3 * k, rows.shape[1] - 2 * k, rows.shape[1] - k], axis=1
-        )
-        dense[full] = vectors[:, : dense.shape[1]]
-        ids[full], weights[full] = high.astype(np.int64) * _LOW + low.astype(np.int64), found
-    return dense, SparseEmbeddings.from_pairs(ids, weights, head.vocab_size)

@@ -8,7 +8,8 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_keytokens.encoder.encoder import KeyTokenEncoder
-from st_keytokens.encoder.forward_pass import ForwardPass, PackOutputs, check_pool, encode_with_pool
+from st_keytokens.encoder.forward_pass import ForwardPass
+from st_keytokens.encoder.pool import PackOutputs, check_pool, encode_with_pool
 from st_keytokens.key_token_head import KeyTokenHead
 
 
