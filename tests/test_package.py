@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -39,6 +41,7 @@ def imported_by(code: str) -> list[str]:
 
 
 ROOT = Path(__file__).parents[1]
+LLAMA_INDEX = "integrations/llama-index-retrievers-keytokens"
 VERSIONED = [
     "integrations/langchain-keytokens/langchain_keytokens/__init__.py",
     "integrations/llama-index-retrievers-keytokens/llama_index/retrievers/keytokens/__init__.py",
@@ -91,7 +94,39 @@ class TestNames:
             package.nothing  # noqa: B018  # reading it is the test
 
 
+def imports_of(body: list[ast.stmt]) -> set[str]:
+    """What a module imports when it is imported, or for its types."""
+    found = set()
+    for node in body:
+        if isinstance(node, ast.If):
+            found |= imports_of([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            found |= imports_of(node.body)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
 class TestImport:
+    @pytest.mark.parametrize("folder", [".", "integrations/langchain-keytokens", LLAMA_INDEX])
+    def test_makes_no_circle_not_of_types_either(self, folder):
+        modules = {}
+        for path in (ROOT / folder).rglob("*.py"):
+            names = path.relative_to(ROOT / folder).with_suffix("").parts
+            if names[0] in ("st_keytokens", "langchain_keytokens", "llama_index"):
+                modules[".".join(names).removesuffix(".__init__")] = path
+        assert len(modules) >= 8
+        graph = {}
+        for name, path in modules.items():
+            found = {
+                module for module in imports_of(ast.parse(path.read_text(encoding="utf-8")).body) if module in modules
+            }
+            for module in tuple(found):  # the packages above a module run before it
+                parts = module.split(".")
+                found |= {".".join(parts[:count]) for count in range(1, len(parts))} & modules.keys()
+            graph[name] = {module for module in found if not f"{name}.".startswith(f"{module}.")}
+        graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
     def test_imports_nothing_heavy(self):
         assert (
             imported_by("import st_keytokens, st_keytokens.analysis, st_keytokens.evaluation, st_keytokens.cli") == []

@@ -13,7 +13,6 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from st_keytokens.embedders.function_embedder import FunctionEmbedder
 from st_keytokens.key_token_head import KeyTokenHead
 from st_keytokens.shared.checks import check_choice, checked_int
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -78,8 +77,12 @@ class ForwardPass:
     @property
     def can_embed(self) -> bool:
         """Whether there is a model, or functions, and not just vectors that are given."""
-        first = self.before[0]
-        return not isinstance(first, FunctionEmbedder) or first.has_functions
+        return self._has_functions is not False
+
+    @property
+    def _has_functions(self) -> bool | None:
+        """Whether functions embed; None for a model."""
+        return getattr(self.before[0], "has_functions", None)
 
     @property
     def embedding_dimension(self) -> int:
@@ -154,7 +157,7 @@ class ForwardPass:
 
     def passes(self, texts: list[str]) -> Iterator[list[str]]:
         """Texts, longest first, by forward passes: a GPU takes all at once, a CPU what its caches hold."""
-        is_whole = self.model.device.type != "cpu" or isinstance(self.before[0], FunctionEmbedder)
+        is_whole = self.model.device.type != "cpu" or self._has_functions is not None
         room, start = _THREAD_CHARACTERS * torch.get_num_threads(), 0
         while start < len(texts):
             count = len(texts) if is_whole else max(1, room // max(1, len(texts[start])))

@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from st_keytokens.index.columns import Column, MetadataColumns, read_numbers
+from st_keytokens.index.columns import Column, read_numbers
 from st_keytokens.index.documents import Document, checked_strings
+from st_keytokens.index.metadata_columns import MetadataColumns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

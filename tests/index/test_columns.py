@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from st_keytokens.index import HybridIndex, segment_columns
-from st_keytokens.index.columns import MetadataColumns
 from st_keytokens.index.filters import FilterMasks, _by_segments, filter_sql, is_passing, parse_filter
+from st_keytokens.index.metadata_columns import MetadataColumns
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 
 KEYS = ["a", "b", "é.c", "d e"]
