@@ -15,6 +15,7 @@ from st_keytokens.bulk.sources.files import ArrowColumns, row_of
 from st_keytokens.shared.imports import imported
 
 _ADVICE = "Leave out the rows without one."
+_READ_AHEAD = 16  # batches that a query asks for
 _HEADER = 4  # bytes before the floats of pgvector's vector_send: width and a reserved number
 
 
@@ -51,12 +52,14 @@ class LanceDBSource:
     def batches(self, batch_size: int, position: Any = None) -> Iterator[EmbeddingBatch]:
         """A position is a row."""
         row = row_of(position, self.rows)
-        query = self._table.search().select(self._columns.names).offset(row).limit(max(1, self.rows - row))
-        for part in query.to_batches(batch_size=batch_size):
-            for start in range(0, part.num_rows, batch_size):
-                rows = part.slice(start, batch_size)
-                row += rows.num_rows
-                yield self._columns.batch(rows, self.name, row)
+        window = _READ_AHEAD * batch_size
+        for first in range(row, self.rows, window):  # LanceDB reads ahead all that a query asks for
+            query = self._table.search().select(self._columns.names).offset(first).limit(window)
+            for part in query.to_batches(batch_size=batch_size):
+                for start in range(0, part.num_rows, batch_size):
+                    rows = part.slice(start, batch_size)
+                    row += rows.num_rows
+                    yield self._columns.batch(rows, self.name, row)
 
 
 class PgvectorSource:
