@@ -211,12 +211,13 @@ class KeyTokenEncoder:
         self.head.bind(model, needs_lm_head=False)
         self.head.eval()
         self.vocabulary: Vocabulary | WordVocabulary = self.head.bound_vocabulary
-        if isinstance(self.vocabulary, Vocabulary):
-            self.literal_terms: LiteralTokenizer | Words = LiteralTokenizer(model.tokenizer, self.vocabulary)
-            if words is not None:
-                self._use_words(words)
-        else:
+        self.literal_terms: LiteralTokenizer | Words
+        if not isinstance(self.vocabulary, Vocabulary):
             self.literal_terms = self.vocabulary.words
+        elif words is not None:
+            self._use_words(words)
+        else:
+            self.literal_terms = LiteralTokenizer(model.tokenizer, self.vocabulary)
         self.forward_pass = ForwardPass(model, self.head)
         self.cache = EmbeddingCache(cache_size)
         self.lock = threading.RLock()
