@@ -39,7 +39,7 @@ from st_keytokens.shared.hashes import (
 from st_keytokens.sparse_embeddings import HybridEmbeddings, SparseEmbeddings
 from st_keytokens.terms.literal_terms import LiteralTokenizer, TokenSplit, check_texts
 from st_keytokens.terms.vocabulary import Vocabulary
-from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method
+from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, check_method, with_less_decoded
 from st_keytokens.terms.words import Words, WordVocabulary
 
 logger = logging.getLogger(__name__)
@@ -503,8 +503,9 @@ class KeyTokenEncoder:
         """Queries' sparse vectors for a search by both vectors: with less of their decoded terms.
 
         What the embedding says is in the dense vector as well. Decoded terms have a quarter of their weight, times the
-        calibration's ``decoded_trust``, and none without one; see ``docs/results/quality.md``. A weighting for decoded
-        or for literal terms only stays as it is.
+        calibration's ``decoded_trust``, and none without one, times the share of the query's own words that are among
+        them (``weighting.with_less_decoded``); see ``docs/results/quality.md``. A weighting for decoded or for literal
+        terms only stays as it is.
 
         Args:
             texts: The queries.
@@ -515,14 +516,11 @@ class KeyTokenEncoder:
         """
         if self.weighting.query_terms != "both":
             return sparse
-        literal = self.weigh(texts, None, "query")
-        trust = None if self.calibration is None else self.calibration.decoded_trust
-        share = 0.0 if trust is None else min(1.0, _HYBRID_SHARE * trust)
-        if share == 0 or self.weighting.is_binary_query:
+        literal, calibration = self.weigh(texts, None, "query"), self.calibration
+        trust = None if calibration is None else calibration.decoded_trust
+        if calibration is None or trust is None or self.weighting.is_binary_query:
             return literal
-        return literal.with_values(literal.values * np.float32(1 - share)).add(
-            sparse.with_values(sparse.values * np.float32(share))
-        )
+        return with_less_decoded(sparse, literal, min(1.0, _HYBRID_SHARE * trust), calibration.corpus.idf)
 
     def _encode(
         self,

@@ -265,6 +265,36 @@ def seen_shares(literal: Sequence[np.ndarray], corpus: Corpus) -> NDArray[np.flo
     return np.array([part / w.sum() if len(w) else 1.0 for part, w in zip(seen, weights, strict=True)])
 
 
+def with_less_decoded(
+    query: SparseEmbeddings, literal: SparseEmbeddings, share: float, idf: NDArray[np.float32] | TermValues | None
+) -> SparseEmbeddings:
+    """Queries with a share of their decoded weights, times the part of their own words, by idf, that is among these.
+
+    An embedding that does not say a query's own words again says little of what else it asks for.
+
+    Args:
+        query: Literal and decoded terms.
+        literal: The literal terms alone.
+        share: Of the decoded weights of a query all of whose words are decoded as well; a tenth of it at the least.
+        idf: Inverse document frequency of each term; None: all alike.
+
+    Returns:
+        One row a query.
+
+    >>> both = SparseEmbeddings.from_dicts([{1: 1.5, 2: 1.0, 3: 0.5}], vocab_size=5)
+    >>> with_less_decoded(both, SparseEmbeddings.from_dicts([{1: 1.0, 2: 1.0}], vocab_size=5), 0.4, None).to_dicts()
+    [{1: 1.100000023841858, 2: 1.0, 3: 0.10000000149011612}]
+    """
+    own = np.zeros(query.nnz)
+    own[np.searchsorted(_places(query), _places(literal))] = literal.values
+    decoded = query.values - own
+    rows = np.repeat(np.arange(len(query)), query.active_dims)
+    worth = (own > 0) * (1.0 if idf is None else idf[query.indices].astype(np.float64))
+    words, recovered = (np.bincount(rows, weights, len(query)) for weights in (worth, worth * (decoded > 0)))
+    part = np.maximum(np.divide(recovered, words, out=np.ones(len(query)), where=words > 0), _LEAST_SEEN)
+    return _with(query, own + share * part[rows] * decoded)
+
+
 def count_terms(literal: Sequence[np.ndarray], vocab_size: int) -> SparseEmbeddings:
     """Term counts as sparse rows.
 

@@ -220,8 +220,12 @@ class TestLookup:
         found, whole = encoder.encode_query(texts, is_hybrid=True), encoder.encode_query(texts)
         np.testing.assert_array_equal(found.dense, whole.dense)
         literal = encoder.encode_query(texts, query="lookup").sparse.to_dicts()
+        idf = encoder.calibration.idf_values
         for own, both, made in zip(literal, whole.sparse.to_dicts(), found.sparse.to_dicts(), strict=True):
-            expected = {term: own.get(term, 0.0) + share * (both[term] - own.get(term, 0.0)) for term in both}
+            worth = {term: float(idf[np.array([term])][0]) for term in own}
+            recovered = sum(worth[term] for term in own if both[term] > own[term]) / (sum(worth.values()) or 1)
+            part = share * max(recovered, 0.1)
+            expected = {term: own.get(term, 0.0) + part * (both[term] - own.get(term, 0.0)) for term in both}
             assert made == pytest.approx({term: value for term, value in expected.items() if value > 0}, rel=1e-4)
         assert found.sparse.row(1)[0].size == 0
         decoded = KeyTokenEncoder(encoder.model, method="decoded")

@@ -7,7 +7,7 @@ import pytest
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
-from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, count_terms
+from st_keytokens.terms.weighting import METHODS, Corpus, Weighting, count_terms, with_less_decoded
 
 VOCAB = 10
 
@@ -173,3 +173,16 @@ def test_a_query_has_less_of_its_decoded_terms_where_its_words_are_unseen_and_ne
     assert weighed[0] == pytest.approx({1: 1.0, 2: 1.0, 5: 0.6, 6: 0.8})
     assert weighed[1] == pytest.approx({1: 1.0, 2: 1.0, 9: 1.0, 5: 0.5})
     assert weighed[2] == pytest.approx({9: 1.0, 5: 0.1})
+
+
+def test_a_hybrid_query_has_decoded_terms_as_far_as_its_own_words_are_among_them():
+    literal = rows({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}, {1: 1.0}, {}, {1: 1.0})
+    query = literal.add(rows({1: 0.5, 2: 1.0, 5: 3.0}, {1: 0.5, 5: 3.0}, {5: 3.0}, {5: 3.0}, {}))
+    idf = np.array([9, 1, 3, 9, 9, 9, 9, 9, 9, 9], np.float32)
+    found = with_less_decoded(query, literal, 0.4, idf).to_dicts()
+    assert found[0] == pytest.approx({1: 1.2, 2: 2.4, 5: 1.2})  # both words
+    assert found[1] == pytest.approx({1: 1.05, 2: 2.0, 5: 0.3})  # a quarter, by idf
+    assert found[2] == pytest.approx({1: 1.0, 5: 0.12})  # neither: a tenth
+    assert found[3] == pytest.approx({5: 1.2})  # no words
+    assert found[4] == {1: 1.0}
+    assert with_less_decoded(query, literal, 0.4, None).to_dicts()[1] == pytest.approx({1: 1.1, 2: 2.0, 5: 0.6})
