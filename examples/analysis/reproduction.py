@@ -32,7 +32,7 @@ from st_keytokens.analysis import (
 from st_keytokens.analysis.alignment import VARIANTS, document_frequencies
 from st_keytokens.encoder.pooled_vectors import pooled_vectors
 from st_keytokens.evaluation import read_collection
-from st_keytokens.evaluation.encoded import encode_collection
+from st_keytokens.evaluation.encoded import encode_collection, with_settings
 from st_keytokens.evaluation.measures import measure_collection
 from st_keytokens.evaluation.methods import run_methods
 
@@ -205,11 +205,9 @@ def measure(
         pooled[name], _ = pooled_vectors(encoder, texts[:count])
         embeddings[name] = encoder.prepare_embeddings(pooled[name])
         encoder.calibration = Calibration.fit_embeddings(encoder.embed(texts[count:]), show_progress_bar=False)
-    shown = KeyTokenEncoder(
-        encoders["embedder"].model,
-        head=encoders["embedder"].head.with_settings(**VARIANTS["standardized"]),
-        terms="tokens",
-    )
+    tokens = encoders["embedder"].over_tokens()  # a model may hold a head already
+    settings = {**tokens.head.get_config_dict(), **VARIANTS["standardized"]}
+    shown = with_settings(tokens, tokens.weighting, tokens.calibration, **settings)
     found = {
         "alignment": alignment(texts[:count], encoders, embeddings),
         "spectrum": spectra(texts[:count], encoders, pooled),
