@@ -273,7 +273,7 @@ def with_less_decoded(
     An embedding that does not say a query's own words again says little of what else it asks for.
 
     Args:
-        query: Literal and decoded terms.
+        query: Literal and decoded terms, each weight of ``literal`` within that of the same term here.
         literal: The literal terms alone.
         share: Of the decoded weights of a query all of whose words are decoded as well; a tenth of it at the least.
         idf: Inverse document frequency of each term; None: all alike.
