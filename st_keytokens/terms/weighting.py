@@ -23,10 +23,10 @@ from st_keytokens.sparse_embeddings import SparseEmbeddings
 from st_keytokens.terms.term_values import TermValues
 
 # The first two were found on the collections of docs/results/quality-tokens.md, where .1 to .2 and .5 to .75 differ by
-# under 1 %, the third on those of docs/results/quality.md, from 2, 2.5 and 3.
+# under 1 %, the third on those of docs/results/quality.md, from 1, 1.5, 2, 2.5 and 3.
 _EARLINESS = 0.15  # the hundredth term of a text is worth half of the first
 _RARITY = 0.6  # of idf: rare terms are asked for less often than their weight makes them count
-_LACKING = 2.5  # a query has many more decoded terms than literal ones, so each is more often asked for
+_LACKING = 2.0  # a query has many more decoded terms than literal ones, so each is more often asked for
 
 
 def term_importance(
