@@ -50,6 +50,7 @@ _PACKAGES = (
     "ir-measures",
     "bm25s",
     "rank-bm25",
+    "PyStemmer",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
 
