@@ -64,6 +64,8 @@ class Calibration:
         vocab_size: Size ``V`` of the vocabulary; None: literal terms are not counted.
         vocabulary_hash: Hash of the vocabulary that the terms belong to.
         model_name: Name of the embedder, for messages and to refuse another one's calibration.
+        stemmer: Version of PyStemmer that the terms are of, see :meth:`~st_keytokens.terms.words.Words.keep`; None:
+            not stemmed, or not known.
         fit_decoder: Whether cross moments of embeddings and terms are kept, where terms are counted: ``4 d`` bytes
             per term that occurs.
 
@@ -75,6 +77,7 @@ class Calibration:
         vocab_size: As given.
         vocabulary_hash: As given.
         model_name: As given.
+        stemmer: As given.
         names: The words behind the terms, where terms are words; else None.
 
     Raises:
@@ -97,6 +100,7 @@ class Calibration:
         vocab_size: int | None = None,
         vocabulary_hash: str | None = None,
         model_name: str | None = None,
+        stemmer: str | None = None,
         fit_decoder: bool = True,
     ) -> None:
         self.moments = SecondMoments(embedding_dimension)
@@ -108,6 +112,7 @@ class Calibration:
         self.vocab_size = vocab_size
         self.vocabulary_hash = vocabulary_hash
         self.model_name = model_name
+        self.stemmer = stemmer
         self.names: WordNames | None = None
         self._first_component: FirstComponent | None = None  # each of these as it was last computed
         self._idf: NDArray[np.float32] | None = None
@@ -174,6 +179,7 @@ class Calibration:
                 vocab_size=vocabulary.vocab_size,
                 vocabulary_hash=vocabulary.hash,
                 model_name=encoder.model_name,
+                stemmer=None if words is None else words.stemmer,
                 fit_decoder=fit_decoder,
             ),
             bar=partial(tqdm, total=total, unit="text", desc="Calibrating", disable=not show_progress_bar),
@@ -317,12 +323,19 @@ class Calibration:
             ValueError: If its embedding dimension, model or vocabulary is another one, or just one of the two has
                 cross moments.
         """
-        for name in ("embedding_dimension", "model_name", "vocab_size", "vocabulary_hash", "has_cross_moments"):
+        for name in (
+            "embedding_dimension",
+            "model_name",
+            "vocab_size",
+            "vocabulary_hash",
+            "stemmer",
+            "has_cross_moments",
+        ):
             mine, others = (getattr(c, name) for c in (self, other))
             if mine != others:
                 raise ValueError(
                     f"{label} must have {name} {mine!r}, got {others!r}. Calibrations fit together only for the same "
-                    "model, tokenizer and folding, and the same fit_decoder."
+                    "model, tokenizer, folding and version of PyStemmer, and the same fit_decoder."
                 )
 
     @property
@@ -657,6 +670,7 @@ class Calibration:
             "vocab_size",
             "vocabulary_hash",
             "model_name",
+            "stemmer",
             "has_cross_moments",
             "decoded_trust",
         )
@@ -691,6 +705,7 @@ class Calibration:
             vocab_size=settings["vocab_size"],
             vocabulary_hash=settings["vocabulary_hash"],
             model_name=settings["model_name"],
+            stemmer=settings.get("stemmer"),
             fit_decoder=settings["has_cross_moments"],
         )
         for name, statistic in calibration.statistics.items():
@@ -700,7 +715,8 @@ class Calibration:
         if "language" in settings:
             calibration.names = WordNames(Words(settings["language"], stop_words=settings.get("stop_words", ())))
             calibration.names.read_tensors(
-                {key.removeprefix("names."): tensor for key, tensor in tensors.items() if key.startswith("names.")}
+                {key.removeprefix("names."): tensor for key, tensor in tensors.items() if key.startswith("names.")},
+                calibration.stemmer,
             )
         if "first_component.direction" in tensors:
             calibration._first_component = FirstComponent(

@@ -130,14 +130,14 @@ def unequal(rows: int, texts: int | str) -> ValueError:
 
 FORMAT_VERSION = 3
 _TENSORS_FILE, _SETTINGS_FILE = "calibration.safetensors", "calibration.json"
-_NOT_HASHED = {"model_name", "hash"}
+_NOT_HASHED = {"model_name", "hash", "stemmer"}
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 """A calibration as tensors and JSON values."""
 
 
 def state_hash(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
-    """SHA-256, hexadecimal, over tensors on the CPU and settings, except a model's name."""
+    """SHA-256, hexadecimal, over tensors on the CPU and settings, except names of the model and the stemmer."""
     hashed = {name: value for name, value in settings.items() if name not in _NOT_HASHED}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 # Of a query's decoded terms in a hybrid, at a trust of 1. Chosen on docs/results/quality.md's collections from 0, 1/4,
 # 1/3, 1/2 and 1: more helps a strong embedder and costs a weaker one, whose dense vectors already say too much.
 _HYBRID_SHARE = 0.25
-SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 4  # count up whenever the same settings give other scores than before
+SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 5  # count up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
 Terms = Literal["tokens", "words"]
@@ -281,7 +281,7 @@ class KeyTokenEncoder:
                 and calibration is not None
                 and calibration.names is not None
             ):
-                self.vocabulary.names.update(calibration.names.best())
+                self.vocabulary.take(calibration.names)
             self.cache.clear()
 
     def _check_calibration(self, calibration: Calibration | None) -> None:

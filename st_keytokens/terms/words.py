@@ -10,8 +10,9 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +70,8 @@ class Words:
         language: As given.
         stop_words: As given.
         vocab_size: Number of ids, ``2 ** 29``.
-        hash: Names all that decides which term a word is.
+        hash: Names all that decides which term a word is, but for the stemmer's version.
+        stemmer: Version of PyStemmer that the terms are of; None without a language. See :meth:`keep`.
         seen: A word of each term that was found in a text.
 
     Raises:
@@ -101,12 +103,38 @@ class Words:
         if self.stop_words:
             parts["stop_words"] = sorted(self.stop_words)
         self.hash = "words:" + fingerprint(parts)
+        self.stemmer: str | None = None if language is None else _stemmer_version()
+        self.kept: dict[str, int] = {}
         self._split = split
         self._set_up()
 
     def with_split(self, split: Callable[[str], Sequence[str]] | None) -> Words:
         """The same words, with another way of cutting scripts without spaces; itself where it has one."""
-        return self if self._split is not None else Words(self.language, split, self.stop_words)
+        if self._split is not None:
+            return self
+        words = Words(self.language, split, self.stop_words)
+        words.keep(self.kept, self.stemmer)
+        return words
+
+    def keep(self, terms: Mapping[str, int], stemmer: str | None) -> None:
+        """From now on words are the terms that another version of the stemmer made of them.
+
+        Snowball's rules change: with PyStemmer 2.2 "university" is ``univers``, with 3.1 ``universiti``. What was
+        calibrated and indexed with the one is found with the other.
+
+        Args:
+            terms: Of words in lower case, those whose term is another one with the stemmer at hand.
+            stemmer: The version of PyStemmer; None: not known.
+
+        Example:
+            >>> words = Words("english")
+            >>> words.keep({"university": words.term("universe")}, "2.2.0.3")
+            >>> words.term("University") == words.term("universe")
+            True
+        """
+        self.kept.update(terms)
+        self.stemmer = stemmer
+        self._known.clear()
 
     def _set_up(self) -> None:
         self._stemmer = None if self.language is None else Stemmer.Stemmer(self.language, 0)
@@ -129,7 +157,7 @@ class Words:
         found = []
         for word, _ in self._words(part):
             found.append(term := self.term(word))
-            self.seen.setdefault(term, word.lower())
+            self.seen.setdefault(term, self.lower(word))
         if len(part) <= _LONGEST:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -147,11 +175,15 @@ class Words:
         """
         return [WordSpan(self.term(word), start, start + len(word)) for word, start in self._words(text)]
 
+    def lower(self, word: str) -> str:
+        """A word in lower case, as its language has it."""
+        return (word.translate(_DOTTED) if self.language == "turkish" else word).lower()
+
     def stem(self, word: str) -> str:
         """What is left of a word; two words that leave the same are one term."""
         if not word.isascii():
             word = unicodedata.normalize("NFC", _INVISIBLE.sub("", word)).translate(_APOSTROPHES)
-        lower = (word.translate(_DOTTED) if self.language == "turkish" else word).lower()
+        lower = self.lower(word)
         if self._stemmer is None or not lower.replace("'", "").isalpha():  # codes and numbers stay as they are
             return lower
         with self._lock:
@@ -159,7 +191,8 @@ class Words:
 
     def term(self, word: str) -> int:
         """The id of a word."""
-        return _id(self.stem(word))
+        kept = self.kept.get(self.lower(word)) if self.kept else None
+        return _id(self.stem(word)) if kept is None else kept
 
     def collisions(self, words: Iterable[str]) -> int:
         """How many terms share their id with another one.
@@ -199,7 +232,8 @@ class Words:
         return pieces
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("language", "stop_words", "vocab_size", "hash", "_split")}
+        names = ("language", "stop_words", "vocab_size", "hash", "stemmer", "kept", "_split")
+        return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -222,7 +256,7 @@ class WordNames:
         for text in texts:
             if isinstance(text, str):
                 for term, start, end in self.words.spans(text):
-                    self.counts.setdefault(term, Counter())[text[start:end].lower()] += 1
+                    self.counts.setdefault(term, Counter())[self.words.lower(text[start:end])] += 1
             yield text
 
     def merge(self, other: WordNames) -> None:
@@ -242,8 +276,12 @@ class WordNames:
             "words": torch.frombuffer(bytearray(text or b"\n"), dtype=torch.uint8),
         }
 
-    def read_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over what :meth:`to_tensors` gave.
+    def read_tensors(self, tensors: Mapping[str, torch.Tensor], stemmer: str | None) -> None:
+        """Takes over what :meth:`to_tensors` gave; words stay the terms that they are there.
+
+        Args:
+            tensors: As given by it.
+            stemmer: Version of PyStemmer that they were made with; None: not known.
 
         Raises:
             KeyError: If a tensor is missing.
@@ -254,6 +292,10 @@ class WordNames:
         self.counts = {}
         for term, word, count in zip(terms, words, counts, strict=True):
             self.counts.setdefault(term, Counter())[word] = count
+        if stemmer != self.words.stemmer:
+            self.words.keep(
+                {word: term for term, word in zip(terms, words, strict=True) if self.words.term(word) != term}, stemmer
+            )
 
     def best(self) -> dict[int, str]:
         """The most frequent word of each term, in lower case; of two, the one that comes first in the alphabet."""
@@ -286,6 +328,14 @@ class WordVocabulary:
         self.vocab_size, self.hash = words.vocab_size, words.hash
         self.token_names: dict[int, str] = {}
         self.strings = _Strings(self)
+
+    def take(self, names: WordNames) -> None:
+        """Has words named, and be the terms, as in a calibration's texts."""
+        self.names.update(names.best())
+        if names.words is not self.words and names.words.stemmer != self.words.stemmer:
+            self.words.keep(names.words.kept, names.words.stemmer)
+            self.__dict__.pop("terms", None)
+            self.__dict__.pop("is_masked", None)
 
     @property
     def token_count(self) -> int:
@@ -335,6 +385,11 @@ class _Strings:
         term, vocabulary = int(term), self._vocabulary
         name = vocabulary.names.get(term) or vocabulary.words.seen.get(term) or vocabulary.token_names.get(term)
         return f"<{term}>" if name is None else name
+
+
+@cache
+def _stemmer_version() -> str:
+    return metadata.version("PyStemmer")
 
 
 def _id(stem: str) -> int:

@@ -6,8 +6,10 @@ import copy
 
 import numpy as np
 import pytest
+import Stemmer
 
 from st_keytokens import Calibration, HybridIndex, KeyTokenEncoder
+from st_keytokens.terms import words
 from st_keytokens.terms.words import Words
 
 CPU = {"device": "cpu"}
@@ -133,3 +135,48 @@ class TestIndex:
         with HybridIndex(tmp_path / "index", encoder=loaded, read_only=True) as again:
             (hit, *_) = again.search("genomes", top_k=1, mode="sparse")
             assert again.explain("genomes", hit)[0].token in ("genome", "genomes")
+
+
+TEXTS = {
+    "university": "The university has an organ.",
+    "generous": "Generous gifts of a king.",
+    "sand": "Glass is made from sand.",
+}
+
+
+class TestAnotherStemmer:
+    """The stemmer is Snowball's older one for English, Porter's: "university" is as with PyStemmer 2.2."""
+
+    @pytest.fixture
+    def folder(self, model, sentences, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            stemmer = Stemmer.Stemmer
+            patch.setattr(Stemmer, "Stemmer", lambda language, size: stemmer("porter", size))
+            patch.setattr(words, "_stemmer_version", lambda: "2.0")
+            encoder = KeyTokenEncoder(model)
+            encoder.calibrate([*TEXTS.values(), *sentences], show_progress_bar=False)
+            with HybridIndex(tmp_path / "index", encoder=encoder) as index:
+                index.add(list(TEXTS), list(TEXTS.values()))
+            encoder.save_pretrained(tmp_path / "encoder")
+        assert Words("english").term("generous") != encoder.vocabulary.words.term("generous")
+        return tmp_path
+
+    @pytest.mark.parametrize("word", ["university", "Generous", "sand"])
+    def test_what_was_indexed_is_found(self, folder, word):
+        encoder = KeyTokenEncoder(folder / "encoder", query="lookup", model_arguments=CPU)
+        with HybridIndex(folder / "index", encoder=encoder) as index:
+            assert [hit.id for hit in index.search(word, mode="sparse", top_k=1)] == [word.lower()]
+            index.add(["new"], [f"Another {word}."])
+            assert {hit.id for hit in index.search(word, mode="sparse", top_k=2)} == {word.lower(), "new"}
+
+    def test_stays_so_when_saved_again(self, folder):
+        encoder = KeyTokenEncoder(folder / "encoder", model_arguments=CPU)
+        encoder.save_pretrained(folder / "again")
+        again = KeyTokenEncoder(folder / "again", model_arguments=CPU)
+        assert again.calibration.stemmer == "2.0" and again.fingerprint == encoder.fingerprint
+        assert again.vocabulary.words.term("generous") == encoder.vocabulary.words.term("generous")
+
+    def test_does_not_merge_with_todays(self, folder, encoder):
+        older = KeyTokenEncoder(folder / "encoder", model_arguments=CPU).calibration
+        with pytest.raises(ValueError, match=r"stemmer '2\.0'.*version of PyStemmer"):
+            older.merge(encoder.calibration)
