@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import io
 import os
@@ -104,7 +105,8 @@ class Interrupts:
             return
         signal.signal(signal.SIGINT, self._notice)
         try:
-            yield
+            with _none_lost():
+                yield
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN if self._is_last else signal.default_int_handler)
 
@@ -139,3 +141,23 @@ class Interrupts:
                 os.write(2, f"{INTERRUPTED}\n".encode())
             os._exit(130)
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _none_lost() -> Iterator[None]:
+    """Repeats an interrupt that came within a destructor, out of which Python lets no error."""
+    report = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.01, _thread.interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            report(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report

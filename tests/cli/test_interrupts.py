@@ -14,6 +14,7 @@ import pytest
 from cli_samples import write_jsonl
 
 from st_keytokens import HybridIndex
+from st_keytokens.cli.streams import Interrupts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 
@@ -153,6 +154,17 @@ class TestInterrupts:
             _, err = process.communicate(timeout=120)
             assert process.returncode in (0, 130), (seconds, err)
             assert "Traceback" not in err, (seconds, err)
+
+    def test_within_a_destructor(self, capfd):
+        class Interrupted:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        interrupts = Interrupts(is_last=False)
+        with pytest.raises(KeyboardInterrupt), interrupts.noticed():
+            Interrupted()  # Python lets no error out of a destructor
+            time.sleep(10)
+        assert interrupts.happened and capfd.readouterr().err == ""
 
     def test_twice(self, model, folder):
         process = start("tokens", model, "--input", "more.jsonl", cwd=folder)
