@@ -58,7 +58,8 @@ white space (rank-bm25) and leaves the rest to its user. *Lower-cased words* giv
 *stemmed words* leaves out the same stop words and stems by PyStemmer, as LlamaIndex's does. EnsembleRetriever fuses
 the latter and an exact FAISS index of the same dense vectors, with equal weights; QueryFusionRetriever, without
 generated questions, adds the relative scores of LlamaIndex's BM25Retriever and a VectorStoreIndex of them. Both take a
-hundred hits of each side, as our hybrid retrievers do.
+hundred hits of each side, as our hybrid retrievers do. LlamaIndex's holds PyStemmer below 3, so that words are stemmed
+by {stemmer} here and by a newer one in [quality.md](quality.md), which changes ours by up to 0.002.
 
 ## What each can do
 
@@ -240,7 +241,9 @@ def page(results: dict[str, Any], name: str) -> str:
         timed = between([run.get("timed_queries", run["queries"]) for run in of])
         lines += [TIMES.format(built=built, timed=timed, bm25=between(bm25, ".1f")), *times(of)]
     loads = [run["env"]["load_average"] for run in runs]
-    lines += [HOW.format(where=where(runs), cores=runs[0]["env"]["cores"], load=between(loads, ".1f"))]
+    stemmer = " and ".join(sorted({f"PyStemmer {run['versions']['PyStemmer']}" for run in runs}))
+    cores = runs[0]["env"]["cores"]
+    lines += [HOW.format(where=where(runs), cores=cores, load=between(loads, ".1f"), stemmer=stemmer)]
     lines += [*features_table(features, "probes"), KINDS, *features_table(features, "kinds")]
     environments = [run["env"] for run in runs]
     took = f"{sum(env['took_s'] for env in environments) / 60:.0f}"
