@@ -64,7 +64,7 @@ class Calibration:
         vocab_size: Size ``V`` of the vocabulary; None: literal terms are not counted.
         vocabulary_hash: Hash of the vocabulary that the terms belong to.
         model_name: Name of the embedder, for messages and to refuse another one's calibration.
-        stemmer: Version of PyStemmer that the terms are of, see :meth:`~st_keytokens.terms.words.Words.keep`; None:
+        stemmer: Version of PyStemmer that the terms are of, see :meth:`~st_keytokens.terms.words.Words.keeping`; None:
             not stemmed, or not known.
         fit_decoder: Whether cross moments of embeddings and terms are kept, where terms are counted: ``4 d`` bytes
             per term that occurs.

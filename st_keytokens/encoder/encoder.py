@@ -282,6 +282,7 @@ class KeyTokenEncoder:
                 and calibration.names is not None
             ):
                 self.vocabulary.take(calibration.names)
+                self.literal_terms = self.vocabulary.words
             self.cache.clear()
 
     def _check_calibration(self, calibration: Calibration | None) -> None:

@@ -71,7 +71,8 @@ class Words:
         stop_words: As given.
         vocab_size: Number of ids, ``2 ** 29``.
         hash: Names all that decides which term a word is, but for the stemmer's version.
-        stemmer: Version of PyStemmer that the terms are of; None without a language. See :meth:`keep`.
+        stemmer: Version of PyStemmer that the terms are of; None without a language. See :meth:`keeping`.
+        kept: Terms that another version of it made, by word.
         seen: A word of each term that was found in a text.
 
     Raises:
@@ -112,12 +113,10 @@ class Words:
         """The same words, with another way of cutting scripts without spaces; itself where it has one."""
         if self._split is not None:
             return self
-        words = Words(self.language, split, self.stop_words)
-        words.keep(self.kept, self.stemmer)
-        return words
+        return Words(self.language, split, self.stop_words).keeping(self.kept, self.stemmer)
 
-    def keep(self, terms: Mapping[str, int], stemmer: str | None) -> None:
-        """From now on words are the terms that another version of the stemmer made of them.
+    def keeping(self, terms: Mapping[str, int], stemmer: str | None) -> Words:
+        """The same words, but those that another version of the stemmer made other terms of are these.
 
         Snowball's rules change: with PyStemmer 2.2 "university" is ``univers``, with 3.1 ``universiti``. What was
         calibrated and indexed with the one is found with the other.
@@ -126,15 +125,18 @@ class Words:
             terms: Of words in lower case, those whose term is another one with the stemmer at hand.
             stemmer: The version of PyStemmer; None: not known.
 
+        Returns:
+            Words whose :attr:`stemmer` is that version.
+
         Example:
             >>> words = Words("english")
-            >>> words.keep({"university": words.term("universe")}, "2.2.0.3")
+            >>> words = words.keeping({"university": words.term("universe")}, "2.2.0.3")
             >>> words.term("University") == words.term("universe")
             True
         """
-        self.kept.update(terms)
-        self.stemmer = stemmer
-        self._known.clear()
+        words = Words(self.language, self._split, self.stop_words)
+        words.kept, words.stemmer = dict(terms), stemmer
+        return words
 
     def _set_up(self) -> None:
         self._stemmer = None if self.language is None else Stemmer.Stemmer(self.language, 0)
@@ -293,9 +295,8 @@ class WordNames:
         for term, word, count in zip(terms, words, counts, strict=True):
             self.counts.setdefault(term, Counter())[word] = count
         if stemmer != self.words.stemmer:
-            self.words.keep(
-                {word: term for term, word in zip(terms, words, strict=True) if self.words.term(word) != term}, stemmer
-            )
+            others = {word: term for term, word in zip(terms, words, strict=True) if self.words.term(word) != term}
+            self.words = self.words.keeping(others, stemmer)
 
     def best(self) -> dict[int, str]:
         """The most frequent word of each term, in lower case; of two, the one that comes first in the alphabet."""
@@ -330,10 +331,11 @@ class WordVocabulary:
         self.strings = _Strings(self)
 
     def take(self, names: WordNames) -> None:
-        """Has words named, and be the terms, as in a calibration's texts."""
+        """Names words, and makes them the terms, as a calibration does."""
         self.names.update(names.best())
-        if names.words is not self.words and names.words.stemmer != self.words.stemmer:
-            self.words.keep(names.words.kept, names.words.stemmer)
+        kept, stemmer = names.words.kept, names.words.stemmer
+        if (kept, stemmer) != (self.words.kept, self.words.stemmer):
+            self.words = self.words.keeping(kept, stemmer)
             self.__dict__.pop("terms", None)
             self.__dict__.pop("is_masked", None)
 

@@ -176,6 +176,14 @@ class TestAnotherStemmer:
         assert again.calibration.stemmer == "2.0" and again.fingerprint == encoder.fingerprint
         assert again.vocabulary.words.term("generous") == encoder.vocabulary.words.term("generous")
 
+    def test_goes_with_its_calibration(self, folder, encoder):
+        today = encoder.vocabulary.words.term("generous")
+        older = Calibration.load(folder / "encoder" / "key_tokens")
+        encoder.calibration, todays = older, encoder.calibration
+        assert encoder.vocabulary.words.term("generous") in older.names.counts
+        encoder.calibration = todays
+        assert encoder.vocabulary.words.term("generous") == today not in older.names.counts
+
     def test_does_not_merge_with_todays(self, folder, encoder):
         older = KeyTokenEncoder(folder / "encoder", model_arguments=CPU).calibration
         with pytest.raises(ValueError, match=r"stemmer '2\.0'.*version of PyStemmer"):
