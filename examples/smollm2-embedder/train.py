@@ -3,8 +3,9 @@
     python examples/smollm2-embedder/train.py --base models/smollm2-135m --data ../shared/data --work /tmp/smollm2
 
 A stopped run goes on where it was. The learning rate is constant until the last steps, so that a run can be made
-longer: with more ``--steps`` it goes on from the last checkpoint before the learning rate fell. Every
-``--save-adapter-every`` steps the adapter is kept, for a table of quality by steps. A GPU is used where there is one.
+longer: with more ``--steps`` it goes on from the last checkpoint before the learning rate fell. Without checkpoints,
+``--adapter`` goes on from an adapter, with a warm-up of its own. Every ``--save-adapter-every`` steps the adapter is
+kept, for a table of quality by steps. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -85,13 +86,13 @@ def alike(vectors: np.ndarray, members: np.ndarray, largest: int, rng: np.random
     return [group for half in halves for group in alike(vectors, half, largest, rng)]
 
 
-def batches(pairs: Pairs, vectors: np.ndarray, epoch: int, batch_size: int, seed: int) -> list[np.ndarray]:
+def batches(pairs: Pairs, vectors: np.ndarray, epoch: int, arguments: argparse.Namespace) -> list[np.ndarray]:
     """Every batch of an epoch: pairs of one source that are alike, so that negatives differ in more than topic."""
-    rng = np.random.default_rng([seed, 1, epoch])
+    rng, batch_size = np.random.default_rng([arguments.seed, 1, epoch]), arguments.batch_size
     found = []
     for source in np.unique(pairs.sources):
         members = rng.permutation(np.flatnonzero(pairs.sources == source))[: LIMITS.get(source)]
-        ordered = np.concatenate(alike(vectors, members, 4 * batch_size, rng))
+        ordered = np.concatenate(alike(vectors, members, arguments.alike_batches * batch_size, rng))
         found += [ordered[i : i + batch_size] for i in range(0, len(ordered) - batch_size + 1, batch_size)]
     return [found[i] for i in rng.permutation(len(found))]
 
@@ -156,6 +157,8 @@ class Trainer:
         self.embedder, self.arguments, self.work = embedder, arguments, arguments.work
         self.falls_from = arguments.steps - arguments.falling_steps
         self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.before = None if arguments.adapter is None else self._go_on_from(arguments.adapter)
+        self.warms_from = self.step
         self.weights = {name: p.detach().float() for name, p in embedder.parameters().items()}
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
@@ -165,6 +168,13 @@ class Trainer:
             self._restore(falling)
         elif steady.exists():
             self._restore(steady)
+
+    def _go_on_from(self, adapter: Path) -> dict[str, object]:
+        """The weights and counts of an adapter that was kept; and how it was made."""
+        set_peft_model_state_dict(self.embedder.model, load_file(adapter / "adapter_model.safetensors"))
+        record = json.loads((adapter / "training.json").read_text())
+        self.step, self.seconds, self.tokens = record["step"], record["seconds"], record["tokens_of_positives"]
+        return record
 
     def _steps_of(self, file: Path) -> int:
         return int(load_file(file)["steps"])
@@ -196,7 +206,7 @@ class Trainer:
         os.replace(target.with_suffix(".partial"), target.with_suffix(".safetensors"))
 
     def factor(self) -> float:
-        warm = min(1.0, (self.step + 1) / self.arguments.warmup_steps)
+        warm = min(1.0, (self.step - self.warms_from + 1) / self.arguments.warmup_steps)
         return warm * min(1.0, (self.arguments.steps - self.step) / max(1, self.arguments.falling_steps))
 
     def loss(self, pairs: Pairs, members: np.ndarray) -> dict[str, Tensor]:
@@ -270,14 +280,16 @@ class Trainer:
             "device": str(self.embedder.device),
             "parameters": sum(p.numel() for p in self.embedder.parameters().values()),
         }
+        if self.before is not None:
+            record["before"] = self.before
         (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def order(pairs: Pairs, vectors: np.ndarray, step: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+def order(pairs: Pairs, vectors: np.ndarray, step: int, arguments: argparse.Namespace) -> Iterator[np.ndarray]:
     """Batches from a step on, epoch after epoch."""
     epoch, first = 0, 0
     while True:
-        found = batches(pairs, vectors, epoch, batch_size, seed)
+        found = batches(pairs, vectors, epoch, arguments)
         yield from found[max(0, step - first) :]
         first += len(found)
         epoch += 1
@@ -291,11 +303,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, adapters and the log")
     parser.add_argument("--topics", type=Path, default=here.parent / "tiny-embedder" / "embedder",
                         help="embedder that tells which pairs are alike")  # fmt: skip
+    parser.add_argument("--adapter", type=Path, help="adapter to go on from, with its training.json")
     parser.add_argument("--steps", type=int, default=980)
     parser.add_argument("--falling-steps", type=int, default=200, help="last steps, in which the learning rate falls")
     parser.add_argument("--warmup-steps", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--alike-batches", type=int, default=4, help="batches in a group of pairs that are alike; fewer are harder"
+    )
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens of a text at most")
     parser.add_argument("--lm-weight", type=float, default=0.0, help="weight of the next-token loss")
     parser.add_argument(
@@ -313,7 +329,7 @@ def main() -> None:
     embedder = Embedder(arguments.base, device, arguments.max_tokens, arguments.seed)
     trainer = Trainer(embedder, arguments)
     tqdm.write(f"{len(pairs.anchors):,} pairs; {device}; from step {trainer.step} to {arguments.steps}")
-    trainer.run(pairs, order(pairs, vectors, trainer.step, arguments.batch_size, arguments.seed))
+    trainer.run(pairs, order(pairs, vectors, trainer.step, arguments))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,20 @@ __all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words"]
 
 VERSION = 1  # counts up whenever the same text gives other terms than before
 _BITS = 29
-_BOUNDARY = regex.compile(r"(?V1w)\b")  # word boundaries of Unicode Standard Annex 29
-_WORD = regex.compile(r"\w")
+# Words of Unicode Standard Annex 29, or a letter that it leaves open; of the properties of characters, since the
+# library's own boundaries are others from 2026.11.18 on: "'apples'" was "'apples" before.
+_LETTER, _HEBREW, _DIGIT = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]", r"\p{WB=Hebrew_Letter}", r"\p{WB=Numeric}"
+_MARKS = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*+"
+_QUOTE, _QUOTES = r"\p{WB=Single_Quote}", r"\p{WB=Double_Quote}"
+_WORD = regex.compile(
+    rf"""(?V1x)
+    (?: {_LETTER}++ {_MARKS} (?: [\p{{WB=MidLetter}}\p{{WB=MidNumLet}}{_QUOTE}] {_MARKS} (?={_LETTER})
+                               | (?<={_HEBREW}{_MARKS}) (?: {_QUOTE} {_MARKS} | {_QUOTES} {_MARKS} (?={_HEBREW}) ) )?
+      | {_DIGIT}++ {_MARKS} (?: [\p{{WB=MidNum}}\p{{WB=MidNumLet}}{_QUOTE}] {_MARKS} (?={_DIGIT}) )?
+      | [\p{{WB=ExtendNumLet}}--\s]++ {_MARKS}
+    )++ | \w {_MARKS}"""
+)
+_HOLDS_LETTER = regex.compile(r"\w")
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々〆]"
 _RUNS = regex.compile(rf"({_UNSPACED}[{_UNSPACED[1:-1]}\p{{M}}]*)")
 _INVISIBLE = regex.compile(r"[\p{Cf}]")  # soft hyphens, joiners, marks of direction
@@ -212,26 +224,23 @@ class Words:
         """The words of a text and where they begin."""
         start = 0
         for number, run in enumerate(_RUNS.split(text)):
-            place = start
-            for piece in self._cut(run) if number % 2 else _BOUNDARY.split(run):
-                if number % 2:
-                    place = text.index(piece, place)
-                if _WORD.search(piece) and piece.lower() not in self.stop_words:
-                    yield piece, place
-                place += 1 if number % 2 and self._split is None else len(piece)
+            found = self._cut(run) if number % 2 else ((word.group(), word.start()) for word in _WORD.finditer(run))
+            for word, place in found:
+                if word.lower() not in self.stop_words and _HOLDS_LETTER.search(word):
+                    yield word, start + place
             start += len(run)
 
-    def _cut(self, run: str) -> list[str]:
-        """Pieces of a run of a script without spaces, in order, as they stand in it."""
+    def _cut(self, run: str) -> Iterator[tuple[str, int]]:
+        """The terms in a run of a script without spaces and where they begin in it."""
         if self._split is None:
-            return [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-        pieces, place = [], 0
+            yield from ((run[i : i + 2], i) for i in range(max(1, len(run) - 1)))
+            return
+        end = 0
         for piece in self._split(run):
-            found = run.find(piece, place) if piece else -1
-            if found >= 0:
-                pieces.append(piece)
-                place = found + len(piece)
-        return pieces
+            place = run.find(piece, end) if piece else -1
+            if place >= 0:
+                yield piece, place
+                end = place + len(piece)
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("language", "stop_words", "vocab_size", "hash", "stemmer", "kept", "_split")

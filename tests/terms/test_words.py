@@ -43,12 +43,25 @@ class TestSegmentation:
                 "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
                 ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092d\u093e\u0937\u093e"],
             ),
+            (
+                "'apples', 'oranges' and \u2018pears\u2019, the 'elite'",
+                ["apples", "oranges", "and", "pears", "the", "elite"],
+            ),
+            ("s\u025b\u0303.mo\u0281 and '\u025b\u0303.na", ["s\u025b\u0303.mo\u0281", "and", "\u025b\u0303.na"]),
+            ('\u05e6\u05d4"\u05dc \u05d2\u05e8\u05f3', ['\u05e6\u05d4"\u05dc', "\u05d2\u05e8\u05f3"]),
+            ("Bonjour\u202f! 10\u202f000 \u00ab\u202fpommes\u202f\u00bb", ["Bonjour", "10", "000", "pommes"]),
+            ("\u0e01\u0e02 \u17d4 \u104a __ \u0f40", ["\u0e01\u0e02", "__", "\u0f40"]),
             ("  ... !? \U0001f600 ", []),
             ("", []),
         ],
     )
     def test_words(self, text, expected):
         assert found(PLAIN, text) == expected
+
+    def test_white_space_ends_a_word(self):
+        spaces = [chr(code) for code in range(0x3001) if chr(code).isspace()]
+        text = "".join(f"a{space}1" for space in spaces)
+        assert len(found(PLAIN, text)) == len(PLAIN([text])[0]) == 1 + len(spaces)
 
     def test_scripts_without_spaces_by_pairs_of_characters(self):
         assert found(PLAIN, "\u6771\u4eac\u90fd is big") == ["\u6771\u4eac", "\u4eac\u90fd", "is", "big"]
