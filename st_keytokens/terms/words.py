@@ -46,7 +46,8 @@ _HOLDS_LETTER = regex.compile(r"\w")
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々〆]"
 _RUNS = regex.compile(rf"({_UNSPACED}[{_UNSPACED[1:-1]}\p{{M}}]*)")
 _INVISIBLE = regex.compile(r"[\p{Cf}]")  # soft hyphens, joiners, marks of direction
-_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
+_FORMS = regex.compile(r"[\uFB00-\uFDFF\uFE70-\uFEFF\uFF00-\uFFEF]+")  # ligatures, Arabic shapes, full width
+_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'"})
 _DOTTED = str.maketrans({"\u0130": "i", "I": "\u0131"})
 _REMEMBERED, _LONGEST = 1 << 17, 64  # strings between white space, and characters of one
 
@@ -196,7 +197,8 @@ class Words:
     def stem(self, word: str) -> str:
         """What is left of a word; two words that leave the same are one term."""
         if not word.isascii():
-            word = unicodedata.normalize("NFC", _INVISIBLE.sub("", word)).translate(_APOSTROPHES)
+            word = _FORMS.sub(lambda forms: unicodedata.normalize("NFKC", forms.group()), _INVISIBLE.sub("", word))
+            word = unicodedata.normalize("NFC", word).translate(_APOSTROPHES)
         lower = self.lower(word)
         if self._stemmer is None or not lower.replace("'", "").isalpha():  # codes and numbers stay as they are
             return lower

@@ -97,6 +97,21 @@ class TestStems:
         assert PLAIN.term("caf\u00e9") == PLAIN.term("cafe\u0301")
         assert PLAIN.term("wi\u00adfi") == PLAIN.term("wifi")
 
+    @pytest.mark.parametrize(
+        ("printed", "word"),
+        [
+            ("classi\ufb01ers", "classifiers"),
+            ("o\ufb03ce", "office"),
+            ("\uff33\uff54", "St"),
+            ("\uff12\uff10", "20"),
+            ("\ufefb\ufe8e", "\u0644\u0627\u0627"),
+        ],
+    )
+    def test_letters_as_they_are_printed(self, printed, word):
+        """As texts of PDFs have them: ligatures, the shapes of Arabic letters, letters of full width."""
+        assert ENGLISH.term(printed) == ENGLISH.term(word)
+        assert found(PLAIN, f"a {printed}.") == ["a", printed]
+
     def test_lower_case_as_its_language_does(self):
         assert Words("turkish").stem("I\u015eIK")[0] == "\u0131"
         assert PLAIN.stem("I") == "i"
