@@ -42,7 +42,7 @@ _WORD = regex.compile(
       | [\p{{WB=ExtendNumLet}}--\s]++ {_MARKS}
     )++ | \w {_MARKS}"""
 )
-_HOLDS_LETTER = regex.compile(r"\w")
+_HOLDS_LETTER, _LETTERS = regex.compile(r"\w"), regex.compile(r"[\p{L}\p{M}']+")
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々〆]"
 _RUNS = regex.compile(rf"({_UNSPACED}[{_UNSPACED[1:-1]}\p{{M}}]*)")
 _INVISIBLE = regex.compile(r"[\p{Cf}]")  # soft hyphens, joiners, marks of direction
@@ -200,7 +200,7 @@ class Words:
             word = _FORMS.sub(lambda forms: unicodedata.normalize("NFKC", forms.group()), _INVISIBLE.sub("", word))
             word = unicodedata.normalize("NFC", word).translate(_APOSTROPHES)
         lower = self.lower(word)
-        if self._stemmer is None or not lower.replace("'", "").isalpha():  # codes and numbers stay as they are
+        if self._stemmer is None or not _LETTERS.fullmatch(lower):  # codes and numbers stay as they are
             return lower
         with self._lock:
             return str(self._stemmer.stemWord(lower))

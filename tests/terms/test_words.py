@@ -89,6 +89,25 @@ class TestStems:
         assert len({ENGLISH.term(word) for word in ("measure", "measured", "measuring")}) == 1
         assert len({PLAIN.term(word) for word in ("protein", "Protein", "proteins")}) == 2
 
+    @pytest.mark.parametrize(
+        ("language", "forms"),
+        [
+            ("hindi", ["\u0915\u093f\u0924\u093e\u092c", "\u0915\u093f\u0924\u093e\u092c\u0947\u0902"]),
+            ("nepali", ["\u0915\u093f\u0924\u093e\u092c", "\u0915\u093f\u0924\u093e\u092c\u0939\u0930\u0942"]),
+            (
+                "tamil",
+                [
+                    "\u0baa\u0bc1\u0ba4\u0bcd\u0ba4\u0b95\u0bae\u0bcd",
+                    "\u0baa\u0bc1\u0ba4\u0bcd\u0ba4\u0b95\u0b99\u0bcd\u0b95\u0bb3\u0bcd",
+                ],
+            ),
+            ("arabic", ["\u0643\u062a\u0628", "\u0627\u0644\u0643\u064f\u062a\u064f\u0628"]),
+        ],
+    )
+    def test_words_with_vowel_signs_have_stems(self, language, forms):
+        """book, books."""
+        assert len({Words(language).term(form) for form in forms}) == 1
+
     def test_codes_and_numbers_stay_as_they_are(self):
         assert ENGLISH.stem("4402s") == "4402s" and ENGLISH.stem("v2.0.1") == "v2.0.1"
         assert ENGLISH.term("4402") != ENGLISH.term("4403")
