@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from st_keytokens.sparse_embeddings import SparseEmbeddings
@@ -21,7 +21,7 @@ from st_keytokens.terms.weighting import Corpus, Weighting
 _SAMPLE, _FEWEST = 300, 30  # documents; with fewer than that nothing is said
 _SENTENCE, _REST = range(16, 401), 16  # characters of a sentence that is taken, and at least of what is left
 _RANGE = 0.05, 2.0  # an embedder that is useless still breaks ties; literal terms stay
-_BOUNDARY = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f])|\n+")
+_BOUNDARY = regex.compile(r"(?V1)(?<=[\p{SB=ATerm}\p{SB=STerm}])\s+|(?<=[。\uff01\uff1f])|\n+")
 _LITERAL = Weighting(document_terms="literal", query_terms="literal")
 
 

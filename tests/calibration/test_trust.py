@@ -67,6 +67,13 @@ class TestSample:
         text = "这是第一句话它的长度足够被选中作为查询使用。第二句话也很长同样可以被选中作为查询使用的。"
         assert len(sample_of([text]).pairs) == 1
 
+    @pytest.mark.parametrize("end", ["\u0964", "\u06d4", "\u061f", "\u0589", "\u1362"])
+    def test_sentences_of_other_scripts(self, end):
+        """Devanagari, Urdu, Arabic, Armenian and Ethiopic."""
+        text = f"one sentence of some words{end} another one of some words{end}"
+        ((sentence, rest),) = sample_of([text]).pairs
+        assert {sentence, rest} == {f"one sentence of some words{end}", f"another one of some words{end}"}
+
 
 class TestTrust:
     pairs = sample_of([document(number) for number in range(200)]).pairs
