@@ -192,7 +192,8 @@ class Words:
 
     def lower(self, word: str) -> str:
         """A word in lower case, as its language has it."""
-        return (word.translate(_DOTTED) if self.language == "turkish" else word).lower()
+        lower = (word.translate(_DOTTED) if self.language == "turkish" else word).lower()
+        return lower.replace("i\u0307", "i")  # of a dotted capital, as in the name of Istanbul
 
     def stem(self, word: str) -> str:
         """What is left of a word; two words that leave the same are one term."""

@@ -134,6 +134,7 @@ class TestStems:
     def test_lower_case_as_its_language_does(self):
         assert Words("turkish").stem("I\u015eIK")[0] == "\u0131"
         assert PLAIN.stem("I") == "i"
+        assert PLAIN.term("\u0130stanbul") == PLAIN.term("Istanbul")
         assert Words("german").stem("H\u00e4user") == Words("german").stem("haus".replace("a", "\u00e4") + "er")
 
     def test_other_languages_are_other_terms(self):
