@@ -197,14 +197,18 @@ class Words:
 
     def stem(self, word: str) -> str:
         """What is left of a word; two words that leave the same are one term."""
-        if not word.isascii():
-            word = _FORMS.sub(lambda forms: unicodedata.normalize("NFKC", forms.group()), _INVISIBLE.sub("", word))
-            word = unicodedata.normalize("NFC", word).translate(_APOSTROPHES)
-        lower = self.lower(word)
+        lower = self._as_meant(word)
         if self._stemmer is None or not _LETTERS.fullmatch(lower):  # codes and numbers stay as they are
             return lower
         with self._lock:
             return str(self._stemmer.stemWord(lower))
+
+    def _as_meant(self, word: str) -> str:
+        """In lower case, in one of the ways that a computer may write it."""
+        if not word.isascii():
+            word = _FORMS.sub(lambda forms: unicodedata.normalize("NFKC", forms.group()), _INVISIBLE.sub("", word))
+            word = unicodedata.normalize("NFC", word).translate(_APOSTROPHES)
+        return self.lower(word)
 
     def term(self, word: str) -> int:
         """The id of a word."""
@@ -229,7 +233,7 @@ class Words:
         for number, run in enumerate(_RUNS.split(text)):
             found = self._cut(run) if number % 2 else ((word.group(), word.start()) for word in _WORD.finditer(run))
             for word, place in found:
-                if word.lower() not in self.stop_words and _HOLDS_LETTER.search(word):
+                if _HOLDS_LETTER.search(word) and not (self.stop_words and self._as_meant(word) in self.stop_words):
                     yield word, start + place
             start += len(run)
 

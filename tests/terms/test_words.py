@@ -63,6 +63,9 @@ class TestSegmentation:
         text = "".join(f"a{space}1" for space in spaces)
         assert len(found(PLAIN, text)) == len(PLAIN([text])[0]) == 1 + len(spaces)
 
+    def test_stop_words_however_they_are_written(self):
+        assert found(Words(stop_words=["the", "don't"]), "The don\u2019t THE don't cat") == ["cat"]
+
     def test_scripts_without_spaces_by_pairs_of_characters(self):
         assert found(PLAIN, "\u6771\u4eac\u90fd is big") == ["\u6771\u4eac", "\u4eac\u90fd", "is", "big"]
         assert found(PLAIN, "\u5927") == ["\u5927"]
