@@ -27,7 +27,7 @@ from st_keytokens.terms.vocabulary import Vocabulary
 
 __all__ = ["WordNames", "WordSpan", "WordVocabulary", "Words"]
 
-VERSION = 1  # counts up whenever the same text gives other terms than before
+VERSION = 1  # part of the hash: counted up where older indexes have to be refused, not for a few words that change
 _BITS = 29
 # Words of Unicode Standard Annex 29, or a letter that it leaves open; of the properties of characters, since the
 # library's own boundaries are others from 2026.11.18 on: "'apples'" was "'apples" before.
@@ -83,7 +83,7 @@ class Words:
         language: As given.
         stop_words: As given.
         vocab_size: Number of ids, ``2 ** 29``.
-        hash: Names all that decides which term a word is, but for the stemmer's version.
+        hash: Names what decides which term a word is: language, stop words and rules; not the stemmer's version.
         stemmer: Version of PyStemmer that the terms are of; None without a language. See :meth:`keeping`.
         kept: Terms that another version of it made, by word.
         seen: A word of each term that was found in a text.
