@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from small_models import (
     SENTENCES,
     build_bert,
@@ -20,6 +21,8 @@ from small_models import (
 )
 
 torch.set_num_threads(1)
+settings.register_profile("any-machine", deadline=None)  # an example is not wrong for being slow
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -53,12 +53,21 @@ def measure_queries(
         if len(run[query_id]) != len(ranking):
             raise ValueError(f"rankings must name a document once, got one twice for query {query_id!r}.")
     position = {query_id: i for i, query_id in enumerate(qrels)}
-    parsed = {ir_measures.parse_measure(theirs): ours for ours, theirs in measures.items()}
+    parsed = {_parse(ir_measures, theirs): ours for ours, theirs in measures.items()}
     values = {name: np.zeros(len(qrels)) for name in measures}
     judged = {query_id: dict(judgements) for query_id, judgements in qrels.items()}
     for metric in ir_measures.iter_calc(list(parsed), judged, run):
         values[parsed[metric.measure]][position[metric.query_id]] = metric.value
     return values
+
+
+def _parse(ir_measures: Any, name: str) -> Any:
+    """A measure by its name; ir-measures' own parser is for those with arguments, as it fails from Python 3.14 on."""
+    kind, _, cutoff = name.partition("@")
+    if kind not in ir_measures.measures.registry or not (cutoff.isdecimal() or name == kind):
+        return ir_measures.parse_measure(name)
+    measure = ir_measures.measures.registry[kind]()
+    return measure @ int(cutoff) if cutoff else measure
 
 
 def measure_collection(collection: Collection, rankings: Sequence[Ranking]) -> dict[str, NDArray[np.float64]]:

@@ -422,7 +422,7 @@ class TestOpening:
             open_source(tmp_path / "a.npy", kind="csv")
 
     def test_no_thread_is_left(self):
-        assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+        assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name and thread.is_alive()]
 
 
 class Shelf:

@@ -329,7 +329,7 @@ def assert_same(one: Calibration, other: Calibration) -> None:
 
 class TestMerge:
     @given(cut=st.integers(1, 59))
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     def test_equals_fitting_on_both(self, cut):
         texts = corpus(60)
         left, right, whole = fitted(texts[:cut]), fitted(texts[cut:]), fitted(texts)
@@ -358,7 +358,7 @@ class TestMerge:
         assert calibration.hash == before
 
     @given(order=st.permutations(range(4)))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def test_any_order(self, order):
         texts, merged = corpus(60), Calibration(DIMENSION, vocab_size=VOCAB_SIZE)
         merged.vocabulary_hash, merged.model_name = "words", "word-model"

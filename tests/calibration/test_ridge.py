@@ -248,7 +248,7 @@ class TestRefused:
 
 class TestCrossMoments:
     @given(cuts=st.lists(st.integers(0, 60), max_size=5))
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     def test_streaming_equals_one_batch(self, cuts):
         rows, counts = rows_of(corpus(60)), count_matrix(literal(corpus(60)), VOCAB_SIZE)
         streamed = TermCrossMoments(DIMENSION, VOCAB_SIZE)
@@ -286,7 +286,7 @@ class TestCrossMoments:
 
 class TestMerge:
     @given(order=st.permutations(range(4)))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def test_any_order(self, order):
         parts = [fitted(corpus(60)[15 * part : 15 * part + 15]) for part in order]
         before = parts[1].hash

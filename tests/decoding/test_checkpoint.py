@@ -187,7 +187,7 @@ class TestLocal:
         checkpoint = CheckpointTensors(tmp_path)
         assert torch.equal(checkpoint.read("b"), expected + 1)
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.dictionaries(st.text(min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=3), min_size=1))
     def test_any_names_and_shapes(self, tmp_path, shapes):
         shapes.pop("__metadata__", None)

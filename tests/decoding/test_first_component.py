@@ -139,7 +139,7 @@ class TestStreaming:
         )
 
     @given(cut=st.integers(0, 40), seed=st.integers(0, 5))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_merge_equals_one_stream(self, cut, seed):
         rows = embeddings(40, 6, seed)
         left, right = SecondMoments(6), SecondMoments(6)
@@ -370,7 +370,7 @@ class TestCorrections:
         np.testing.assert_allclose(row.grad, [1 - 0.36, -0.48, 0.0], atol=1e-6)
 
     @given(amount=st.floats(-100, 100), seed=st.integers(0, 20))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_shift_properties(self, amount, seed):
         rows = torch.from_numpy(embeddings(5, 3, seed)).double()
         shifted = shift(rows, DIRECTION, amount)

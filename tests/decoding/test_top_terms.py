@@ -69,7 +69,7 @@ class TestTopTerms:
         assert ids.shape == (1, 2)
         assert best.tolist() == [[2.0, float("-inf")]]
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 400))
     def test_equals_a_loop(self, seed, k, width):
         generator = torch.Generator().manual_seed(seed)

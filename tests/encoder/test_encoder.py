@@ -247,11 +247,11 @@ class TestCache:
 
     def test_only_what_is_missing_is_encoded_and_duplicates_once(self, encoder, sentences):
         batches = count_passes(encoder.model)
-        encoder.encode(sentences[:3])
-        encoded = encoder.encode([*sentences[1:5], sentences[4]])
+        encoder.encode(sentences[:3], batch_size=1)
+        encoded = encoder.encode([*sentences[1:5], sentences[4]], batch_size=1)
         assert sum(batches) == 5
         encoder.cache.clear()
-        assert_same(encoded, encoder.encode([*sentences[1:5], sentences[4]]))
+        assert_same(encoded, encoder.encode([*sentences[1:5], sentences[4]], batch_size=1))
 
     def test_roles_are_kept_apart_and_a_new_calibration_forgets(self, encoder, sentences):
         batches = count_passes(encoder.model)
@@ -450,7 +450,7 @@ class TestAnyText:
         max_size=6,
     )
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(texts=texts)
     def test_is_defined(self, encoder, texts):
         encoder.cache.clear()

@@ -47,7 +47,7 @@ class TestMeasureQueries:
         assert values["MAP"][0] == pytest.approx((1 / 2 + 2 / 3) / 2)
         assert values["R@100"][0] == 1.0
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         st.dictionaries(st.integers(0, 150).map(str), st.integers(0, 3), min_size=1, max_size=20).filter(
             lambda judged: any(judged.values())
@@ -91,7 +91,7 @@ class TestMeasureQueries:
 
 
 class TestRandomization:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(VALUES)
     def test_exact_for_few_queries(self, differences):
         sums = [

@@ -15,7 +15,7 @@ def matrices(*rows):
 
 
 class TestBest:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 6), st.randoms(use_true_random=False))
     def test_as_sorted(self, scores, depth, random):
         ties = list(range(len(scores)))

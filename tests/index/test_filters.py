@@ -349,7 +349,7 @@ filters = st.recursive(
 
 
 class TestAgainstPython:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.lists(st.dictionaries(keys, scalars, max_size=4), min_size=1, max_size=5), st.lists(filters, max_size=5))
     def test_sql_and_python_agree(self, metadata, filters):
         connection = sqlite3.connect(":memory:")
@@ -362,7 +362,7 @@ class TestAgainstPython:
             assert [row for (row,) in rows] == [row for row, entry in enumerate(metadata) if matches(filter, entry)]
         connection.close()
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         st.lists(st.dictionaries(keys, held, max_size=4), min_size=1, max_size=5),
         st.lists(filters | looking_filters, max_size=5),

@@ -6,6 +6,6 @@ from hypothesis import HealthCheck, settings
 from index_machine import IndexMachine
 
 IndexMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
 TestIndexMachine = IndexMachine.TestCase

@@ -117,7 +117,7 @@ class TestPlace:
 
 
 class TestAgreement:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 600), st.integers(1, 40))
     def test_kernels_give_the_same_bits(self, seed, num_rows, limit):
         rng = np.random.default_rng(seed)

@@ -80,7 +80,7 @@ CONDITIONS = (
 FILTERS = st.dictionaries(st.sampled_from("xy"), CONDITIONS, min_size=1, max_size=2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(METADATA, min_size=1, max_size=5), FILTERS, st.booleans())
 def test_a_filter_means_what_it_means_in_the_index(metadata, filter, is_negated):
     filter = {"$not": filter} if is_negated else filter

@@ -85,7 +85,7 @@ class TestWordByWord:
         backend = tokenizer.backend_tokenizer
         assert is_word_by_word(backend)
 
-        @settings(deadline=None, max_examples=80)
+        @settings(max_examples=80)
         @given(text=texts)
         def check(text: str) -> None:
             (found,) = literal([text])

@@ -114,7 +114,9 @@ async def test_asynchronously(documents, encoder):
     retriever = KeyTokensHybridRetriever.from_documents(
         documents, encoder, vectorstore=store, id_key="_id", k=10, **SCORED
     )
-    assert await retriever.ainvoke(QUERIES[0]) == retriever.invoke(QUERIES[0])
+    found, expected = await retriever.ainvoke(QUERIES[0]), retriever.invoke(QUERIES[0])
+    assert [d.id for d in found] == [d.id for d in expected]
+    assert [d.metadata["score"] for d in found] == pytest.approx([d.metadata["score"] for d in expected])
 
 
 def test_our_filter_and_the_stores_own(documents, encoder):
