@@ -163,7 +163,8 @@ class TestHeads:
             encoder.sparsify(dense)
 
     def test_sixteen_bits(self, tmp_path, sentences):
-        encoder = KeyTokenEncoder(embedder(tmp_path / "model", build_llama().to(torch.bfloat16)))
+        model = embedder(tmp_path / "model", build_llama().to(torch.bfloat16))
+        encoder = KeyTokenEncoder(model.to(torch.bfloat16))  # transformers 4 loads it in 32
         assert encoder.head.lm_head.dtype == torch.bfloat16
         check_routes(encoder, sentences, tmp_path)
 
