@@ -1,7 +1,7 @@
 """Saves the embedder as one folder, which sentence-transformers and every command of st-keytokens read.
 
 python examples/smollm2-embedder/base.py models/smollm2-135m
-python examples/smollm2-embedder/merge.py models/smollm2-135m models/smollm2-embedder [ADAPTER]
+python examples/smollm2-embedder/merge.py models/smollm2-135m models/smollm2-embedder
 """
 
 from __future__ import annotations
@@ -29,4 +29,4 @@ def load(base: Path, adapter: Path | None = ADAPTER) -> SentenceTransformer:
 
 
 if __name__ == "__main__":
-    load(Path(sys.argv[1]), *map(Path, sys.argv[3:])).save_pretrained(sys.argv[2])
+    load(Path(sys.argv[1])).save_pretrained(sys.argv[2])
