@@ -2,7 +2,7 @@
 
 A ranking is a sequence of ``(id, score)`` pairs, best first. Reciprocal rank fusion looks at the ranks only and so
 needs no common scale; score fusion adds normalised scores and so keeps how clear a lead was; adaptive fusion is score
-fusion with a sparse side that counts as far as it singles out documents for this query.
+fusion with sides that count as far as they single out documents for this query.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-_TYPICAL_LEAD, _LEAD_RANK = 0.3, 10
+_TYPICAL_LEAD, _LEAD_RANK, _LEAST_DENSE = 0.3, 10, 0.5
 _LARGEST = 1e100  # of a score and a weight, so that no sum of their products overflows
 
 Id = TypeVar("Id", bound=Hashable)
@@ -115,15 +115,19 @@ def score_fusion(
 
 
 def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | None = None) -> list[FusedHit[Id]]:
-    """Score fusion in which each query decides how much its ``"sparse"`` ranking counts: by its lead.
+    """Score fusion in which each query decides how much ``"dense"`` and ``"sparse"`` rankings count: by their lead.
 
-    The lead is what the tenth score lacks of the first, as a share of it, and 1 where there are fewer hits. Words that
-    single out few documents have a large lead, words that many documents share about equally a small one. The sparse
-    ranking's weight is multiplied by its lead over 0.3, a lead that counts as usual.
+    The lead is what the tenth score lacks of the first. What singles out few documents has a large lead, what many
+    documents share about equally a small one. A ranking's weight is multiplied by its lead over one that is usual:
+
+    - A sparse lead is a share of the first score, and 1 where there are fewer than ten hits; 0.3 is usual.
+    - Dense scores have no zero of their own, so that a dense lead is a share of what the last of ``N`` scores lacks of
+      the first; ``1 / log10(N)`` is usual, that of scores which fall with the logarithm of the rank. Up to ten hits
+      count as usual, and more at least half as much, so that something ranks what no word tells apart.
 
     Args:
         rankings: Rankings by name, each best first, without an id twice, scores within 1e100; ``"sparse"`` may be
-            among them, with scores above zero.
+            among them, with scores above zero, and ``"dense"``.
         weights: Factor of each ranking, 0 to 1e100; 1 where not named.
 
     Returns:
@@ -144,10 +148,13 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     'a'
     """
     factors = _checked(rankings, weights)
-    sparse = [score for _, score in rankings.get("sparse", ())]
+    sparse, dense = ([score for _, score in rankings.get(side, ())] for side in ("sparse", "dense"))
     if sparse and sparse[0] > 0:
         tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
         factors["sparse"] *= max(0.0, 1 - max(0.0, tenth) / sparse[0]) / _TYPICAL_LEAD
+    if len(dense) > _LEAD_RANK and dense[0] > dense[-1]:
+        lead = (dense[0] - dense[_LEAD_RANK - 1]) / (dense[0] - dense[-1])
+        factors["dense"] *= max(_LEAST_DENSE, lead * math.log(len(dense), _LEAD_RANK))
     return _score_fused(rankings, factors, "min-max")
 
 

@@ -433,8 +433,8 @@ class HybridIndex:
             top_k: At most so many hits per query.
             filter: Which documents may be found: a dictionary over the metadata (see
                 :mod:`st_keytokens.index.filters`), a function of a :class:`Document` (slow), or a collection of ids.
-            fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's
-                terms single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks; or
+            fusion: ``"adaptive"`` for min-max normalised scores, each side weighed by how clearly it singles out
+                documents for the query; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks; or
                 a function such as these, of :mod:`st_keytokens.index.fusion`. Only for hybrid.
             weights: Factors of ``"sparse"`` and ``"dense"`` in the fusion. None: the encoder's ``fusion_weights``, or
                 1 each without an encoder.

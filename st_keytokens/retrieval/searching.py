@@ -28,8 +28,8 @@ class SearchSettings:
         top_k: At most so many hits.
         filter: Which documents may be found: a dictionary over the metadata, a function of a document, or a
             collection of ids; see :mod:`st_keytokens.index.filters`.
-        fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
-            single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks. Only for
+        fusion: ``"adaptive"`` for min-max normalised scores, each side weighed by how clearly it singles out
+            documents for the query; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks. Only for
             hybrid.
         weights: Factors of ``"dense"``, ``"sparse"`` and ``others`` in the fusion, 1 where not named. None: the
             encoder's ``fusion_weights``.

@@ -90,8 +90,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
             over the same documents, such as a ``BM25Retriever``. What each returns is joined, filtered and fused with
             the other sides; one without scores counts by its ranks. Every one of them has to answer.
         fusion: Literal["adaptive", "score", "rrf"]
-            Min-max normalised scores, of which ``"adaptive"``, the default, weighs the sparse ones by how clearly the
-            query's terms single out documents; or reciprocal ranks, which need no scores and rank worse where one side
+            Min-max normalised scores, of which ``"adaptive"``, the default, weighs each side by how clearly it singles
+            out documents for the query; or reciprocal ranks, which need no scores and rank worse where one side
             is much weaker. Scores that rise along a store's ranking are taken for distances, and turned round.
         weights: dict[str, float] | None
             Factors of ``"dense"``, ``"sparse"`` and the ``retrievers``, 1 where not named. None: the encoder's

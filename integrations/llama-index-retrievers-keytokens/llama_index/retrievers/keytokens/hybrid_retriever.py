@@ -92,8 +92,8 @@ class KeyTokensHybridRetriever(KeyTokensRetriever):
         retrievers: More sides by names of your choice, which ``weights`` and ``scores`` know them by: any number of
             retrievers over the same nodes, such as a ``BM25Retriever``. What each returns is joined, filtered and
             fused with the other sides; one without scores counts by its ranks. Every one of them has to answer.
-        fusion: ``"adaptive"`` for min-max normalised scores, the sparse ones weighed by how clearly the query's terms
-            single out documents; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks, which rank
+        fusion: ``"adaptive"`` for min-max normalised scores, each side weighed by how clearly it singles out
+            documents for the query; ``"score"`` for the same without that; ``"rrf"`` for reciprocal ranks, which rank
             worse where one side is much weaker. Scores that rise along a store's ranking are distances, turned round.
         weights: Factors of ``"dense"``, ``"sparse"`` and the ``retrievers``, 1 where not named. None: the encoder's
             ``fusion_weights``, or 1 each beside vectors of another embedding model.
