@@ -39,7 +39,7 @@ class TestFirstFormats:
     @pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
     def test_index_answers_as_it_did(self, saved, encoder, mode):
         with HybridIndex(saved / "index", encoder=encoder) as index:
-            hits = index.search(QUERY, top_k=5, mode=mode)
+            hits = index.search(QUERY, top_k=5, mode=mode, fusion="score")  # as it was then
         assert [hit.id for hit in hits] == [id_ for id_, _ in EXPECTED["hits"][mode]]
         np.testing.assert_allclose(
             [hit.score for hit in hits], [score for _, score in EXPECTED["hits"][mode]], rtol=1e-4

@@ -121,9 +121,9 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     documents share about equally a small one. A ranking's weight is multiplied by its lead over one that is usual:
 
     - A sparse lead is a share of the first score, and 1 where there are fewer than ten hits; 0.3 is usual.
-    - Dense scores have no zero of their own, so that a dense lead is a share of what the last of ``N`` scores lacks of
-      the first; ``1 / log10(N)`` is usual, that of scores which fall with the logarithm of the rank. Up to ten hits
-      count as usual, and more at least half as much, so that something ranks what no word tells apart.
+    - Dense scores have no zero of their own, so that a dense lead is a share of what the middle hit, of rank ``M``,
+      lacks of the first; ``1 / log10(M)`` is usual, that of scores which fall with the logarithm of the rank. Up to
+      twenty hits count as usual, and more at least half as much, so that something ranks what no word tells apart.
 
     Args:
         rankings: Rankings by name, each best first, without an id twice, scores within 1e100; ``"sparse"`` may be
@@ -152,9 +152,10 @@ def adaptive_fusion(rankings: Rankings[Id], *, weights: Mapping[str, float] | No
     if sparse and sparse[0] > 0:
         tenth = sparse[_LEAD_RANK - 1] if len(sparse) >= _LEAD_RANK else 0.0
         factors["sparse"] *= max(0.0, 1 - max(0.0, tenth) / sparse[0]) / _TYPICAL_LEAD
-    if len(dense) > _LEAD_RANK and dense[0] > dense[-1]:
-        lead = (dense[0] - dense[_LEAD_RANK - 1]) / (dense[0] - dense[-1])
-        factors["dense"] *= max(_LEAST_DENSE, lead * math.log(len(dense), _LEAD_RANK))
+    middle = len(dense) // 2  # the lower half may be all that a small corpus holds
+    if middle > _LEAD_RANK and dense[0] > dense[middle - 1]:
+        lead = (dense[0] - dense[_LEAD_RANK - 1]) / (dense[0] - dense[middle - 1])
+        factors["dense"] *= max(_LEAST_DENSE, lead * math.log(middle, _LEAD_RANK))
     return _score_fused(rankings, factors, "min-max")
 
 

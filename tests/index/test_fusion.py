@@ -124,7 +124,8 @@ class TestAdaptiveFusion:
     )
     def test_weighs_the_dense_side_by_its_lead(self, tenth, factor):
         dense = [("a", 0.9), *((f"head {n}", 0.9 - (0.9 - tenth) * n / 9) for n in range(1, 10))]
-        dense += [(f"tail {n}", tenth - (tenth - 0.3) * n / 990) for n in range(1, 991)]
+        dense += [(f"tail {n}", tenth - (tenth - 0.3) * n / 990) for n in range(1, 991)]  # to the middle
+        dense += [(f"end {n}", 0.3 - n / 1000) for n in range(1000)]
         found = adaptive_fusion({"dense": dense, "sparse": SPARSE[:1]}, weights={"dense": 2.0})
         expected = score_fusion(
             {"dense": dense, "sparse": SPARSE[:1]}, weights={"dense": 2 * factor, "sparse": 1 / 0.3}
@@ -132,13 +133,13 @@ class TestAdaptiveFusion:
         assert {hit.id: hit.score for hit in found} == pytest.approx({hit.id: hit.score for hit in expected})
 
     @pytest.mark.parametrize(
-        "dense", [[(f"{n}", 0.9 - n / 100) for n in range(10)], [(f"{n}", 0.9) for n in range(50)]]
+        "dense", [[(f"{n}", 0.9 - n / 100) for n in range(20)], [(f"{n}", 0.9) for n in range(50)]]
     )
-    def test_ten_dense_hits_and_equal_ones_have_no_lead(self, dense):
+    def test_twenty_dense_hits_and_equal_ones_have_no_lead(self, dense):
         assert adaptive_fusion({"dense": dense}) == score_fusion({"dense": dense})
 
     def test_scale_and_offset_of_dense_scores_do_not_count(self):
-        dense = [(f"{n}", 1 / (1 + n)) for n in range(40)]
+        dense = [(f"{n}", 1 / (1 + n)) for n in range(80)]
         moved = [(item, 5 * score - 7) for item, score in dense]
         fused, fused_moved = (adaptive_fusion({"dense": each, "sparse": SPARSE}) for each in (dense, moved))
         assert [hit.score for hit in fused] == pytest.approx([hit.score for hit in fused_moved])
