@@ -95,7 +95,9 @@ def test_hybrid(encoder, nodes, collection, similarities, kind):
     for hits, dense_scores, scores in zip(results, similarities["dense"], similarities["beside"], strict=True):
         assert len(hits) == SIZE
         lead = 1 - np.sort(scores)[-10] / scores.max()
-        both = weights["dense"] * scaled(dense_scores, np.full(SIZE, True))
+        best, tenth, middle = np.sort(dense_scores)[::-1][[0, 9, SIZE // 2 - 1]]
+        dense_lead = max(0.5, (best - tenth) / (best - middle) * np.log10(SIZE // 2))
+        both = weights["dense"] * dense_lead * scaled(dense_scores, np.full(SIZE, True))
         assert_ranked(hits, texts, both + weights["sparse"] * lead / 0.3 * scaled(scores, scores > 0))
     assert first_ranks(results, texts) > 0.9
 
