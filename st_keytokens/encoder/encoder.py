@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
@@ -380,10 +381,11 @@ class KeyTokenEncoder:
         """How much each side of a hybrid search counts, by ``"dense"`` and ``"sparse"``.
 
         1 for the sparse side, and for the dense one the calibration's ``decoded_trust``, which says how far the
-        embedder finds documents beside literal terms; 1 where there is none.
+        embedder finds documents beside literal terms; its root where it is above 1, and 1 where there is none.
         """
         trust = None if self.calibration is None else self.calibration.decoded_trust
-        return {"dense": 1.0 if trust is None else trust, "sparse": 1.0}
+        # sentences of the texts flatter an embedder that was trained on such pairs
+        return {"dense": 1.0 if trust is None else min(trust, math.sqrt(trust)), "sparse": 1.0}
 
     @property
     def can_embed(self) -> bool:
