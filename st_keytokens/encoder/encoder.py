@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
@@ -48,6 +47,8 @@ logger = logging.getLogger(__name__)
 # Of a query's decoded terms in a hybrid, at a trust of 1. Chosen on docs/results/quality.md's collections from 0, 1/4,
 # 1/3, 1/2 and 1: more helps a strong embedder and costs a weaker one, whose dense vectors already say too much.
 _HYBRID_SHARE = 0.25
+# Of trust, as the weight of dense hits: sentences, with which it is measured, flatter embedders trained on such pairs.
+_TRUSTED = 0.8
 SCORING_VERSION, PRUNED_SCORING_VERSION = 3, 5  # count up whenever the same settings give other scores than before
 
 Query = Literal["encode", "lookup"]
@@ -380,12 +381,11 @@ class KeyTokenEncoder:
     def fusion_weights(self) -> dict[str, float]:
         """How much each side of a hybrid search counts, by ``"dense"`` and ``"sparse"``.
 
-        1 for the sparse side, and for the dense one the calibration's ``decoded_trust``, which says how far the
-        embedder finds documents beside literal terms; its root where it is above 1, and 1 where there is none.
+        1 for the sparse side, and for the dense one 0.8 times the calibration's ``decoded_trust``, which says how far
+        the embedder finds documents beside literal terms; 1 where there is none.
         """
         trust = None if self.calibration is None else self.calibration.decoded_trust
-        # sentences of the texts flatter an embedder that was trained on such pairs
-        return {"dense": 1.0 if trust is None else min(trust, math.sqrt(trust)), "sparse": 1.0}
+        return {"dense": 1.0 if trust is None else _TRUSTED * trust, "sparse": 1.0}
 
     @property
     def can_embed(self) -> bool:
