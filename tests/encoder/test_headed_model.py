@@ -314,7 +314,7 @@ class TestCalibrate:
     def test_dense_vectors_count_as_far_as_they_are_trusted(self, embedder, encoder):
         assert KeyTokenEncoder(embedder).fusion_weights == {"dense": 1.0, "sparse": 1.0}
         encoder.calibration.decoded_trust = 0.25
-        assert encoder.fusion_weights == {"dense": 0.2, "sparse": 1.0}
+        assert encoder.fusion_weights == {"dense": 0.1875, "sparse": 1.0}
 
     def test_embed_takes_the_prompt_of_the_role(self, llama_folder, sentences):
         model = build_sentence_transformer(llama_folder, prompts=PROMPTS)

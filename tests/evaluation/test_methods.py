@@ -76,7 +76,7 @@ class TestMethods:
         calibration.decoded_trust = 0.3
         encoder = with_settings(own, own.weighting, calibration, **own.head.get_config_dict())
         weights = encoder.fusion_weights
-        assert weights == {"dense": pytest.approx(0.24), "sparse": 1.0}
+        assert weights == {"dense": pytest.approx(0.225), "sparse": 1.0}
         names = ["dense", "key-tokens", "dense+key-tokens-adaptive"]
         runs = run_methods(replace(encoded, encoder=encoder), names)
         for number in range(5):
